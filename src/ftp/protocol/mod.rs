@@ -1,1 +1,39 @@
-//! protocol
+//! The grammars of FTP: bytes in, values out. No sockets, no files, no other room of the house.
+//!
+//! | file | grammar |
+//! |---|---|
+//! | `line` | Telnet lines on the control connection: RFC 854, RFC 959 §5.3, RFC 1123 §4.1.2.10 |
+//! | `command` | verb and argument: RFC 959 §5.3 |
+//! | `reply` | replies: RFC 959 §4.2 |
+//! | `hostport` | PORT and PASV: RFC 959 §5.3.2; EPRT and EPSV: RFC 2428 |
+//! | `host` | HOST: RFC 7151 §3.1 |
+//! | `list` | the `ls -l` form of LIST, and its flags |
+//! | `facts` | MLSD and MLST: RFC 3659 §7 |
+//! | `mff` | MFF: draft-somers-ftp-mfxx §5 |
+//! | `site_utime` | SITE UTIME, by convention |
+//! | `time` | time values: RFC 3659 §2.3; dates in listings |
+//! | `ascii` | the ASCII type: RFC 959 §3.1.1.1 |
+//! | `glob` | patterns in LIST and NLST |
+//! | `numbers` | decimal and octal numbers |
+pub mod ascii;
+pub mod command;
+pub mod facts;
+pub mod glob;
+pub mod host;
+pub mod hostport;
+pub mod line;
+pub mod list;
+pub mod mff;
+pub mod numbers;
+pub mod reply;
+pub mod site_utime;
+pub mod time;
+
+/// A byte as a listing or reply may carry it: control characters become `?`, so that no name forges a line.
+fn visible(byte: u8) -> u8 {
+    if byte < b' ' || byte == 0x7f {
+        b'?'
+    } else {
+        byte
+    }
+}

@@ -1,0 +1,103 @@
+//! A command line: verb, one space, argument (RFC 959 §5.3). Verbs are case-insensitive; every further space belongs
+//! to the argument, for names may begin and end with spaces.
+use std::fmt;
+
+/// The longest verb that is looked at, in bytes.
+const LONGEST_VERB: usize = 16;
+
+/// A verb in upper case and its argument as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    pub verb: Vec<u8>,
+    pub argument: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParseError {
+    Empty,
+    /// Longer than any verb there is.
+    VerbTooLong,
+    /// Something other than letters and digits.
+    NotAVerb,
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "the line is empty",
+            Self::VerbTooLong => "the verb is too long",
+            Self::NotAVerb => "a verb has letters only",
+        })
+    }
+}
+
+impl Command {
+    /// # Errors
+    /// What is wrong with the verb; an argument can be anything.
+    pub fn parse(line: &[u8]) -> Result<Self, ParseError> {
+        let line = line.trim_ascii_start();
+        let end = line
+            .iter()
+            .position(|&byte| byte == b' ')
+            .unwrap_or(line.len());
+        let verb = &line[..end];
+        if verb.is_empty() {
+            return Err(ParseError::Empty);
+        }
+        if verb.len() > LONGEST_VERB {
+            return Err(ParseError::VerbTooLong);
+        }
+        if !verb.iter().all(u8::is_ascii_alphanumeric) {
+            return Err(ParseError::NotAVerb);
+        }
+        let argument = line.get(end + 1..).unwrap_or_default();
+        Ok(Self {
+            verb: verb.to_ascii_uppercase(),
+            argument: argument.to_vec(),
+        })
+    }
+}
+
+/// Whether the line is the request line of HTTP/1 (RFC 9112 §3): a browser, or a form that was made to talk to an FTP
+/// server across protocols.
+pub fn is_http_request(line: &[u8]) -> bool {
+    let mut words = line.rsplitn(2, |&byte| byte == b' ');
+    let version = words.next().unwrap_or_default();
+    let method = words
+        .next()
+        .unwrap_or_default()
+        .split(|&byte| byte == b' ')
+        .next()
+        .unwrap_or_default();
+    version.starts_with(b"HTTP/") && !method.is_empty() && method.iter().all(u8::is_ascii_uppercase)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verb_is_folded_and_the_argument_kept() {
+        let command = Command::parse(b"retr  two  spaces ").unwrap();
+        assert_eq!(
+            (command.verb.as_slice(), command.argument.as_slice()),
+            (&b"RETR"[..], &b" two  spaces "[..])
+        );
+        assert_eq!(Command::parse(b"NOOP").unwrap().argument, b"");
+        assert_eq!(Command::parse(b"NOOP ").unwrap().argument, b"");
+    }
+
+    #[test]
+    fn what_is_no_verb_is_refused() {
+        assert_eq!(Command::parse(b""), Err(ParseError::Empty));
+        assert_eq!(Command::parse(b"   "), Err(ParseError::Empty));
+        assert_eq!(Command::parse(b"R\xc3\xa9TR x"), Err(ParseError::NotAVerb));
+        assert_eq!(Command::parse(&[b'A'; 17]), Err(ParseError::VerbTooLong));
+    }
+
+    #[test]
+    fn an_http_request_is_known_by_its_version() {
+        assert!(is_http_request(b"GET / HTTP/1.1") && is_http_request(b"POST /x HTTP/1.0"));
+        assert!(!is_http_request(b"RETR HTTP/1.1 notes") && !is_http_request(b"NOOP"));
+    }
+}
