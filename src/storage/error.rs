@@ -1,0 +1,138 @@
+//! Why storage refused something: one kind for each thing a user can do about it.
+use std::fmt;
+use std::io;
+
+use nix::errno::Errno;
+
+use super::permissions::Permission;
+
+/// Becomes one reply and, where it matters, one log line.
+#[derive(Debug)]
+pub struct Error {
+    pub kind: ErrorKind,
+    /// The virtual path, or what was typed where it is none.
+    pub path: Vec<u8>,
+    pub source: Option<io::Error>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    NotFound,
+    NotADirectory,
+    IsADirectory,
+    /// Neither a file nor a directory: a FIFO, a socket, a device.
+    NotAFile,
+    Exists,
+    NotEmpty,
+    BadName,
+    NameTooLong,
+    /// The configuration denies it.
+    NotPermitted(Permission),
+    /// The kernel denies it to the user that the server runs as.
+    Denied,
+    ReadOnly,
+    /// The disk is full; the bytes that are free.
+    NoSpace {
+        free: u64,
+    },
+    /// The disk quota of the file system.
+    Quota,
+    TooLarge,
+    /// An offset beyond the end of the file, which has `size` bytes.
+    BeyondEnd {
+        size: u64,
+    },
+    CrossesFolders,
+    /// A configured folder, or a directory that leads to one.
+    IsAFolder,
+    Busy,
+    /// The server ends before the work was done.
+    Shutdown,
+    Io,
+}
+
+impl Error {
+    pub fn new(kind: ErrorKind, path: &[u8]) -> Self {
+        Self {
+            kind,
+            path: path.to_vec(),
+            source: None,
+        }
+    }
+
+    /// What the kernel said about the path.
+    pub fn from_errno(errno: Errno, path: &[u8]) -> Self {
+        let kind = match errno {
+            Errno::ENOENT | Errno::ELOOP => ErrorKind::NotFound,
+            Errno::ENOTDIR => ErrorKind::NotADirectory,
+            Errno::EISDIR => ErrorKind::IsADirectory,
+            Errno::ENXIO => ErrorKind::NotAFile,
+            Errno::EEXIST => ErrorKind::Exists,
+            Errno::ENOTEMPTY => ErrorKind::NotEmpty,
+            Errno::ENAMETOOLONG => ErrorKind::NameTooLong,
+            Errno::EACCES | Errno::EPERM => ErrorKind::Denied,
+            Errno::EROFS => ErrorKind::ReadOnly,
+            Errno::ENOSPC => ErrorKind::NoSpace { free: 0 },
+            Errno::EDQUOT => ErrorKind::Quota,
+            Errno::EFBIG => ErrorKind::TooLarge,
+            Errno::EXDEV => ErrorKind::CrossesFolders,
+            Errno::EBUSY | Errno::ETXTBSY => ErrorKind::Busy,
+            // Names that the file system cannot hold (vfat and its kin).
+            Errno::EINVAL | Errno::EILSEQ => ErrorKind::BadName,
+            _ => ErrorKind::Io,
+        };
+        Self {
+            kind,
+            path: path.to_vec(),
+            source: Some(errno.into()),
+        }
+    }
+
+    /// The setting that would change it, where the configuration refused.
+    pub fn setting_hint(&self) -> Option<&'static str> {
+        matches!(self.kind, ErrorKind::NotPermitted(_))
+            .then_some("access or permissions of the user or folder")
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            ErrorKind::NotFound => f.write_str("no such file or directory"),
+            ErrorKind::NotADirectory => f.write_str("not a directory"),
+            ErrorKind::IsADirectory => f.write_str("is a directory"),
+            ErrorKind::NotAFile => f.write_str("not a regular file"),
+            ErrorKind::Exists => f.write_str("exists already"),
+            ErrorKind::NotEmpty => f.write_str("the directory is not empty"),
+            ErrorKind::BadName => f.write_str("not a name that can be used here"),
+            ErrorKind::NameTooLong => f.write_str("the name is too long"),
+            ErrorKind::NotPermitted(permission) => {
+                write!(f, "you have no permission for this ({})", permission.name())
+            }
+            ErrorKind::Denied => f.write_str("the system denies access"),
+            ErrorKind::ReadOnly => f.write_str("the file system is read-only"),
+            ErrorKind::NoSpace { free } => write!(f, "the disk is full: {free} bytes are free"),
+            ErrorKind::Quota => f.write_str("the disk quota is used up"),
+            ErrorKind::TooLarge => f.write_str("too large for the file system"),
+            ErrorKind::BeyondEnd { size } => {
+                write!(f, "the offset is beyond the end: the file has {size} bytes")
+            }
+            ErrorKind::CrossesFolders => {
+                f.write_str("the two names lie in different folders or file systems")
+            }
+            ErrorKind::IsAFolder => f.write_str("a configured folder stays where it is"),
+            ErrorKind::Busy => f.write_str("in use; try again later"),
+            ErrorKind::Shutdown => f.write_str("the server is shutting down"),
+            ErrorKind::Io => match &self.source {
+                Some(source) => write!(f, "{source}"),
+                None => f.write_str("input or output failed"),
+            },
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}

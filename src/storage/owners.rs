@@ -1,0 +1,69 @@
+//! Names of users and groups, read from /etc/passwd and /etc/group once: listings must not wait for a name service.
+use std::collections::HashMap;
+use std::fs;
+use std::sync::OnceLock;
+
+type Names = HashMap<u32, String>;
+
+static USERS: OnceLock<Names> = OnceLock::new();
+static GROUPS: OnceLock<Names> = OnceLock::new();
+
+/// The user's name, or the number where it has none.
+pub fn user_name(uid: u32) -> String {
+    name(USERS.get_or_init(|| read("/etc/passwd")), uid)
+}
+
+/// The group's name, or the number where it has none.
+pub fn group_name(gid: u32) -> String {
+    name(GROUPS.get_or_init(|| read("/etc/group")), gid)
+}
+
+/// The number of a group given by name or number.
+pub fn group_id(group: &str) -> Option<u32> {
+    let names = GROUPS.get_or_init(|| read("/etc/group"));
+    names
+        .iter()
+        .find(|(_, name)| *name == group)
+        .map(|(gid, _)| *gid)
+        .or_else(|| group.parse().ok())
+}
+
+fn name(names: &Names, id: u32) -> String {
+    names.get(&id).cloned().unwrap_or_else(|| id.to_string())
+}
+
+fn read(path: &str) -> Names {
+    parse(&fs::read(path).unwrap_or_default())
+}
+
+/// `name:password:id:...` of passwd(5) and group(5); the first name of an id counts.
+fn parse(text: &[u8]) -> Names {
+    let mut names = Names::new();
+    for line in String::from_utf8_lossy(text).lines() {
+        let mut fields = line.split(':');
+        let (Some(name), Some(_), Some(Ok(id))) =
+            (fields.next(), fields.next(), fields.next().map(str::parse))
+        else {
+            continue;
+        };
+        if !name.is_empty() {
+            names.entry(id).or_insert_with(|| name.to_owned());
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broken_lines_are_passed_over() {
+        let names = parse(
+            b"root:x:0:0::/:/bin/sh\n# no\n:x:5:\nbad:x:y:\nanna:x:1000:1000\nother:x:1000:\n",
+        );
+        assert_eq!(names.len(), 2);
+        assert_eq!(names[&1000], "anna");
+        assert_eq!(name(&names, 77), "77");
+    }
+}

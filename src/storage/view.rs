@@ -1,0 +1,607 @@
+//! Files as one user may see them: a root, and folders of the host shown at paths below. Front ends speak to this and
+//! to nothing below it.
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::UNIX_EPOCH;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, RenameFlags, openat, readlinkat, renameat, renameat2};
+use nix::sys::stat::{Mode, fchmod, fstat, futimens, mkdirat};
+use nix::sys::statvfs::fstatvfs;
+use nix::sys::time::TimeSpec;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::error::{Error, ErrorKind};
+use super::listing::Listing;
+use super::metadata::{Kind, Metadata, is_writable_directory, kind};
+use super::path::VirtualPath;
+use super::permissions::{Modes, Permission, Permissions};
+use super::root::Root;
+use super::tree;
+use super::upload::{How, Target, Upload, free_bytes, give};
+
+/// A directory of the host shown at a virtual path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderSpec {
+    pub path: VirtualPath,
+    pub root: PathBuf,
+    pub permissions: Permissions,
+}
+
+/// What a user may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewSpec {
+    pub root: PathBuf,
+    pub folders: Vec<FolderSpec>,
+    pub permissions: Permissions,
+    pub modes: Modes,
+    /// An upload is on the disk before it counts as received.
+    pub durable: bool,
+}
+
+/// A regular file opened for reading.
+#[derive(Debug)]
+pub struct Download {
+    pub file: File,
+    /// In bytes, at the time it was opened.
+    pub size: u64,
+}
+
+/// The files of one session.
+#[derive(Debug)]
+pub struct View {
+    root: Root,
+    permissions: Permissions,
+    folders: Vec<Folder>,
+    modes: Modes,
+    durable: bool,
+}
+
+/// A folder is opened when it is first needed: a disk that is missing at login may come later, and must not keep
+/// anybody out meanwhile.
+#[derive(Debug)]
+struct Folder {
+    spec: FolderSpec,
+    opened: OnceLock<Root>,
+}
+
+impl Folder {
+    fn root(&self) -> Result<&Root, Errno> {
+        if let Some(root) = self.opened.get() {
+            return Ok(root);
+        }
+        let root = Root::open(&self.spec.root)?;
+        Ok(self.opened.get_or_init(|| root))
+    }
+}
+
+/// Where a virtual path lies.
+struct Located<'a> {
+    /// None: in the user's root. Two paths with the same number lie in the same folder.
+    folder: Option<usize>,
+    root: Result<&'a Root, Errno>,
+    relative: &'a [u8],
+    permissions: Permissions,
+}
+
+impl View {
+    /// # Errors
+    /// When the root cannot be opened. A folder that cannot is found out about when it is entered.
+    pub fn open(spec: &ViewSpec) -> Result<Self, Error> {
+        let root = Root::open(&spec.root).map_err(|errno| Error::from_errno(errno, b"/"))?;
+        let folders = spec
+            .folders
+            .iter()
+            .map(|spec| Folder {
+                spec: spec.clone(),
+                opened: OnceLock::new(),
+            })
+            .collect();
+        Ok(Self {
+            root,
+            permissions: spec.permissions,
+            folders,
+            modes: spec.modes,
+            durable: spec.durable,
+        })
+    }
+
+    // ---- where things are
+
+    /// The longest folder that the path lies in, or else the root.
+    fn locate<'a>(&'a self, path: &'a VirtualPath) -> Located<'a> {
+        let inside = self
+            .folders
+            .iter()
+            .enumerate()
+            .filter_map(|(index, folder)| {
+                path.below(&folder.spec.path)
+                    .map(|relative| (index, folder, relative))
+            });
+        match inside.min_by_key(|(_, _, relative)| relative.len()) {
+            Some((index, folder, relative)) => Located {
+                folder: Some(index),
+                root: folder.root(),
+                relative,
+                permissions: folder.spec.permissions,
+            },
+            None => Located {
+                folder: None,
+                root: Ok(&self.root),
+                relative: &path.as_bytes()[1..],
+                permissions: self.permissions,
+            },
+        }
+    }
+
+    fn permitted<'a>(
+        &'a self,
+        path: &'a VirtualPath,
+        permission: Permission,
+    ) -> Result<Located<'a>, Error> {
+        let located = self.locate(path);
+        if located.permissions.contains(permission) {
+            Ok(located)
+        } else {
+            Err(Error::new(
+                ErrorKind::NotPermitted(permission),
+                path.as_bytes(),
+            ))
+        }
+    }
+
+    pub fn permits(&self, path: &VirtualPath, permission: Permission) -> bool {
+        self.locate(path).permissions.contains(permission)
+    }
+
+    pub fn permits_anywhere(&self, permission: Permission) -> bool {
+        let mut folders = self.folders.iter().map(|folder| folder.spec.permissions);
+        self.permissions.contains(permission)
+            || folders.any(|permissions| permissions.contains(permission))
+    }
+
+    /// Where the path lies on the host, for logs.
+    pub fn host_path(&self, path: &VirtualPath) -> PathBuf {
+        let located = self.locate(path);
+        match (located.folder, located.root) {
+            (_, Ok(root)) => root.host_path(located.relative),
+            (Some(index), Err(_)) => self.folders[index].spec.root.clone(),
+            (None, Err(_)) => self.root.host_path(b""),
+        }
+    }
+
+    /// Whether a folder is shown at the path or below it.
+    fn leads_to_folder(&self, path: &VirtualPath) -> bool {
+        self.folders
+            .iter()
+            .any(|folder| folder.spec.path.below(path).is_some())
+    }
+
+    fn is_above_folder(&self, path: &VirtualPath) -> bool {
+        self.folders.iter().any(|folder| {
+            folder
+                .spec
+                .path
+                .below(path)
+                .is_some_and(|below| !below.is_empty())
+        })
+    }
+
+    // ---- looking
+
+    /// Facts of what is at the path; links are followed.
+    ///
+    /// # Errors
+    /// `NotFound` above all.
+    pub fn metadata(&self, path: &VirtualPath) -> Result<Metadata, Error> {
+        self.look(path, true)
+    }
+
+    /// The same, of a link itself.
+    ///
+    /// # Errors
+    /// As [`View::metadata`].
+    pub fn symlink_metadata(&self, path: &VirtualPath) -> Result<Metadata, Error> {
+        self.look(path, false)
+    }
+
+    fn look(&self, path: &VirtualPath, follow: bool) -> Result<Metadata, Error> {
+        let located = self.locate(path);
+        let seeing = [Permission::List, Permission::Download, Permission::Upload];
+        if !seeing
+            .into_iter()
+            .any(|permission| located.permissions.contains(permission))
+        {
+            return Err(Error::new(
+                ErrorKind::NotPermitted(Permission::List),
+                path.as_bytes(),
+            ));
+        }
+        let stat = located
+            .root
+            .and_then(|root| root.stat(located.relative, follow));
+        match stat {
+            Ok(stat) => {
+                // A root and a folder stay where they are, whatever the directory above allows.
+                let parent_writable = match (
+                    located.root,
+                    self.leads_to_folder(path) || located.relative.is_empty(),
+                ) {
+                    (Ok(root), false) => parent_is_writable(root, located.relative),
+                    _ => false,
+                };
+                Ok(Metadata::new(&stat, located.permissions, parent_writable))
+            }
+            Err(Errno::ENOENT | Errno::ENOTDIR) if self.is_above_folder(path) => {
+                Ok(Metadata::of_synthetic_directory(located.permissions))
+            }
+            Err(errno) => Err(Error::from_errno(errno, path.as_bytes())),
+        }
+    }
+
+    /// Where a link leads, as it is written.
+    pub fn link_target(&self, path: &VirtualPath) -> Option<Vec<u8>> {
+        let located = self.locate(path);
+        let place = located.root.ok()?.place(located.relative).ok()?;
+        Some(
+            readlinkat(&place.directory, place.name.as_slice())
+                .ok()?
+                .into_vec(),
+        )
+    }
+
+    /// When it was created, in seconds since 1970, where the file system knows.
+    pub fn created(&self, path: &VirtualPath) -> Option<i64> {
+        let located = self.locate(path);
+        let fd = located
+            .root
+            .ok()?
+            .open_below(located.relative, OFlag::O_PATH, Mode::empty())
+            .ok()?;
+        let created = File::from(fd).metadata().ok()?.created().ok()?;
+        i64::try_from(created.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
+    }
+
+    /// Succeeds for a directory that the user may enter.
+    ///
+    /// # Errors
+    /// `NotADirectory`, `NotFound`, `Denied`.
+    pub fn check_directory(&self, path: &VirtualPath) -> Result<(), Error> {
+        let metadata = self.metadata(path)?;
+        if metadata.kind != Kind::Directory {
+            return Err(Error::new(ErrorKind::NotADirectory, path.as_bytes()));
+        }
+        if metadata.device != 0 {
+            // Only entering tells whether the kernel allows to enter.
+            let located = self.locate(path);
+            let inside = [located.relative, b"/."].concat();
+            let inside = if located.relative.is_empty() {
+                b"."
+            } else {
+                inside.as_slice()
+            };
+            let entered = located.root.and_then(|root| root.stat(inside, true));
+            entered.map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
+        }
+        Ok(())
+    }
+
+    /// The entries of a directory, with the folders that are shown there.
+    ///
+    /// # Errors
+    /// `NotPermitted(List)`, `NotFound`, `NotADirectory`, `Denied`.
+    pub fn list(&self, path: &VirtualPath) -> Result<Listing, Error> {
+        let located = self.permitted(path, Permission::List)?;
+        let folders = self.folders_in(path);
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
+        let opened = located
+            .root
+            .and_then(|root| root.open_below(located.relative, flags, Mode::empty()));
+        let directory = match opened {
+            Ok(directory) => Some(directory),
+            Err(Errno::ENOENT | Errno::ENOTDIR) if self.is_above_folder(path) => None,
+            Err(errno) => return Err(Error::from_errno(errno, path.as_bytes())),
+        };
+        let writable = match &directory {
+            Some(directory) => fstat(directory).is_ok_and(|stat| is_writable_directory(&stat)),
+            None => false,
+        };
+        Listing::new(
+            directory,
+            folders,
+            located.permissions,
+            writable,
+            path.as_bytes(),
+        )
+    }
+
+    /// The folders whose next component lies in this directory, with their facts.
+    fn folders_in(&self, directory: &VirtualPath) -> BTreeMap<Vec<u8>, Metadata> {
+        let mut found = BTreeMap::new();
+        for folder in &self.folders {
+            let below = folder
+                .spec
+                .path
+                .below(directory)
+                .filter(|below| !below.is_empty());
+            let name = below.and_then(|below| below.split(|&byte| byte == b'/').next());
+            let Some((name, Ok(path))) = name.map(|name| (name, directory.join_name(name))) else {
+                continue;
+            };
+            // A folder whose disk is missing is shown all the same.
+            let metadata = self
+                .metadata(&path)
+                .unwrap_or_else(|_| Metadata::of_synthetic_directory(folder.spec.permissions));
+            found.insert(name.to_vec(), metadata);
+        }
+        found
+    }
+
+    /// # Errors
+    /// `NotPermitted(Download)`, `IsADirectory`, `NotAFile`, `NotFound`, `Denied`.
+    pub fn open_for_reading(&self, path: &VirtualPath) -> Result<Download, Error> {
+        let located = self.permitted(path, Permission::Download)?;
+        let fail = |errno| Error::from_errno(errno, path.as_bytes());
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let opened = located
+            .root
+            .and_then(|root| root.open_below(located.relative, flags, Mode::empty()));
+        let fd = match opened {
+            Err(Errno::ENOENT) if self.is_above_folder(path) => {
+                return Err(Error::new(ErrorKind::IsADirectory, path.as_bytes()));
+            }
+            other => other.map_err(fail)?,
+        };
+        let stat = fstat(&fd).map_err(fail)?;
+        match kind(&stat) {
+            Kind::File => Ok(Download {
+                file: File::from(fd),
+                size: u64::try_from(stat.st_size).unwrap_or(0),
+            }),
+            Kind::Directory => Err(Error::new(ErrorKind::IsADirectory, path.as_bytes())),
+            _ => Err(Error::new(ErrorKind::NotAFile, path.as_bytes())),
+        }
+    }
+
+    /// Bytes that the server may still write where the path lies.
+    ///
+    /// # Errors
+    /// When neither the path nor its directory is there.
+    pub fn available(&self, path: &VirtualPath) -> Result<u64, Error> {
+        let located = self.locate(path);
+        let fail = |errno| Error::from_errno(errno, path.as_bytes());
+        let root = located.root.map_err(fail)?;
+        let fd = match root.open_below(located.relative, OFlag::O_PATH, Mode::empty()) {
+            Err(Errno::ENOENT) => root.place(located.relative).map(|place| place.directory),
+            other => other,
+        };
+        Ok(free_bytes(&fstatvfs(fd.map_err(fail)?).map_err(fail)?))
+    }
+
+    // ---- changing
+
+    /// # Errors
+    /// `NotPermitted`, `IsADirectory`, `NotAFile`, `BeyondEnd`; the rest is the kernel's.
+    pub fn begin_upload(&self, path: &VirtualPath, how: How) -> Result<Upload, Error> {
+        if self.leads_to_folder(path) {
+            return Err(Error::new(ErrorKind::IsADirectory, path.as_bytes()));
+        }
+        let located = self.locate(path);
+        Upload::begin(&self.target(path, &located)?, how)
+    }
+
+    /// A new file in the directory whose name begins with `prefix` (RFC 959 STOU).
+    ///
+    /// # Errors
+    /// As [`View::begin_upload`]; `Exists` when no name is free.
+    pub fn begin_unique_upload(
+        &self,
+        directory: &VirtualPath,
+        prefix: &[u8],
+    ) -> Result<Upload, Error> {
+        for number in 0..10_000 {
+            let mut name = prefix.to_vec();
+            if number > 0 {
+                name.extend(format!(".{number}").into_bytes());
+            }
+            let path = directory.join(&name)?;
+            if self.leads_to_folder(&path) {
+                continue;
+            }
+            let located = self.permitted(&path, Permission::Upload)?;
+            match Upload::begin_new(&self.target(&path, &located)?) {
+                Err(error) if error.kind == ErrorKind::Exists => {}
+                other => return other,
+            }
+        }
+        Err(Error::new(ErrorKind::Exists, prefix))
+    }
+
+    fn target<'a>(
+        &self,
+        path: &'a VirtualPath,
+        located: &Located<'a>,
+    ) -> Result<Target<'a>, Error> {
+        Ok(Target {
+            root: located
+                .root
+                .map_err(|errno| Error::from_errno(errno, path.as_bytes()))?,
+            relative: located.relative,
+            path,
+            permissions: located.permissions,
+            modes: self.modes,
+            durable: self.durable,
+        })
+    }
+
+    /// Renames; what has the new name is replaced where the user may overwrite, and never otherwise.
+    ///
+    /// # Errors
+    /// `NotPermitted`, `CrossesFolders`, `IsAFolder`, `Exists`; the rest is the kernel's.
+    pub fn rename(&self, from: &VirtualPath, to: &VirtualPath) -> Result<(), Error> {
+        let (source, target) = (
+            self.permitted(from, Permission::Rename)?,
+            self.permitted(to, Permission::Rename)?,
+        );
+        for path in [from, to] {
+            if self.leads_to_folder(path) {
+                return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
+            }
+        }
+        if source.folder != target.folder {
+            return Err(Error::new(ErrorKind::CrossesFolders, to.as_bytes()));
+        }
+        let may_replace = target.permissions.contains(Permission::Overwrite);
+        let old = source.root.and_then(|root| root.place(source.relative));
+        let old = old.map_err(|errno| Error::from_errno(errno, from.as_bytes()))?;
+        let fail = |errno| Error::from_errno(errno, to.as_bytes());
+        let new = target
+            .root
+            .and_then(|root| root.place(target.relative))
+            .map_err(fail)?;
+        let (old_name, new_name) = (old.name.as_slice(), new.name.as_slice());
+        if may_replace {
+            renameat(&old.directory, old_name, &new.directory, new_name).map_err(fail)
+        } else {
+            let flags = RenameFlags::RENAME_NOREPLACE;
+            renameat2(&old.directory, old_name, &new.directory, new_name, flags).map_err(fail)
+        }
+    }
+
+    /// # Errors
+    /// `NotPermitted(Delete)`, `IsADirectory`; the rest is the kernel's.
+    pub fn remove_file(&self, path: &VirtualPath) -> Result<(), Error> {
+        self.unlink(path, Permission::Delete, UnlinkatFlags::NoRemoveDir)
+    }
+
+    /// # Errors
+    /// `NotPermitted(Rmdir)`, `NotEmpty`, `NotADirectory`; the rest is the kernel's.
+    pub fn remove_directory(&self, path: &VirtualPath) -> Result<(), Error> {
+        self.unlink(path, Permission::Rmdir, UnlinkatFlags::RemoveDir)
+    }
+
+    fn unlink(
+        &self,
+        path: &VirtualPath,
+        permission: Permission,
+        flags: UnlinkatFlags,
+    ) -> Result<(), Error> {
+        let located = self.permitted(path, permission)?;
+        if self.leads_to_folder(path) {
+            return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
+        }
+        let removed = located
+            .root
+            .and_then(|root| root.place(located.relative))
+            .and_then(|place| unlinkat(&place.directory, place.name.as_slice(), flags));
+        removed.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+    }
+
+    /// Removes a directory with all in it; `go_on` is asked before each step. Folders within are in the way.
+    ///
+    /// # Errors
+    /// `NotPermitted`, `IsAFolder`, `Shutdown` when `go_on` said no; the rest is the kernel's.
+    pub fn remove_tree(
+        &self,
+        path: &VirtualPath,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Error> {
+        self.permitted(path, Permission::Delete)?;
+        let located = self.permitted(path, Permission::Rmdir)?;
+        if self.leads_to_folder(path) {
+            return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
+        }
+        match located
+            .root
+            .and_then(|root| tree::remove(root, located.relative, go_on))
+        {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::new(ErrorKind::Shutdown, path.as_bytes())),
+            Err(errno) => Err(Error::from_errno(errno, path.as_bytes())),
+        }
+    }
+
+    /// # Errors
+    /// `NotPermitted(Mkdir)`, `Exists`; the rest is the kernel's.
+    pub fn make_directory(&self, path: &VirtualPath) -> Result<(), Error> {
+        let located = self.permitted(path, Permission::Mkdir)?;
+        if self.leads_to_folder(path) {
+            return Err(Error::new(ErrorKind::Exists, path.as_bytes()));
+        }
+        let fail = |errno| Error::from_errno(errno, path.as_bytes());
+        let root = located.root.map_err(fail)?;
+        if located.relative.is_empty() {
+            return Err(fail(Errno::EEXIST));
+        }
+        let place = root.place(located.relative).map_err(fail)?;
+        mkdirat(&place.directory, place.name.as_slice(), Mode::S_IRWXU).map_err(fail)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let made = openat(
+            &place.directory,
+            place.name.as_slice(),
+            flags,
+            Mode::empty(),
+        )
+        .map_err(fail)?;
+        give(made.as_fd(), self.modes.of_directories(), self.modes.group).map_err(fail)
+    }
+
+    /// Sets the time of modification, and that of the last access where one is given, in seconds since 1970.
+    ///
+    /// # Errors
+    /// `NotPermitted(Touch)`; the rest is the kernel's.
+    pub fn set_times(
+        &self,
+        path: &VirtualPath,
+        modified: i64,
+        accessed: Option<i64>,
+    ) -> Result<(), Error> {
+        let fd = self.open_for_attributes(path, Permission::Touch)?;
+        let accessed = accessed.map_or(TimeSpec::UTIME_OMIT, |seconds| TimeSpec::new(seconds, 0));
+        futimens(&fd, &accessed, &TimeSpec::new(modified, 0))
+            .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+    }
+
+    /// Sets the permission bits; the special ones (set-user-ID and so on) never.
+    ///
+    /// # Errors
+    /// `NotPermitted(Chmod)`; the rest is the kernel's.
+    pub fn set_mode(&self, path: &VirtualPath, mode: u32) -> Result<(), Error> {
+        let fd = self.open_for_attributes(path, Permission::Chmod)?;
+        fchmod(&fd, Mode::from_bits_truncate(mode & 0o777))
+            .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+    }
+
+    /// Files and directories only: opening a device can do something.
+    fn open_for_attributes(
+        &self,
+        path: &VirtualPath,
+        permission: Permission,
+    ) -> Result<OwnedFd, Error> {
+        let located = self.permitted(path, permission)?;
+        let fail = |errno| Error::from_errno(errno, path.as_bytes());
+        let root = located.root.map_err(fail)?;
+        match kind(&root.stat(located.relative, true).map_err(fail)?) {
+            Kind::File | Kind::Directory => {}
+            _ => return Err(Error::new(ErrorKind::NotAFile, path.as_bytes())),
+        }
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let open = |access| root.open_below(located.relative, flags | access, Mode::empty());
+        match open(OFlag::O_RDONLY) {
+            // Owners can set the mode of files that they cannot read.
+            Err(Errno::EACCES) => open(OFlag::O_WRONLY).map_err(fail),
+            other => other.map_err(fail),
+        }
+    }
+}
+
+fn parent_is_writable(root: &Root, relative: &[u8]) -> bool {
+    let stat = root
+        .place(relative)
+        .and_then(|place| fstat(&place.directory));
+    stat.is_ok_and(|stat| is_writable_directory(&stat))
+}
