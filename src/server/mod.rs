@@ -1,1 +1,62 @@
-//! server
+//! The life of the process: listeners, admission, the worker pool, signals, shutdown, privileges.
+//!
+//! Knows no protocol: what is done with an admitted connection is the [`FrontEnd`]'s affair.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `acceptor` | the one loop that accepts, admits, hands over and obeys signals |
+//! | `admission` | how many sessions there may be |
+//! | `pool` | worker threads |
+//! | `listen` | listening sockets |
+//! | `stop` | the end of the server as every thread sees it |
+//! | `ready` | poll(2) with a deadline |
+//! | `privileges` | giving up root |
+//! | `addresses` | the host's own addresses, and whose others are |
+//! | `limits` | open files |
+//! | `environment` | what can be looked at before serving |
+pub mod acceptor;
+pub mod addresses;
+pub mod admission;
+pub mod environment;
+pub mod limits;
+pub mod listen;
+pub mod pool;
+pub mod privileges;
+pub mod ready;
+pub mod stop;
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use admission::{Refused, Slot};
+use stop::Stop;
+
+/// An admitted control connection.
+#[derive(Debug)]
+pub struct Connection {
+    pub stream: TcpStream,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    /// Counts this connection for as long as it lives.
+    pub slot: Slot,
+    pub stop: Arc<Stop>,
+}
+
+/// How many sessions may be served at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub sessions: usize,
+    pub sessions_per_address: usize,
+}
+
+/// A protocol served on control connections.
+pub trait FrontEnd: Send + Sync + 'static {
+    /// The limits at this moment; a reload may change them.
+    fn limits(&self) -> Limits;
+    /// Serves one connection to its end, on a worker's thread.
+    fn serve(&self, connection: Connection);
+    /// Says in one short write why the connection is not served. Must not block.
+    fn refuse(&self, stream: &TcpStream, reason: Refused);
+    /// Reads the configuration again; what is wrong with a new one goes to the log, and the old one stays.
+    fn reload(&self);
+}

@@ -1,0 +1,68 @@
+//! The addresses of this host and of its peers.
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+
+/// The host's own addresses that a client on the LAN could use: of interfaces that are up, neither loopback nor
+/// IPv6 link-local (those need a scope that no URL carries); IPv4 first.
+pub fn lan_addresses() -> Vec<IpAddr> {
+    let Ok(interfaces) = getifaddrs() else {
+        return Vec::new();
+    };
+    let mut addresses: Vec<IpAddr> = interfaces
+        .filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address
+                .as_sockaddr_in()
+                .map(|address| IpAddr::V4(address.ip()));
+            v4.or_else(|| {
+                address
+                    .as_sockaddr_in6()
+                    .map(|address| IpAddr::V6(address.ip()))
+            })
+        })
+        .filter(|address| !address.is_loopback() && !is_link_local_v6(*address))
+        .collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+fn is_link_local_v6(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+/// An IPv4 address that reached an IPv6 socket, as the IPv4 address it is.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Whether the address belongs to a private network (RFC 1918, RFC 3927, loopback; shared space of RFC 6598): such a
+/// peer is on this side of the router.
+pub fn is_private(address: Ipv4Addr) -> bool {
+    let [a, b, ..] = address.octets();
+    address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || (a == 100 && (64..128).contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address_it_stands_for() {
+        let mapped: SocketAddr = "[::ffff:127.0.0.2]:21".parse().unwrap();
+        assert_eq!(canonical(mapped), "127.0.0.2:21".parse().unwrap());
+        let own: SocketAddr = "[::1]:21".parse().unwrap();
+        assert_eq!(canonical(own), own);
+    }
+
+    #[test]
+    fn loopback_is_private() {
+        assert!(is_private(Ipv4Addr::new(127, 0, 0, 2)));
+    }
+}

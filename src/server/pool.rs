@@ -1,0 +1,103 @@
+//! The worker pool: a connection goes to an idle worker, or a new one is spawned; who finds no work for a while retires.
+//! How many there can be is decided by the admission, which runs first.
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+/// A session needs little; a page of stack that is never touched costs nothing.
+const STACK: usize = 256 * 1024;
+
+/// How long an idle worker waits for the next connection.
+const RETIRE_AFTER: Duration = Duration::from_secs(30);
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Runs work on threads of its own.
+#[derive(Debug)]
+pub struct Pool {
+    hand_over: Sender<Work>,
+    idle: Receiver<Work>,
+}
+
+impl Pool {
+    pub fn new() -> Self {
+        // No capacity: a hand-over succeeds only while a worker waits for it, so work never queues unseen.
+        let (hand_over, idle) = bounded(0);
+        Self { hand_over, idle }
+    }
+
+    /// Runs the work now, on an idle worker or a new one.
+    ///
+    /// # Errors
+    /// When no worker is idle and no thread can be made; the work is dropped then.
+    pub fn run(&self, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        match self.hand_over.try_send(Box::new(work)) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) => self.spawn(work),
+        }
+    }
+
+    fn spawn(&self, first: Work) -> io::Result<()> {
+        let idle = self.idle.clone();
+        thread::Builder::new()
+            .name("session".into())
+            .stack_size(STACK)
+            .spawn(move || {
+                let mut work = first;
+                loop {
+                    run_guarded(work);
+                    match idle.recv_timeout(RETIRE_AFTER) {
+                        Ok(next) => work = next,
+                        Err(_) => return,
+                    }
+                }
+            })?;
+        Ok(())
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A panic ends its session, with a line in the log, and nothing else.
+fn run_guarded(work: Work) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+        log::error!(
+            "a session ended by a defect in thriftpd, please report it: {}",
+            message(&*panic)
+        );
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::unbounded;
+
+    #[test]
+    fn a_panic_in_one_piece_of_work_leaves_the_pool_working() {
+        let pool = Pool::new();
+        let (done, finished) = unbounded();
+        pool.run(|| panic!("meant to")).unwrap();
+        for n in 0..20 {
+            let done = done.clone();
+            pool.run(move || done.send(n).unwrap()).unwrap();
+        }
+        let mut seen: Vec<i32> = finished.iter().take(20).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..20).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,142 @@
+//! From root to the user who serves: who that is, and becoming it for good.
+//!
+//! Runs before any thread is spawned, for capabilities belong to threads.
+use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::prctl;
+use nix::unistd::{Gid, Uid, User, geteuid, initgroups, setgroups, setresgid, setresuid};
+
+/// The user that serves when the owner of the files is root.
+const SERVICE_USER: &str = "thriftpd";
+
+/// Who the server becomes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// Not started as root: stays who it is.
+    Unchanged,
+    /// Root, for there is nobody else to be.
+    Root,
+    Other {
+        uid: u32,
+        gid: u32,
+        name: Option<String>,
+    },
+}
+
+#[derive(Debug)]
+pub struct PrivilegeError(String);
+
+impl fmt::Display for PrivilegeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for PrivilegeError {}
+
+/// Whether the process runs as root.
+pub fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+/// Decides who serves: `run_as` where it is set; else the owner of the first root; if that is root, the user
+/// `thriftpd` where it exists.
+///
+/// # Errors
+/// `run_as` names nobody.
+pub fn choose(run_as: Option<&str>, first_root: Option<&Path>) -> Result<Identity, PrivilegeError> {
+    if !is_root() {
+        return Ok(Identity::Unchanged);
+    }
+    if let Some(name) = run_as {
+        return match find(name)? {
+            Some(user) => Ok(identity(&user)),
+            None => Err(PrivilegeError(format!(
+                "run_as = \"{name}\": there is no such user; make it with `useradd --system {name}` or name another"
+            ))),
+        };
+    }
+    if let Some(metadata) = first_root.and_then(|root| root.metadata().ok()) {
+        if metadata.uid() != 0 {
+            let owner = User::from_uid(Uid::from_raw(metadata.uid())).ok().flatten();
+            return Ok(match owner {
+                Some(user) => identity(&user),
+                None => Identity::Other {
+                    uid: metadata.uid(),
+                    gid: metadata.gid(),
+                    name: None,
+                },
+            });
+        }
+    }
+    Ok(find(SERVICE_USER)?.map_or(Identity::Root, |user| identity(&user)))
+}
+
+fn find(name: &str) -> Result<Option<User>, PrivilegeError> {
+    User::from_name(name)
+        .map_err(|errno| PrivilegeError(format!("cannot look up the user {name}: {errno}")))
+}
+
+fn identity(user: &User) -> Identity {
+    if user.uid.is_root() {
+        return Identity::Root;
+    }
+    Identity::Other {
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+        name: Some(user.name.clone()),
+    }
+}
+
+/// Becomes the identity, for good; keeps CAP_NET_BIND_SERVICE when `keep_low_ports`, and no other capability.
+///
+/// # Errors
+/// The step that failed. The process must not go on then.
+pub fn become_identity(identity: &Identity, keep_low_ports: bool) -> Result<(), PrivilegeError> {
+    let Identity::Other { uid, gid, name } = identity else {
+        return Ok(());
+    };
+    let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
+    let step = |what: &'static str| {
+        move |error: &dyn fmt::Display| {
+            PrivilegeError(format!("cannot give up root: {what}: {error}"))
+        }
+    };
+    match name
+        .as_deref()
+        .and_then(|name| std::ffi::CString::new(name).ok())
+    {
+        Some(name) => initgroups(&name, gid).map_err(|error| step("initgroups")(&error))?,
+        None => setgroups(&[gid]).map_err(|error| step("setgroups")(&error))?,
+    }
+    if keep_low_ports {
+        prctl::set_keepcaps(true).map_err(|error| step("keeping capabilities")(&error))?;
+    }
+    setresgid(gid, gid, gid).map_err(|error| step("setresgid")(&error))?;
+    setresuid(uid, uid, uid).map_err(|error| step("setresuid")(&error))?;
+    let kept: CapsHashSet = keep_low_ports
+        .then_some(Capability::CAP_NET_BIND_SERVICE)
+        .into_iter()
+        .collect();
+    for (set, wanted) in [
+        (CapSet::Inheritable, &CapsHashSet::new()),
+        (CapSet::Effective, &kept),
+        (CapSet::Permitted, &kept),
+    ] {
+        caps::set(None, set, wanted).map_err(|error| step("capabilities")(&error))?;
+    }
+    if setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() {
+        return Err(PrivilegeError(
+            "root could be taken back: refusing to serve".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Whether this process may bind ports below 1024, as active data connections from port 20 need it.
+pub fn may_bind_low_ports() -> bool {
+    caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_BIND_SERVICE).unwrap_or(false)
+}

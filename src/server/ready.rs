@@ -1,0 +1,112 @@
+//! Waiting until a descriptor is ready: poll(2) with a deadline, restarted after signals.
+//!
+//! Speaks to libc itself because nix's flags lack `POLLRDHUP`, by which a client that closed its side is seen without
+//! reading; this is the only `unsafe` of the room.
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::libc::{self, c_int, c_short, nfds_t, pollfd};
+
+/// What to wait for on one descriptor.
+#[derive(Clone, Copy, Debug)]
+pub enum Want {
+    Input,
+    Output,
+    /// Only that the peer has closed its side or the connection broke.
+    Hangup,
+}
+
+/// What a descriptor turned out to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// There is input, or room for output: whatever was wanted.
+    pub wanted: bool,
+    /// The peer will send no more, or the connection is broken.
+    pub hangup: bool,
+}
+
+/// Waits until one of the descriptors is ready or the deadline has passed; then none of them is.
+///
+/// # Errors
+/// Those of poll(2), but never `EINTR`.
+pub fn wait<const N: usize>(
+    wants: [Option<(BorrowedFd<'_>, Want)>; N],
+    deadline: Option<Instant>,
+) -> io::Result<[Ready; N]> {
+    // A negative descriptor is passed over (poll(2)).
+    let mut polled = wants.map(|want| match want {
+        Some((fd, want)) => pollfd {
+            fd: fd.as_raw_fd(),
+            events: flags(want),
+            revents: 0,
+        },
+        None => pollfd {
+            fd: -1,
+            events: 0,
+            revents: 0,
+        },
+    });
+    loop {
+        match poll(&mut polled, milliseconds_until(deadline)) {
+            Ok(0) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(polled.map(|polled| {
+        let got = |flags| polled.revents & flags != 0;
+        let broken = got(libc::POLLERR | libc::POLLNVAL | libc::POLLHUP);
+        Ready {
+            // A broken descriptor is ready in the sense that the next call on it tells what broke.
+            wanted: got(libc::POLLIN | libc::POLLOUT) || broken,
+            hangup: broken || got(libc::POLLRDHUP),
+        }
+    }))
+}
+
+/// Waits for connections or signals on any number of descriptors, without a deadline.
+///
+/// # Errors
+/// Those of poll(2), but never `EINTR`.
+pub fn wait_for_any(fds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<pollfd> = fds
+        .iter()
+        .map(|fd| pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    loop {
+        match poll(&mut polled, -1) {
+            Ok(_) => return Ok(polled.iter().map(|polled| polled.revents != 0).collect()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// poll(2), with how many descriptors are ready.
+fn poll(polled: &mut [pollfd], milliseconds: c_int) -> Result<c_int, Errno> {
+    // SAFETY: the pointer and the length are those of one exclusively borrowed slice of `pollfd`, which the kernel reads
+    // and whose `revents` it writes during the call only; the descriptors in it are borrowed by our callers.
+    Errno::result(unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as nfds_t, milliseconds) })
+}
+
+fn flags(want: Want) -> c_short {
+    match want {
+        Want::Input => libc::POLLIN | libc::POLLRDHUP,
+        Want::Output => libc::POLLOUT,
+        Want::Hangup => libc::POLLRDHUP,
+    }
+}
+
+/// Rounded up, so that a wait never ends a fraction of a millisecond early and spins; -1 without a deadline.
+fn milliseconds_until(deadline: Option<Instant>) -> c_int {
+    let Some(deadline) = deadline else { return -1 };
+    let left = deadline.saturating_duration_since(Instant::now());
+    c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
+}
