@@ -1,0 +1,135 @@
+//! The transfer log in the format of xferlog(5), for the tools that read it. Written with one `write` a line, so that
+//! lines of concurrent sessions never mix; opened again on request, for log rotation.
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// One finished or broken transfer.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    pub duration: Duration,
+    pub peer: IpAddr,
+    pub bytes: u64,
+    /// The path on the host.
+    pub file: &'a [u8],
+    pub ascii: bool,
+    pub direction: Direction,
+    /// The account is the anonymous one.
+    pub anonymous: bool,
+    pub user: &'a [u8],
+    pub complete: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client.
+    Incoming,
+    /// To the client.
+    Outgoing,
+    /// Removed by the client.
+    Deleted,
+}
+
+/// The open file and where it is.
+#[derive(Debug)]
+pub struct TransferLog {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl TransferLog {
+    /// Opens or creates the file for appending.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            file: Mutex::new(Self::append_to(path)?),
+        })
+    }
+
+    /// Opens the path again, for it may be a new file by now; the old one stays in use when that fails.
+    pub fn reopen(&self) -> io::Result<()> {
+        let file = Self::append_to(&self.path)?;
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        Ok(())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn append_to(path: &Path) -> io::Result<File> {
+        OpenOptions::new().append(true).create(true).open(path)
+    }
+
+    /// Writes one line; a failure is logged, never fatal.
+    pub fn write(&self, entry: &Entry<'_>) {
+        let line = line(
+            entry,
+            &jiff::Zoned::now()
+                .strftime("%a %b %e %H:%M:%S %Y")
+                .to_string(),
+        );
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = file.write_all(&line) {
+            log::error!(
+                "cannot write to the transfer log {}: {error}",
+                self.path.display()
+            );
+        }
+    }
+}
+
+fn line(entry: &Entry<'_>, now: &str) -> Vec<u8> {
+    let seconds = entry.duration.as_secs_f64().ceil().max(1.0);
+    let mut line = format!("{now} {seconds:.0} {} {} ", entry.peer, entry.bytes).into_bytes();
+    // The fields are separated by spaces: what would break them becomes `_`, as every FTP server does it.
+    line.extend(one_word(entry.file));
+    let kind = if entry.ascii { 'a' } else { 'b' };
+    let direction = match entry.direction {
+        Direction::Incoming => 'i',
+        Direction::Outgoing => 'o',
+        Direction::Deleted => 'd',
+    };
+    let access = if entry.anonymous { 'a' } else { 'r' };
+    line.extend(format!(" {kind} _ {direction} {access} ").into_bytes());
+    line.extend(one_word(entry.user));
+    line.extend(format!(" ftp 0 * {}\n", if entry.complete { 'c' } else { 'i' }).into_bytes());
+    line
+}
+
+fn one_word(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
+    bytes.iter().map(|&byte| {
+        if byte <= b' ' || byte == 0x7f {
+            b'_'
+        } else {
+            byte
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_the_fields_of_xferlog_5() {
+        let entry = Entry {
+            duration: Duration::from_millis(1500),
+            peer: IpAddr::from([127, 0, 0, 2]),
+            bytes: 42,
+            file: b"/srv/a b\n.jpg",
+            ascii: false,
+            direction: Direction::Incoming,
+            anonymous: false,
+            user: b"backup",
+            complete: true,
+        };
+        assert_eq!(
+            line(&entry, "Tue Nov 24 12:00:00 2026"),
+            b"Tue Nov 24 12:00:00 2026 2 127.0.0.2 42 /srv/a_b_.jpg b _ i r backup ftp 0 * c\n"
+        );
+    }
+}
