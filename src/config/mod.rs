@@ -1,29 +1,171 @@
-//! What may be configured, read from TOML into types that can't hold nonsense; every default in one place.
-use crate::accounts::Accounts;
+//! What may be configured, read from TOML into types that can't hold nonsense.
+//!
+//! `file` is the configuration file as it is written (serde); `checked` turns it into what it means and says what is
+//! wrong, with line and key; `first_start` is what happens without a file. Every default stands in this file.
+mod checked;
+mod error;
+mod file;
+mod first_start;
+
+pub use checked::{is_user_name, parse_listen, parse_ports};
+pub use error::ConfigError;
+pub use first_start::{FirstUser, directory, first_user};
+
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::accounts::{Account, Accounts};
+use crate::storage::{Modes, Permissions, ViewSpec};
+
+/// All settings, checked.
 #[derive(Debug)]
 pub struct Config {
-    /// Empty: `[::]` dual-stack (or 0.0.0.0 without IPv6) on the default port.
+    /// Empty: everywhere, IPv6 and IPv4, on the default port.
     pub listen: Vec<SocketAddr>,
-    pub sessions: usize, pub sessions_per_ip: usize,
+    pub sessions: usize,
+    pub sessions_per_ip: usize,
     /// None: as many as `sessions`.
     pub sessions_per_user: Option<usize>,
     pub passive_ports: PortRange,
+    /// What PASV answers to peers beyond the router.
     pub external_address: Option<Ipv4Addr>,
+    /// None: where the process could bind port 20.
+    pub active_from_port_20: Option<bool>,
     pub run_as: Option<String>,
+    /// The greeting; one line.
     pub banner: String,
     pub timeouts: Timeouts,
+    /// Wrong passwords before the connection is closed.
     pub login_attempts: u32,
     pub xferlog: Option<PathBuf>,
     pub log: log::LevelFilter,
-    /// None: where the process could bind port 20.
-    pub active_from_port_20: Option<bool>,
     pub accounts: Accounts,
 }
+
+/// Ports from `low` to `high`, both included; `low` is at most `high`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortRange { pub low: u16, pub high: u16 }
+pub struct PortRange {
+    pub low: u16,
+    pub high: u16,
+}
+
+impl PortRange {
+    pub fn count(self) -> usize {
+        usize::from(self.high - self.low) + 1
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts { pub idle: Duration, pub login: Duration, pub data_connect: Duration, pub stalled: Duration, pub shutdown_grace: Duration }
+pub struct Timeouts {
+    /// Silence on the control connection; stands still during a transfer.
+    pub idle: Duration,
+    /// From the connection to the login, in all.
+    pub login: Duration,
+    /// Until a data connection is made.
+    pub data_connect: Duration,
+    /// A transfer in which nothing moves.
+    pub stalled: Duration,
+    /// For running transfers at shutdown.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(15 * 60),
+            login: Duration::from_secs(60),
+            data_connect: Duration::from_secs(30),
+            stalled: Duration::from_secs(5 * 60),
+            shutdown_grace: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            sessions: 100,
+            sessions_per_ip: 32,
+            sessions_per_user: None,
+            passive_ports: PortRange {
+                low: 50_000,
+                high: 50_999,
+            },
+            external_address: None,
+            active_from_port_20: None,
+            run_as: None,
+            banner: "thriftpd is ready.".into(),
+            timeouts: Timeouts::default(),
+            login_attempts: 3,
+            xferlog: None,
+            log: log::LevelFilter::Info,
+            accounts: Accounts::default(),
+        }
+    }
+}
+
+/// What the command line of `serve` says; it wins over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    pub listen: Vec<SocketAddr>,
+    pub passive_ports: Option<PortRange>,
+    pub sessions: Option<usize>,
+    pub sessions_per_ip: Option<usize>,
+    /// Users of the command line; those of the same name in the file give way.
+    pub users: Vec<Account>,
+    pub anonymous: Option<Account>,
+}
+
+impl Config {
+    /// # Errors
+    /// What is wrong with the file, and where.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::unreadable(path, &error))?;
+        Self::parse(path, &text)
+    }
+
+    /// The text of a file at `path`, beside which relative roots are looked for.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        checked::check(path, text)
+    }
+
+    /// The file, or the defaults without one, with what the flags say instead.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn of(file: Option<&Path>, flags: &Flags) -> Result<Self, ConfigError> {
+        let mut config = file.map_or_else(|| Ok(Self::default()), Self::load)?;
+        if !flags.listen.is_empty() {
+            config.listen.clone_from(&flags.listen);
+        }
+        config.passive_ports = flags.passive_ports.unwrap_or(config.passive_ports);
+        config.sessions = flags.sessions.unwrap_or(config.sessions);
+        config.sessions_per_ip = flags.sessions_per_ip.unwrap_or(config.sessions_per_ip);
+        let mut users: Vec<Account> = config.accounts.iter().cloned().collect();
+        users.retain(|user| flags.users.iter().all(|flag| flag.name != user.name));
+        users.extend(flags.users.iter().cloned());
+        let anonymous = flags
+            .anonymous
+            .clone()
+            .or_else(|| config.accounts.anonymous().cloned());
+        config.accounts = Accounts::new(users, anonymous);
+        Ok(config)
+    }
+}
+
+/// A user with everything in one root, as the command line makes them.
+pub fn plain_view(root: PathBuf, permissions: Permissions) -> ViewSpec {
+    ViewSpec {
+        root,
+        folders: Vec::new(),
+        permissions,
+        modes: Modes::default(),
+        durable: true,
+    }
+}

@@ -1,0 +1,588 @@
+//! From what the file says to what it means. Whatever cannot be is refused with line, key and what was expected.
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::error::ConfigError;
+use super::file::{File, Folder, Seconds, User};
+use super::{Config, PortRange, Timeouts};
+use crate::accounts::{Account, Accounts, Password};
+use crate::storage::{FolderSpec, Modes, Permission, Permissions, ViewSpec, VirtualPath, group_id};
+
+/// Times that make sense, in seconds.
+const TIMES: RangeInclusive<u64> = 1..=24 * 3600;
+
+pub fn check(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    let file: File =
+        toml::from_str(text).map_err(|error| ConfigError::of_toml(path, text, &error))?;
+    Checker { path, text }.file(&file)
+}
+
+/// Knows where it reads, for the errors.
+struct Checker<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+type Checked<T> = Result<T, ConfigError>;
+
+impl Checker<'_> {
+    fn wrong<T>(&self, span: &Range<usize>, key: &str, what: impl Into<String>) -> Checked<T> {
+        Err(ConfigError::at(self.path, self.text, span, key, what))
+    }
+
+    fn file(&self, file: &File) -> Checked<Config> {
+        let default = Config::default();
+        let mut listen = Vec::new();
+        for address in &file.listen {
+            match parse_listen(address.get_ref()) {
+                Ok(address) => listen.push(address),
+                Err(what) => return self.wrong(&address.span(), "listen", what),
+            }
+        }
+        let modes = self.modes(
+            Modes::default(),
+            [&file.umask, &file.file_mode, &file.directory_mode],
+            &file.group,
+        )?;
+        let durable = file.durable.unwrap_or(true);
+        let mut users: Vec<Account> = Vec::new();
+        for user in &file.user {
+            let account = self.user(user, modes, durable)?;
+            if users.iter().any(|other| other.name == account.name) {
+                return self.wrong(
+                    &user.span(),
+                    "name",
+                    format!("there are two users {}", account.name),
+                );
+            }
+            users.push(account);
+        }
+        let anonymous = file
+            .anonymous
+            .as_ref()
+            .map(|user| self.anonymous(user, modes, durable))
+            .transpose()?;
+        let banner = match &file.banner {
+            Some(banner) if banner.get_ref().chars().any(char::is_control) => {
+                return self.wrong(
+                    &banner.span(),
+                    "banner",
+                    "must be one line without control characters",
+                );
+            }
+            banner => banner
+                .as_ref()
+                .map_or(default.banner, |banner| banner.get_ref().clone()),
+        };
+        Ok(Config {
+            listen,
+            sessions: self
+                .count("sessions", &file.sessions)?
+                .unwrap_or(default.sessions),
+            sessions_per_ip: self
+                .count("sessions_per_ip", &file.sessions_per_ip)?
+                .unwrap_or(default.sessions_per_ip),
+            sessions_per_user: self.count("sessions_per_user", &file.sessions_per_user)?,
+            passive_ports: self
+                .parsed("passive_ports", &file.passive_ports, parse_ports)?
+                .unwrap_or(default.passive_ports),
+            external_address: self.parsed("external_address", &file.external_address, parse_v4)?,
+            active_from_port_20: file.active_from_port_20,
+            run_as: file.run_as.clone(),
+            banner,
+            timeouts: self.timeouts(&file.timeouts)?,
+            login_attempts: self
+                .count("login_attempts", &file.login_attempts)?
+                .and_then(|count| u32::try_from(count).ok())
+                .unwrap_or(default.login_attempts),
+            xferlog: file.xferlog.as_ref().map(|path| self.beside(path)),
+            log: self
+                .parsed("log", &file.log, parse_level)?
+                .unwrap_or(default.log),
+            accounts: Accounts::new(users, anonymous),
+        })
+    }
+
+    fn parsed<T>(
+        &self,
+        key: &str,
+        value: &Option<Spanned<String>>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Checked<Option<T>> {
+        let Some(value) = value else { return Ok(None) };
+        match parse(value.get_ref()) {
+            Ok(parsed) => Ok(Some(parsed)),
+            Err(what) => self.wrong(&value.span(), key, what),
+        }
+    }
+
+    fn count(&self, key: &str, value: &Option<Spanned<i64>>) -> Checked<Option<usize>> {
+        let Some(value) = value else { return Ok(None) };
+        match usize::try_from(*value.get_ref()) {
+            Ok(count @ 1..=100_000) => Ok(Some(count)),
+            _ => self.wrong(&value.span(), key, "expected a number from 1 to 100000"),
+        }
+    }
+
+    fn timeouts(&self, file: &super::file::Timeouts) -> Checked<Timeouts> {
+        let default = Timeouts::default();
+        let time = |key: &str, value: &Option<Spanned<Seconds>>, default: Duration| {
+            let Some(value) = value else {
+                return Ok(default);
+            };
+            match seconds(value.get_ref()).filter(|seconds| TIMES.contains(seconds)) {
+                Some(seconds) => Ok(Duration::from_secs(seconds)),
+                None => self.wrong(
+                    &value.span(),
+                    key,
+                    "expected a time from \"1s\" to \"24h\", such as \"90s\" or \"15m\"",
+                ),
+            }
+        };
+        Ok(Timeouts {
+            idle: time("idle", &file.idle, default.idle)?,
+            login: time("login", &file.login, default.login)?,
+            data_connect: time("data_connect", &file.data_connect, default.data_connect)?,
+            stalled: time("stalled", &file.stalled, default.stalled)?,
+            shutdown_grace: time(
+                "shutdown_grace",
+                &file.shutdown_grace,
+                default.shutdown_grace,
+            )?,
+        })
+    }
+
+    fn modes(
+        &self,
+        default: Modes,
+        [umask, file, directory]: [&Option<Spanned<String>>; 3],
+        group: &Option<Spanned<String>>,
+    ) -> Checked<Modes> {
+        Ok(Modes {
+            umask: self
+                .parsed("umask", umask, parse_mode)?
+                .unwrap_or(default.umask),
+            file: self
+                .parsed("file_mode", file, parse_mode)?
+                .unwrap_or(default.file),
+            directory: self
+                .parsed("directory_mode", directory, parse_mode)?
+                .unwrap_or(default.directory),
+            group: self.parsed("group", group, parse_group)?.or(default.group),
+        })
+    }
+
+    fn user(&self, user: &Spanned<User>, modes: Modes, durable: bool) -> Checked<Account> {
+        let Some(name) = &user.get_ref().name else {
+            return self.wrong(&user.span(), "name", "every [[user]] needs a name");
+        };
+        if !is_user_name(name.get_ref()) {
+            return self.wrong(
+                &name.span(),
+                "name",
+                "expected 1 to 64 characters without spaces, colons and control characters",
+            );
+        }
+        let Some(password) = &user.get_ref().password else {
+            let what = format!(
+                "user {0} has none; set it with `thriftpd user passwd {0} --config {1}`",
+                name.get_ref(),
+                self.path.display()
+            );
+            return self.wrong(&user.span(), "password", what);
+        };
+        let Ok(hash) = Password::from_hash(password.get_ref()) else {
+            let what = format!(
+                "expected an argon2id hash ($argon2id$...), never the password itself; set it with `thriftpd user passwd {} --config {}`",
+                name.get_ref(),
+                self.path.display()
+            );
+            return self.wrong(&password.span(), "password", what);
+        };
+        self.account(
+            user,
+            name.get_ref().clone(),
+            hash,
+            Permissions::ALL,
+            modes,
+            durable,
+        )
+    }
+
+    fn anonymous(&self, user: &Spanned<User>, modes: Modes, durable: bool) -> Checked<Account> {
+        for (key, value) in [
+            ("name", &user.get_ref().name),
+            ("password", &user.get_ref().password),
+        ] {
+            if let Some(value) = value {
+                return self.wrong(&value.span(), key, "[anonymous] has no such key");
+            }
+        }
+        self.account(
+            user,
+            "anonymous".into(),
+            Password::none(),
+            Permissions::READ_ONLY,
+            modes,
+            durable,
+        )
+    }
+
+    fn account(
+        &self,
+        spanned: &Spanned<User>,
+        name: String,
+        password: Password,
+        default: Permissions,
+        modes: Modes,
+        durable: bool,
+    ) -> Checked<Account> {
+        let user = spanned.get_ref();
+        let Some(root) = &user.root else {
+            return self.wrong(
+                &spanned.span(),
+                "root",
+                format!("{name} needs a root directory"),
+            );
+        };
+        let mut folders: Vec<FolderSpec> = Vec::new();
+        for folder in &user.folder {
+            let spec = self.folder(folder.get_ref())?;
+            if folders.iter().any(|other| other.path == spec.path) {
+                return self.wrong(
+                    &folder.get_ref().path.span(),
+                    "path",
+                    "there are two folders at this path",
+                );
+            }
+            folders.push(spec);
+        }
+        Ok(Account {
+            name,
+            password,
+            view: ViewSpec {
+                root: self.root(root)?,
+                folders,
+                permissions: self.permissions(&user.access, &user.permissions, default)?,
+                modes: self.modes(
+                    modes,
+                    [&user.umask, &user.file_mode, &user.directory_mode],
+                    &user.group,
+                )?,
+                durable: user.durable.unwrap_or(durable),
+            },
+            sessions: self.count("sessions", &user.sessions)?,
+            fxp: user.fxp,
+            strict_allo: user.strict_allo,
+            accept_hangup: user.accept_hangup,
+        })
+    }
+
+    fn folder(&self, folder: &Folder) -> Checked<FolderSpec> {
+        let typed = folder.path.get_ref();
+        let path = VirtualPath::root()
+            .join(typed.as_bytes())
+            .ok()
+            .filter(|path| path.file_name().is_some());
+        let Some(path) = path.filter(|_| typed.starts_with('/')) else {
+            return self.wrong(
+                &folder.path.span(),
+                "path",
+                "expected a path such as \"/photos\"",
+            );
+        };
+        Ok(FolderSpec {
+            path,
+            root: self.root(&folder.root)?,
+            permissions: self.permissions(&folder.access, &folder.permissions, Permissions::ALL)?,
+        })
+    }
+
+    fn permissions(
+        &self,
+        access: &Option<Spanned<String>>,
+        list: &Option<Spanned<Vec<Spanned<String>>>>,
+        default: Permissions,
+    ) -> Checked<Permissions> {
+        match (access, list) {
+            (Some(access), Some(_)) => self.wrong(
+                &access.span(),
+                "access",
+                "give either access or permissions, not both",
+            ),
+            (Some(access), None) => self.access(access),
+            (None, Some(list)) => {
+                let mut permissions = Permissions::NONE;
+                for name in list.get_ref() {
+                    let Some(permission) = Permission::named(name.get_ref()) else {
+                        let known = Permissions::ALL.names().join(", ");
+                        return self.wrong(
+                            &name.span(),
+                            "permissions",
+                            format!("expected some of {known}"),
+                        );
+                    };
+                    permissions = permissions.with(permission);
+                }
+                Ok(permissions)
+            }
+            (None, None) => Ok(default),
+        }
+    }
+
+    fn access(&self, access: &Spanned<String>) -> Checked<Permissions> {
+        // What people write before they have read of the presets.
+        let preset = match access.get_ref().as_str() {
+            "read" => "read-only",
+            "write" => "read-write",
+            other => other,
+        };
+        let known = Permissions::PRESETS.map(|(name, _)| name).join(", ");
+        match Permissions::preset(preset) {
+            Some(permissions) => Ok(permissions),
+            None => self.wrong(&access.span(), "access", format!("expected one of {known}")),
+        }
+    }
+
+    fn root(&self, root: &Spanned<String>) -> Checked<PathBuf> {
+        if root.get_ref().is_empty() {
+            return self.wrong(&root.span(), "root", "expected a directory");
+        }
+        Ok(self.beside(root.get_ref()))
+    }
+
+    /// Relative paths start where the file lies, not where the server was started.
+    fn beside(&self, path: &str) -> PathBuf {
+        let directory = self
+            .path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let joined = directory.unwrap_or(Path::new(".")).join(path);
+        std::path::absolute(&joined).unwrap_or(joined)
+    }
+}
+
+/// Whether a user can be called so.
+pub fn is_user_name(name: &str) -> bool {
+    let fits = |c: char| !c.is_control() && !c.is_whitespace() && c != ':';
+    (1..=64).contains(&name.len()) && name.chars().all(fits)
+}
+
+/// `127.0.0.1:2121`, `[::]:2121`, `:2121` or `2121`: a port alone means everywhere.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    let port_alone = text.strip_prefix(':').unwrap_or(text);
+    if let Ok(port) = port_alone.parse::<u16>() {
+        return Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
+    }
+    text.parse().map_err(|_| format!("expected an address and a port such as \"[::]:2121\" or \"127.0.0.1:2121\", not {text:?}"))
+}
+
+/// `50000-50999`.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_ports(text: &str) -> Result<PortRange, String> {
+    let ports = text
+        .split_once('-')
+        .and_then(|(low, high)| Some((low.trim().parse().ok()?, high.trim().parse().ok()?)));
+    match ports {
+        Some((low, high)) if low >= 1024 && low <= high => Ok(PortRange { low, high }),
+        _ => Err(format!(
+            "expected two ports from 1024 to 65535 such as \"50000-50999\", the lower one first, not {text:?}"
+        )),
+    }
+}
+
+fn parse_v4(text: &str) -> Result<Ipv4Addr, String> {
+    text.parse()
+        .map_err(|_| "expected an IPv4 address (names are not looked up)".into())
+}
+
+fn parse_level(text: &str) -> Result<log::LevelFilter, String> {
+    text.parse()
+        .map_err(|_| "expected one of off, error, warn, info, debug, trace".into())
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|&mode| mode <= 0o777 && !text.starts_with('+'));
+    mode.ok_or_else(|| "expected an octal mode in quotes from \"0\" to \"0777\"".into())
+}
+
+fn parse_group(text: &str) -> Result<u32, String> {
+    group_id(text).ok_or_else(|| format!("there is no group {text:?} on this host"))
+}
+
+fn seconds(value: &Seconds) -> Option<u64> {
+    let text = match value {
+        Seconds::Number(seconds) => return u64::try_from(*seconds).ok(),
+        Seconds::Text(text) => text.trim(),
+    };
+    let (number, unit) = match text.as_bytes().last()? {
+        b's' => (&text[..text.len() - 1], 1),
+        b'm' => (&text[..text.len() - 1], 60),
+        b'h' => (&text[..text.len() - 1], 3600),
+        _ => (text, 1),
+    };
+    number.trim().parse::<u64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_text(text: &str) -> Checked<Config> {
+        check(Path::new("/etc/thriftpd/thriftpd.toml"), text)
+    }
+
+    fn refusal(text: &str) -> String {
+        check_text(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let config = check_text("").unwrap();
+        assert_eq!(
+            (
+                config.sessions,
+                config.sessions_per_ip,
+                config.passive_ports.low
+            ),
+            (100, 32, 50_000)
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_suggests_the_nearest() {
+        let text = "sessions = 5\nsesions_per_ip = 1\n";
+        assert!(refusal(text).starts_with("/etc/thriftpd/thriftpd.toml:2: `sesions_per_ip`: unknown key; did you mean `sessions_per_ip`?"));
+        assert!(
+            refusal("[timeouts]\nidel = 1\n")
+                .contains(":2: `idel`: unknown key; did you mean `idle`?")
+        );
+        assert!(
+            refusal("[[user]]\nname = \"a\"\nroto = 1\n")
+                .contains(":3: `roto`: unknown key; did you mean `root`?")
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_line_and_key() {
+        for (text, expected) in [
+            ("sessions = 0", ":1: `sessions`: expected a number from 1"),
+            ("\nsessions = \"many\"", ":2: `sessions`: invalid type"),
+            (
+                "passive_ports = \"50-60\"",
+                ":1: `passive_ports`: expected two ports",
+            ),
+            ("passive_ports = \"6000-5000\"", "the lower one first"),
+            (
+                "listen = [\"[::]:2121\",\n \"nas.local:21\"]",
+                ":2: `listen`: expected an address",
+            ),
+            (
+                "external_address = \"nas.example\"",
+                "names are not looked up",
+            ),
+            ("log = \"loud\"", "`log`: expected one of off"),
+            ("umask = \"0999\"", "`umask`: expected an octal mode"),
+            ("banner = \"a\\r\\n220 b\"", "`banner`: must be one line"),
+            ("[timeouts]\nidle = \"0s\"", ":2: `idle`: expected a time"),
+            (
+                "[timeouts]\nlogin = \"2 days\"",
+                ":2: `login`: expected a time",
+            ),
+            ("group = \"no-such-group-here\"", "there is no group"),
+            (
+                "[[user]]\nroot = \"/srv\"",
+                "`name`: every [[user]] needs a name",
+            ),
+            ("[[user]]\nname = \"a b\"\nroot = \"/srv\"", ":2: `name`"),
+            (
+                "[[user]]\nname = \"a\"\nroot = \"/srv\"",
+                "thriftpd user passwd a --config",
+            ),
+            (
+                "[[user]]\nname = \"a\"\npassword = \"secret\"\nroot = \"/srv\"",
+                ":3: `password`: expected an argon2id hash",
+            ),
+            (
+                "[anonymous]\naccess = \"read-only\"",
+                "needs a root directory",
+            ),
+            (
+                "[anonymous]\nroot = \"/srv\"\nname = \"x\"",
+                ":3: `name`: [anonymous] has no such key",
+            ),
+            (
+                "[anonymous]\nroot = \"/srv\"\naccess = \"rw\"",
+                "expected one of read-only, read-write",
+            ),
+            (
+                "[anonymous]\nroot = \"/srv\"\npermissions = [\"fly\"]",
+                "expected some of list, download",
+            ),
+            (
+                "[anonymous]\nroot = \"/srv\"\naccess = \"read-only\"\npermissions = []",
+                "not both",
+            ),
+            (
+                "[anonymous]\nroot = \"/srv\"\n[[anonymous.folder]]\npath = \"/\"\nroot = \"/x\"",
+                "expected a path such as",
+            ),
+            (
+                "[anonymous]\nroot = \"/srv\"\n[[anonymous.folder]]\npath = \"/a\"\nroot = \"/x\"\n[[anonymous.folder]]\npath = \"/a/\"\nroot = \"/y\"",
+                "two folders",
+            ),
+            ("sessions = ", ":1: "),
+        ] {
+            let refusal = refusal(text);
+            assert!(refusal.contains(expected), "{text}\n-> {refusal}");
+        }
+    }
+
+    #[test]
+    fn folders_and_roots_are_read() {
+        let config = check_text(
+            "[anonymous]\nroot = \"pub\"\n[[anonymous.folder]]\npath = \"/a/b\"\nroot = \"/mnt/b\"\naccess = \"read\"\n",
+        )
+        .unwrap();
+        let view = &config.accounts.anonymous().unwrap().view;
+        assert_eq!(view.root, Path::new("/etc/thriftpd/pub"));
+        assert_eq!(view.folders[0].permissions, Permissions::READ_ONLY);
+        assert_eq!(view.permissions, Permissions::READ_ONLY);
+    }
+
+    #[test]
+    fn a_port_alone_listens_everywhere() {
+        assert_eq!(parse_listen("2121").unwrap().to_string(), "[::]:2121");
+        assert_eq!(parse_listen(":2121").unwrap().to_string(), "[::]:2121");
+        assert!(parse_listen("70000").is_err() && parse_listen("").is_err());
+    }
+
+    #[test]
+    fn times_have_units() {
+        let value = |text: &str| seconds(&Seconds::Text(text.into()));
+        assert_eq!(
+            (value("90s"), value("15m"), value("2h"), value("7")),
+            (Some(90), Some(900), Some(7200), Some(7))
+        );
+        assert_eq!(
+            (
+                value(""),
+                value("m"),
+                value("-1s"),
+                value("99999999999999999999h")
+            ),
+            (None, None, None, None)
+        );
+    }
+}

@@ -1,0 +1,88 @@
+//! The configuration file as it is written: every key there is, none with a meaning yet.
+use serde::Deserialize;
+use toml::Spanned;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    #[serde(default)]
+    pub listen: Vec<Spanned<String>>,
+    pub sessions: Option<Spanned<i64>>,
+    pub sessions_per_ip: Option<Spanned<i64>>,
+    pub sessions_per_user: Option<Spanned<i64>>,
+    pub passive_ports: Option<Spanned<String>>,
+    pub external_address: Option<Spanned<String>>,
+    pub active_from_port_20: Option<bool>,
+    pub run_as: Option<String>,
+    pub banner: Option<Spanned<String>>,
+    pub login_attempts: Option<Spanned<i64>>,
+    pub xferlog: Option<String>,
+    pub log: Option<Spanned<String>>,
+    pub umask: Option<Spanned<String>>,
+    pub file_mode: Option<Spanned<String>>,
+    pub directory_mode: Option<Spanned<String>>,
+    pub group: Option<Spanned<String>>,
+    pub durable: Option<bool>,
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    #[serde(default)]
+    pub user: Vec<Spanned<User>>,
+    pub anonymous: Option<Spanned<User>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    pub idle: Option<Spanned<Seconds>>,
+    pub login: Option<Spanned<Seconds>>,
+    pub data_connect: Option<Spanned<Seconds>>,
+    pub stalled: Option<Spanned<Seconds>>,
+    pub shutdown_grace: Option<Spanned<Seconds>>,
+}
+
+/// A time: a number of seconds, or text such as `"15m"`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a time such as \"90s\", \"15m\" or \"2h\", or a number of seconds"
+)]
+pub enum Seconds {
+    Number(i64),
+    Text(String),
+}
+
+/// A user, or the anonymous account, which has neither name nor password.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    pub name: Option<Spanned<String>>,
+    pub password: Option<Spanned<String>>,
+    pub root: Option<Spanned<String>>,
+    pub access: Option<Spanned<String>>,
+    pub permissions: Option<Spanned<Vec<Spanned<String>>>>,
+    pub sessions: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub fxp: bool,
+    #[serde(default)]
+    pub strict_allo: bool,
+    #[serde(default)]
+    pub accept_hangup: bool,
+    pub umask: Option<Spanned<String>>,
+    pub file_mode: Option<Spanned<String>>,
+    pub directory_mode: Option<Spanned<String>>,
+    pub group: Option<Spanned<String>>,
+    pub durable: Option<bool>,
+    #[serde(default)]
+    pub folder: Vec<Spanned<Folder>>,
+}
+
+/// A directory of the host shown to a user.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Folder {
+    pub path: Spanned<String>,
+    pub root: Spanned<String>,
+    pub access: Option<Spanned<String>>,
+    pub permissions: Option<Spanned<Vec<Spanned<String>>>>,
+}
