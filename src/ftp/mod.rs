@@ -1,1 +1,154 @@
+//! The FTP front end.
+//!
+//! | room | subject |
+//! |---|---|
+//! | `protocol` | the grammars of the RFCs: bytes in, values out; no sockets, no files |
+//! | `control` | the control connection: lines and replies |
+//! | `session` | the session's state |
+//! | `data` | data connections and what flows over them |
+//! | `commands` | the table of verbs and their handlers |
+//!
+//! This file is the control loop: read a command, look it up in the table, run it, reply.
+pub mod commands;
+pub mod control;
+pub mod data;
 pub mod protocol;
+pub mod session;
+
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use protocol::command::{Command, is_http_request};
+use protocol::line::Line;
+use protocol::reply::Reply;
+use session::{Next, Session};
+
+use crate::config::Config;
+use crate::observe::sessions::Sessions;
+use crate::observe::transfer_log::TransferLog;
+use crate::server::admission::{Admission, Refused};
+use crate::server::{Connection, FrontEnd, Limits};
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Shared {
+    pub admission: Admission,
+    pub sessions: Arc<Sessions>,
+    pub transfer_log: Option<TransferLog>,
+    /// Active data connections can come from port 20.
+    pub may_bind_low_ports: bool,
+}
+
+/// Reads the configuration again; the error is what is wrong with it.
+pub type Reload = dyn Fn() -> Result<Config, String> + Send + Sync;
+
+/// FTP, served on the connections that the server hands over.
+pub struct Ftp {
+    /// New sessions take this; running ones keep what they took.
+    config: Mutex<Arc<Config>>,
+    shared: Arc<Shared>,
+    reload: Box<Reload>,
+}
+
+impl Ftp {
+    pub fn new(config: Config, shared: Shared, reload: Box<Reload>) -> Self {
+        Self {
+            config: Mutex::new(Arc::new(config)),
+            shared: Arc::new(shared),
+            reload,
+        }
+    }
+
+    /// The configuration that new sessions get.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl FrontEnd for Ftp {
+    fn limits(&self) -> Limits {
+        let config = self.config();
+        Limits {
+            sessions: config.sessions,
+            sessions_per_address: config.sessions_per_ip,
+        }
+    }
+
+    fn serve(&self, connection: Connection) {
+        run(Session::new(
+            connection,
+            self.config(),
+            Arc::clone(&self.shared),
+        ));
+    }
+
+    fn refuse(&self, mut stream: &TcpStream, reason: Refused) {
+        let mut reply = Vec::new();
+        Reply::new(421, reason.to_string()).encode_into(&mut reply);
+        // One small write into an empty socket buffer; when it fails the client is gone.
+        let _ = stream.write(&reply);
+    }
+
+    fn reload(&self) {
+        if let Some(log) = &self.shared.transfer_log {
+            match log.reopen() {
+                Ok(()) => log::info!("opened the transfer log {} again", log.path().display()),
+                Err(error) => log::error!(
+                    "cannot open the transfer log {} again: {error}",
+                    log.path().display()
+                ),
+            }
+        }
+        match (self.reload)() {
+            Ok(config) => {
+                log::info!("the configuration was read again; it holds for new sessions");
+                *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+            }
+            Err(error) => log::error!("the configuration stays as it was: {error}"),
+        }
+    }
+}
+
+/// The control loop of one session.
+fn run(mut session: Session) {
+    log::debug!("{}: connected", session.peer);
+    session.reply(&Reply::new(220, session.config.banner.clone()));
+    while !session.ended {
+        match session.next_command() {
+            Next::Line(line) => obey(&mut session, line),
+            Next::Closed => break,
+            Next::TimedOut(why) => {
+                log::info!("{}: closed: {why}", session.who());
+                end(&mut session, why);
+            }
+            Next::ShutDown => end(&mut session, "The server is shutting down; goodbye."),
+        }
+    }
+    let _ = session.control.flush();
+    log::debug!("{}: closed", session.who());
+    session.control.close();
+}
+
+fn obey(session: &mut Session, line: Line) {
+    match line {
+        Line::Command(line) if is_http_request(&line) => {
+            log::warn!(
+                "{}: closed: an HTTP request came: a browser or a forged form is talking",
+                session.who()
+            );
+            end(session, "This is FTP, not HTTP; closing.");
+        }
+        Line::Command(line) => match Command::parse(&line) {
+            Ok(command) => commands::run(session, &command),
+            Err(error) => session.reply(&Reply::new(500, format!("Not a command: {error}."))),
+        },
+        Line::TooLong => session.reply(&Reply::new(500, "The line is too long.")),
+        Line::HoldsNul => session.reply(&Reply::new(500, "A NUL cannot be part of a command.")),
+    }
+}
+
+fn end(session: &mut Session, why: &str) {
+    session.reply(&Reply::new(421, why));
+    session.ended = true;
+}

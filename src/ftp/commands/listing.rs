@@ -1,0 +1,583 @@
+//! Listings: LIST, NLST, STAT with a path (RFC 959 §4.1.3), MLSD and MLST (RFC 3659 §7).
+//!
+//! Whatever is wrong with the path is said before any 150. From then on lines are made one directory entry at a time,
+//! as fast as the client takes them, so that the size of a directory costs no memory.
+use std::collections::VecDeque;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::Answer;
+use super::transfer::{conclude, must_have_data_port, transfer};
+use crate::ftp::data::{Outcome, send};
+use crate::ftp::protocol::facts::{self, FactType, Facts, entry_into, name_fits_mlsd};
+use crate::ftp::protocol::glob::{Pattern, is_pattern};
+use crate::ftp::protocol::list::{
+    ListFlags, ListLine, long_line_into, name_line_into, parse_list_argument,
+};
+use crate::ftp::protocol::reply::{Reply, middle_line_into, opening_line_into};
+use crate::ftp::session::{Refusal, Session};
+use crate::observe::printable;
+use crate::storage::{
+    self, Entry, Kind, Listing, Metadata, Permission, View, VirtualPath, group_name, user_name,
+};
+
+/// Names that one pattern may look at: enough for any directory of photos, not enough to keep a disk busy for long.
+const PATTERN_COST: usize = 1_000_000;
+
+pub fn list(session: &mut Session, argument: &[u8]) -> Answer {
+    let lister = Lister::for_argument(session, argument, Style::Long)?;
+    send_lines(session, "LIST", lister)
+}
+
+pub fn nlst(session: &mut Session, argument: &[u8]) -> Answer {
+    let lister = Lister::for_argument(session, argument, Style::Names)?;
+    send_lines(session, "NLST", lister)
+}
+
+/// Without a path the state of the session; with one, LIST on the control connection.
+pub fn stat(session: &mut Session, argument: &[u8]) -> Answer {
+    if argument.is_empty() {
+        return Ok(state(session));
+    }
+    let mut lister = Lister::for_argument(session, argument, Style::Long)?;
+    let code = if lister.is_directory { 212 } else { 213 };
+    opening_line_into(code, "Listing:", session.control.output());
+    let mut lines = Vec::new();
+    let mut more = true;
+    while more && !session.ended {
+        lines.clear();
+        more = lister.produce(&mut lines).unwrap_or_else(|error| {
+            log::error!(
+                "{}: STAT: {}: {error}",
+                session.who(),
+                printable(&error.path)
+            );
+            false
+        });
+        for line in lines
+            .split(|&byte| byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
+            middle_line_into(
+                session.control.output(),
+                line.strip_suffix(b"\r").unwrap_or(line),
+            );
+        }
+        session.ended = session.control.flush_if_large().is_err();
+    }
+    Ok(Reply::new(code, "End"))
+}
+
+fn state(session: &Session) -> Reply {
+    let mut lines = vec![format!("Connected from {}", session.peer)];
+    if let Ok(visitor) = session.visitor() {
+        lines.push(format!("Logged in as {}", printable(&visitor.name)));
+    }
+    lines.push(format!(
+        "Type: {:?}; structure: file; mode: stream",
+        session.representation
+    ));
+    lines.push(format!("Idle time-out: {} s", session.idle.as_secs()));
+    lines.push("No data connection".into());
+    Reply::multi(
+        211,
+        "State:",
+        lines.into_iter().map(String::into_bytes).collect(),
+        "End",
+    )
+}
+
+fn send_lines(session: &mut Session, verb: &str, mut lister: Lister) -> Answer {
+    must_have_data_port(session)?;
+    let what = format!("{verb} {}", printable(lister.start.as_bytes()));
+    let sent = transfer(
+        session,
+        &what,
+        "Here comes the listing.",
+        false,
+        &mut |stream, watch| {
+            let mut produce = |out: &mut Vec<u8>| lister.produce(out).map_err(Outcome::Storage);
+            send::produced(stream, &mut produce, watch)
+        },
+    )?;
+    if !sent.outcome.is_complete() {
+        log::warn!("{}: {what}: {}", session.who(), sent.outcome.describe());
+    }
+    conclude(session, sent.outcome, "That was the listing.")
+}
+
+fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs() as i64)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    Long,
+    Names,
+}
+
+/// Makes the lines of LIST and NLST.
+struct Lister {
+    view: std::sync::Arc<View>,
+    flags: ListFlags,
+    style: Style,
+    now: i64,
+    start: VirtualPath,
+    is_directory: bool,
+    /// Single names still to be shown, each as the client will see it.
+    names: VecDeque<(Vec<u8>, VirtualPath)>,
+    /// Directories still to be opened, the next one last.
+    directories: Vec<(Vec<u8>, VirtualPath)>,
+    current: Option<Current>,
+    /// The names of directories are shown above their entries.
+    headings: bool,
+    lines: usize,
+}
+
+struct Current {
+    listing: Listing,
+    path: VirtualPath,
+    /// What NLST puts before each name, so that it can be used as a path (RFC 1123 §4.1.2.7).
+    prefix: Vec<u8>,
+    below: Vec<(Vec<u8>, VirtualPath)>,
+}
+
+impl Lister {
+    fn for_argument(session: &Session, argument: &[u8], style: Style) -> Result<Self, Refusal> {
+        let view = session.view()?;
+        let here = session.visitor()?.directory.clone();
+        let (mut flags, mut typed) = parse_list_argument(argument);
+        // A name that looks like flags, such as `-a`, is meant when it is there.
+        if typed != argument && !argument.is_empty() {
+            let literal = session.path(argument)?;
+            if view.symlink_metadata(&literal).is_ok() {
+                (flags, typed) = (ListFlags::default(), argument);
+            }
+        }
+        let start = session.path_or_here(typed)?;
+        let style = if style == Style::Names && flags.long {
+            Style::Long
+        } else {
+            style
+        };
+        let mut lister = Self {
+            view,
+            flags,
+            style,
+            now: now(),
+            start: start.clone(),
+            is_directory: false,
+            names: VecDeque::new(),
+            directories: Vec::new(),
+            current: None,
+            headings: flags.recursive,
+            lines: 0,
+        };
+        match lister.view.metadata(&start) {
+            Ok(metadata) if metadata.kind == Kind::Directory && !flags.directory => {
+                lister.is_directory = true;
+                let listing = lister.view.list(&start)?;
+                lister.enter(listing, start, prefix_of(typed));
+            }
+            Ok(_) => lister.names.push_back((shown(typed), start)),
+            // A symlink to nowhere is there and can be listed.
+            Err(_) if lister.view.symlink_metadata(&start).is_ok() => {
+                lister.names.push_back((shown(typed), start))
+            }
+            Err(error) if error.kind == storage::ErrorKind::NotFound && is_pattern(typed) => {
+                lister.names = expand(&lister.view, &here, typed)?;
+                if let [(name, path)] = lister.names.make_contiguous() {
+                    // One directory that a pattern names is listed, as a shell's ls would.
+                    let (name, path) = (name.clone(), path.clone());
+                    let is_directory = lister
+                        .view
+                        .metadata(&path)
+                        .is_ok_and(|found| found.kind == Kind::Directory);
+                    if is_directory && !flags.directory && lister.style == Style::Long {
+                        let listing = lister.view.list(&path)?;
+                        lister.names.clear();
+                        lister.enter(listing, path, prefix_of(&name));
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(lister)
+    }
+
+    fn enter(&mut self, listing: Listing, path: VirtualPath, prefix: Vec<u8>) {
+        self.current = Some(Current {
+            listing,
+            path,
+            prefix,
+            below: Vec::new(),
+        });
+    }
+
+    /// Adds a line or a few; false when there are no more.
+    fn produce(&mut self, out: &mut Vec<u8>) -> Result<bool, storage::Error> {
+        if let Some((name, path)) = self.names.pop_front() {
+            // What vanished meanwhile is not there to be listed.
+            if let Ok(metadata) = self.view.symlink_metadata(&path) {
+                self.line(&name, &name, &path, &metadata, out);
+            }
+            return Ok(true);
+        }
+        let Some(mut current) = self.current.take() else {
+            return self.open_next(out);
+        };
+        if current.listing.is_at_start() {
+            self.directory_head(&current, out);
+        }
+        match current.listing.next() {
+            Some(entry) => {
+                let Entry { name, metadata } = entry?;
+                if let Ok(path) = current.path.join_name(&name) {
+                    let with_prefix = [current.prefix.as_slice(), &name].concat();
+                    self.line(&name, &with_prefix, &path, &metadata, out);
+                    if self.flags.recursive && metadata.kind == Kind::Directory {
+                        current.below.push((with_prefix, path));
+                    }
+                }
+                self.current = Some(current);
+            }
+            None => self.directories.extend(current.below.into_iter().rev()),
+        }
+        Ok(true)
+    }
+
+    /// Goes down into the next directory of LIST -R; one that cannot be read is passed over, as ls does it.
+    fn open_next(&mut self, _: &mut Vec<u8>) -> Result<bool, storage::Error> {
+        while let Some((name, path)) = self.directories.pop() {
+            if let Ok(listing) = self.view.list(&path) {
+                let prefix = [name.as_slice(), b"/"].concat();
+                self.enter(listing, path, prefix);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn directory_head(&mut self, current: &Current, out: &mut Vec<u8>) {
+        if self.headings {
+            if self.lines > 0 {
+                out.extend(b"\r\n");
+            }
+            let heading = current.prefix.strip_suffix(b"/").unwrap_or(&current.prefix);
+            let heading = if heading.is_empty() {
+                b".".as_slice()
+            } else {
+                heading
+            };
+            out.extend(heading.iter().map(|&byte| {
+                if byte < b' ' || byte == 0x7f {
+                    b'?'
+                } else {
+                    byte
+                }
+            }));
+            out.extend(b":\r\n");
+            self.lines += 1;
+        }
+        if self.flags.all {
+            for (name, path) in [
+                (b".".as_slice(), current.path.clone()),
+                (b"..", current.path.parent()),
+            ] {
+                if let Ok(metadata) = self.view.metadata(&path) {
+                    self.line(
+                        name,
+                        &[current.prefix.as_slice(), name].concat(),
+                        &path,
+                        &metadata,
+                        out,
+                    );
+                }
+            }
+        }
+    }
+
+    fn line(
+        &mut self,
+        name: &[u8],
+        with_prefix: &[u8],
+        path: &VirtualPath,
+        metadata: &Metadata,
+        out: &mut Vec<u8>,
+    ) {
+        self.lines += 1;
+        let kind = kind_letter(metadata.kind);
+        if self.style == Style::Names {
+            name_line_into(with_prefix, kind, metadata.mode, self.flags.classify, out);
+            return;
+        }
+        let target = if metadata.kind == Kind::Symlink {
+            self.view.link_target(path)
+        } else {
+            None
+        };
+        let line = ListLine {
+            kind,
+            mode: metadata.mode,
+            links: metadata.links,
+            owner: &user_name(metadata.uid),
+            group: &group_name(metadata.gid),
+            size: metadata.size,
+            modified: metadata.modified,
+            name,
+            target: target.as_deref(),
+        };
+        long_line_into(&line, self.now, self.flags.human, self.flags.classify, out);
+    }
+}
+
+fn kind_letter(kind: Kind) -> u8 {
+    match kind {
+        Kind::File => b'-',
+        Kind::Directory => b'd',
+        Kind::Symlink => b'l',
+        Kind::Other => b'p',
+    }
+}
+
+fn shown(typed: &[u8]) -> Vec<u8> {
+    if typed.is_empty() {
+        b".".to_vec()
+    } else {
+        typed.to_vec()
+    }
+}
+
+fn prefix_of(typed: &[u8]) -> Vec<u8> {
+    match typed {
+        b"" | b"." | b"./" => Vec::new(),
+        [.., b'/'] => typed.to_vec(),
+        _ => [typed, b"/"].concat(),
+    }
+}
+
+/// The names that a pattern stands for, each in the form that was typed. Patterns may stand in any component.
+fn expand(
+    view: &View,
+    here: &VirtualPath,
+    typed: &[u8],
+) -> Result<VecDeque<(Vec<u8>, VirtualPath)>, Refusal> {
+    let start = if typed.starts_with(b"/") {
+        (b"/".to_vec(), VirtualPath::root())
+    } else {
+        (Vec::new(), here.clone())
+    };
+    let mut found = vec![start];
+    let mut cost = 0;
+    let components: Vec<&[u8]> = typed
+        .split(|&byte| byte == b'/')
+        .filter(|part| !part.is_empty())
+        .collect();
+    for (index, component) in components.iter().enumerate() {
+        let is_last = index + 1 == components.len();
+        let mut next = Vec::new();
+        for (shown, directory) in found {
+            let mut add = |name: &[u8], path: VirtualPath| {
+                let slash: &[u8] = if is_last { b"" } else { b"/" };
+                next.push(([shown.as_slice(), name, slash].concat(), path));
+            };
+            if !is_pattern(component) {
+                if let Ok(path) = directory.join(component) {
+                    if view.symlink_metadata(&path).is_ok() {
+                        add(component, path);
+                    }
+                }
+                continue;
+            }
+            let pattern = Pattern::new(component);
+            // A directory that cannot be listed has nothing to match.
+            let Ok(listing) = view.list(&directory) else {
+                continue;
+            };
+            for entry in listing {
+                cost += 1;
+                if cost > PATTERN_COST {
+                    return Err(Refusal::new(
+                        550,
+                        "The pattern would have to look at too many names.",
+                    ));
+                }
+                let Entry { name, metadata } = entry?;
+                let can_hold_more = matches!(metadata.kind, Kind::Directory | Kind::Symlink);
+                if (is_last || can_hold_more) && pattern.matches(&name) {
+                    if let Ok(path) = directory.join_name(&name) {
+                        add(&name, path);
+                    }
+                }
+            }
+        }
+        found = next;
+    }
+    Ok(found.into())
+}
+
+// ---- RFC 3659
+
+pub fn mlsd(session: &mut Session, argument: &[u8]) -> Answer {
+    let path = session.path_or_here(argument)?;
+    let view = session.view()?;
+    let metadata = view.metadata(&path)?;
+    if metadata.kind != Kind::Directory {
+        return Err(Refusal::new(
+            501,
+            "MLSD lists directories; MLST tells of a file.",
+        ));
+    }
+    let mut listing = view.list(&path)?;
+    must_have_data_port(session)?;
+    let facts = session.facts;
+    let who = session.who();
+    let mut first = true;
+    let mut produce = |out: &mut Vec<u8>| {
+        if std::mem::take(&mut first) {
+            fact_line(&view, &facts, &path, b".", FactType::Cdir, &metadata, out);
+            if let Ok(parent) = view.metadata(&path.parent()) {
+                fact_line(
+                    &view,
+                    &facts,
+                    &path.parent(),
+                    b"..",
+                    FactType::Pdir,
+                    &parent,
+                    out,
+                );
+            }
+            return Ok(true);
+        }
+        let Some(entry) = listing.next() else {
+            return Ok(false);
+        };
+        let Entry { name, metadata } = entry.map_err(Outcome::Storage)?;
+        if !name_fits_mlsd(&name) {
+            log::warn!(
+                "{who}: MLSD leaves out {}: no line can carry this name",
+                printable(&name)
+            );
+            return Ok(true);
+        }
+        let Ok(path) = path.join_name(&name) else {
+            return Ok(true);
+        };
+        let metadata = through_symlink(&view, &path, metadata);
+        fact_line(
+            &view,
+            &facts,
+            &path,
+            &name,
+            fact_type(metadata.kind),
+            &metadata,
+            out,
+        );
+        Ok(true)
+    };
+    let what = format!("MLSD {}", printable(path.as_bytes()));
+    let sent = transfer(
+        session,
+        &what,
+        "Here comes the listing.",
+        false,
+        &mut |stream, watch| send::produced(stream, &mut produce, watch),
+    )?;
+    if !sent.outcome.is_complete() {
+        log::warn!("{}: {what}: {}", session.who(), sent.outcome.describe());
+    }
+    conclude(session, sent.outcome, "That was the listing.")
+}
+
+pub fn mlst(session: &mut Session, argument: &[u8]) -> Answer {
+    let path = session.path_or_here(argument)?;
+    let view = session.view()?;
+    let metadata = match view.metadata(&path) {
+        Ok(metadata) => metadata,
+        Err(error) => view.symlink_metadata(&path).map_err(|_| error)?,
+    };
+    let mut line = Vec::new();
+    fact_line(
+        &view,
+        &session.facts,
+        &path,
+        path.as_bytes(),
+        fact_type(metadata.kind),
+        &metadata,
+        &mut line,
+    );
+    let line = line.strip_suffix(b"\r\n").unwrap_or(&line).to_vec();
+    Ok(Reply::multi(250, "Facts:", vec![line], "End"))
+}
+
+/// What a symlink leads to is what a client can work with; one that leads nowhere stays a symlink.
+fn through_symlink(view: &View, path: &VirtualPath, metadata: Metadata) -> Metadata {
+    if metadata.kind != Kind::Symlink {
+        return metadata;
+    }
+    view.metadata(path).unwrap_or(metadata)
+}
+
+fn fact_type(kind: Kind) -> FactType {
+    match kind {
+        Kind::File => FactType::File,
+        Kind::Directory => FactType::Dir,
+        Kind::Symlink => FactType::Link,
+        Kind::Other => FactType::Other,
+    }
+}
+
+fn fact_line(
+    view: &View,
+    facts: &Facts,
+    path: &VirtualPath,
+    name: &[u8],
+    kind: FactType,
+    metadata: &Metadata,
+    out: &mut Vec<u8>,
+) {
+    let entry = facts::Entry {
+        kind,
+        size: metadata.size,
+        modified: metadata.modified,
+        created: if facts.create {
+            view.created(path)
+        } else {
+            None
+        },
+        perm: &perm(metadata),
+        unique: (metadata.device, metadata.inode),
+        mode: metadata.mode,
+        owner: &user_name(metadata.uid),
+        group: &group_name(metadata.gid),
+        name,
+    };
+    entry_into(facts, &entry, out);
+}
+
+/// The `perm` fact (RFC 3659 §7.5.5), from what the configuration and the kernel together allow.
+fn perm(metadata: &Metadata) -> String {
+    let letters: &[(char, Permission)] = match metadata.kind {
+        Kind::Directory => &[
+            ('c', Permission::Upload),
+            ('d', Permission::Rmdir),
+            ('e', Permission::List),
+            ('f', Permission::Rename),
+            ('l', Permission::List),
+            ('m', Permission::Mkdir),
+            ('p', Permission::Delete),
+        ],
+        _ => &[
+            ('a', Permission::Append),
+            ('d', Permission::Delete),
+            ('f', Permission::Rename),
+            ('r', Permission::Download),
+            ('w', Permission::Overwrite),
+        ],
+    };
+    let held = letters
+        .iter()
+        .filter(|(_, permission)| metadata.permissions.contains(*permission));
+    held.map(|(letter, _)| letter).collect()
+}

@@ -1,0 +1,68 @@
+//! The working directory and directories: CWD, CDUP, PWD, MKD, RMD (RFC 959 §4.1), their X forms (RFC 1123 §4.1.3.1)
+//! and RMDA.
+use std::sync::Arc;
+
+use super::Answer;
+use crate::ftp::protocol::reply::{Reply, quote_path};
+use crate::ftp::session::Session;
+use crate::observe::printable;
+use crate::storage::VirtualPath;
+
+pub fn cwd(session: &mut Session, argument: &[u8]) -> Answer {
+    let path = session.path(argument)?;
+    go_to(session, path)
+}
+
+pub fn cdup(session: &mut Session, _: &[u8]) -> Answer {
+    let parent = session.visitor()?.directory.parent();
+    go_to(session, parent)
+}
+
+fn go_to(session: &mut Session, path: VirtualPath) -> Answer {
+    session.view()?.check_directory(&path)?;
+    let reply = quoted(250, &path, b" is the working directory.");
+    session.visitor_mut()?.directory = path;
+    Ok(reply)
+}
+
+pub fn pwd(session: &mut Session, _: &[u8]) -> Answer {
+    Ok(quoted(
+        257,
+        &session.visitor()?.directory,
+        b" is the working directory.",
+    ))
+}
+
+pub fn mkd(session: &mut Session, argument: &[u8]) -> Answer {
+    let path = session.path(argument)?;
+    session.view()?.make_directory(&path)?;
+    Ok(quoted(257, &path, b" created."))
+}
+
+pub fn rmd(session: &mut Session, argument: &[u8]) -> Answer {
+    let path = session.path(argument)?;
+    session.view()?.remove_directory(&path)?;
+    Ok(quoted(250, &path, b" removed."))
+}
+
+/// Stops half-way when the server does; what is gone by then is gone.
+pub fn rmda(session: &mut Session, argument: &[u8]) -> Answer {
+    let path = session.path(argument)?;
+    let view = session.view()?;
+    let stop = Arc::clone(&session.stop);
+    view.remove_tree(&path, &mut || !stop.is_draining())?;
+    let host_path = view.host_path(&path);
+    log::info!(
+        "{}: RMDA {}",
+        session.who(),
+        printable(host_path.as_os_str().as_encoded_bytes())
+    );
+    Ok(quoted(250, &path, b" removed with all that was in it."))
+}
+
+/// A reply that names a path, with quotes doubled (RFC 959 appendix II).
+fn quoted(code: u16, path: &VirtualPath, text: &[u8]) -> Reply {
+    let mut line = quote_path(path.as_bytes());
+    line.extend(text);
+    Reply::new(code, line)
+}

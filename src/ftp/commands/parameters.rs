@@ -1,0 +1,169 @@
+//! Transfer parameters: TYPE, MODE, STRU, PORT, PASV (RFC 959 §4.1.2), EPRT, EPSV (RFC 2428).
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use super::Answer;
+use crate::ftp::data::open::{DataPort, PassivePort};
+use crate::ftp::protocol::hostport::{
+    EpsvArgument, HostPortError, epsv_text, parse_eprt, parse_epsv, parse_port, pasv_text,
+};
+use crate::ftp::protocol::reply::Reply;
+use crate::ftp::session::{Refusal, Representation, Session};
+
+pub fn representation(session: &mut Session, argument: &[u8]) -> Answer {
+    let argument = argument.to_ascii_uppercase();
+    let (representation, text) = match argument.as_slice() {
+        b"A" | b"A N" => (Representation::Ascii, "Type is ASCII."),
+        b"I" | b"L 8" | b"L8" => (Representation::Image, "Type is image: bytes as they are."),
+        [b'A' | b'E' | b'L', ..] => {
+            return Err(Refusal::new(504, "Only TYPE A, I and L 8 are offered."));
+        }
+        _ => return Err(Refusal::new(501, "There is no such type.")),
+    };
+    session.representation = representation;
+    Ok(Reply::new(200, text))
+}
+
+pub fn mode(_: &mut Session, argument: &[u8]) -> Answer {
+    match argument.to_ascii_uppercase().as_slice() {
+        b"S" => Ok(Reply::new(200, "Mode is stream.")),
+        b"B" | b"C" | b"Z" => Err(Refusal::new(504, "Only MODE S is offered.")),
+        _ => Err(Refusal::new(501, "There is no such mode.")),
+    }
+}
+
+pub fn structure(_: &mut Session, argument: &[u8]) -> Answer {
+    match argument.to_ascii_uppercase().as_slice() {
+        b"F" => Ok(Reply::new(200, "Structure is file.")),
+        b"R" | b"P" => Err(Refusal::new(504, "Only STRU F is offered.")),
+        _ => Err(Refusal::new(501, "There is no such structure.")),
+    }
+}
+
+pub fn port(session: &mut Session, argument: &[u8]) -> Answer {
+    not_after_epsv_all(session)?;
+    let address = parse_port(argument).map_err(malformed)?;
+    connect_to(session, SocketAddr::V4(address))
+}
+
+pub fn eprt(session: &mut Session, argument: &[u8]) -> Answer {
+    not_after_epsv_all(session)?;
+    let address = parse_eprt(argument).map_err(malformed)?;
+    if address.is_ipv4() != session.local.is_ipv4() {
+        let offered = if session.local.is_ipv4() { 1 } else { 2 };
+        return Err(Refusal::new(
+            522,
+            format!("Network protocol not supported, use ({offered})"),
+        ));
+    }
+    connect_to(session, address)
+}
+
+/// Only the client's own address, unless the user may have files sent between servers; never a system port, behind
+/// which other services listen (RFC 2577 §3).
+fn connect_to(session: &mut Session, address: SocketAddr) -> Answer {
+    let fxp = session.visitor()?.account.fxp;
+    if address.ip() != session.peer.ip() && !fxp {
+        return Err(
+            Refusal::new(501, "Only your own address can be connected to.").logged(format!(
+                "a data connection to the foreign address {address} (setting: fxp)"
+            )),
+        );
+    }
+    if address.port() < 1024 {
+        return Err(Refusal::new(501, "Ports below 1024 are not connected to.")
+            .logged(format!("a data connection to the system port {address}")));
+    }
+    session.data_port = DataPort::Active(address);
+    Ok(Reply::new(200, "I shall connect there."))
+}
+
+pub fn pasv(session: &mut Session, _: &[u8]) -> Answer {
+    not_after_epsv_all(session)?;
+    let IpAddr::V4(local) = session.local.ip() else {
+        return Err(Refusal::new(
+            425,
+            "PASV has no room for an IPv6 address; use EPSV.",
+        ));
+    };
+    let port = listen(session)?;
+    let shown = shown_address(session, local);
+    Ok(Reply::new(
+        227,
+        format!(
+            "Entering Passive Mode {}.",
+            pasv_text(SocketAddrV4::new(shown, port))
+        ),
+    ))
+}
+
+/// Behind a router, clients beyond it need its address; those on this side need ours.
+fn shown_address(session: &Session, local: Ipv4Addr) -> Ipv4Addr {
+    match session.config.external_address {
+        Some(external) if !session.peer_is_private() => external,
+        _ => local,
+    }
+}
+
+pub fn epsv(session: &mut Session, argument: &[u8]) -> Answer {
+    let v4 = session.local.is_ipv4();
+    match parse_epsv(argument).map_err(malformed)? {
+        EpsvArgument::All => {
+            session.epsv_all = true;
+            return Ok(Reply::new(200, "EPSV only from now on."));
+        }
+        EpsvArgument::V4 if !v4 => {
+            return Err(Refusal::new(522, "Network protocol not supported, use (2)"));
+        }
+        EpsvArgument::V6 if v4 => {
+            return Err(Refusal::new(522, "Network protocol not supported, use (1)"));
+        }
+        EpsvArgument::Any | EpsvArgument::V4 | EpsvArgument::V6 => {}
+    }
+    let port = listen(session)?;
+    Ok(Reply::new(
+        229,
+        format!("Entering Extended Passive Mode {}.", epsv_text(port)),
+    ))
+}
+
+/// Opens a passive port; the former one closes first.
+fn listen(session: &mut Session) -> Result<u16, Refusal> {
+    session.data_port = DataPort::None;
+    let config = &session.config;
+    let range = config.passive_ports;
+    let opened = PassivePort::listen(
+        session.local.ip(),
+        session.peer.ip(),
+        range,
+        config.timeouts.data_connect,
+    );
+    match opened {
+        Ok(passive) => {
+            let port = passive.port();
+            session.data_port = DataPort::Passive(passive);
+            Ok(port)
+        }
+        Err(error) => Err(
+            Refusal::new(425, "No data port can be opened; try again later.").logged(format!(
+                "no port of {}-{} can be opened: {error} (setting: passive_ports)",
+                range.low, range.high
+            )),
+        ),
+    }
+}
+
+fn not_after_epsv_all(session: &Session) -> Result<(), Refusal> {
+    if session.epsv_all {
+        return Err(Refusal::new(503, "You asked for EPSV only (EPSV ALL)."));
+    }
+    Ok(())
+}
+
+fn malformed(error: HostPortError) -> Refusal {
+    match error {
+        HostPortError::Syntax => Refusal::new(501, "Not an address in the form of the standard."),
+        HostPortError::UnsupportedProtocol => {
+            Refusal::new(522, "Network protocol not supported, use (1,2)")
+        }
+    }
+}

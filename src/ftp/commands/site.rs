@@ -1,0 +1,145 @@
+//! SITE (RFC 959 §4.1.3): CHMOD, UTIME, IDLE, WHO, HELP.
+use std::time::{Duration, Instant};
+
+use super::Answer;
+use super::files::split_word;
+use crate::ftp::protocol::numbers::{parse_decimal, parse_octal_mode};
+use crate::ftp::protocol::reply::Reply;
+use crate::ftp::protocol::site_utime::parse_site_utime;
+use crate::ftp::session::{Refusal, Session};
+use crate::observe::printable;
+
+struct Subcommand {
+    name: &'static [u8],
+    syntax: &'static str,
+    handler: fn(&mut Session, &[u8]) -> Answer,
+}
+
+const SUBCOMMANDS: &[Subcommand] = &[
+    Subcommand {
+        name: b"CHMOD",
+        syntax: "SITE CHMOD <mode> <path>",
+        handler: chmod,
+    },
+    Subcommand {
+        name: b"UTIME",
+        syntax: "SITE UTIME <YYYYMMDDhhmm[ss]> <path> | <path> <access> <modify> <create> UTC",
+        handler: utime,
+    },
+    Subcommand {
+        name: b"IDLE",
+        syntax: "SITE IDLE [seconds]",
+        handler: idle,
+    },
+    Subcommand {
+        name: b"WHO",
+        syntax: "SITE WHO",
+        handler: who,
+    },
+    Subcommand {
+        name: b"HELP",
+        syntax: "SITE HELP",
+        handler: help,
+    },
+];
+
+/// The shortest and longest idle time that a client may ask for, in seconds.
+const IDLE_RANGE: std::ops::RangeInclusive<u64> = 30..=7200;
+
+pub fn site(session: &mut Session, argument: &[u8]) -> Answer {
+    let (name, rest) = split_word(argument).unwrap_or((argument, b""));
+    let name = name.to_ascii_uppercase();
+    match SUBCOMMANDS.iter().find(|known| known.name == name) {
+        Some(known) => (known.handler)(session, rest),
+        None => Err(Refusal::new(
+            504,
+            format!("There is no SITE {}; see SITE HELP.", printable(&name)),
+        )),
+    }
+}
+
+fn chmod(session: &mut Session, argument: &[u8]) -> Answer {
+    let malformed = || Refusal::new(501, "Syntax: SITE CHMOD <mode> <path>, the mode in octal.");
+    let (mode, path) = split_word(argument).ok_or_else(malformed)?;
+    let mode = parse_octal_mode(mode).ok_or_else(malformed)?;
+    if mode > 0o777 {
+        return Err(Refusal::new(
+            504,
+            "Set-user-ID, set-group-ID and sticky bits are not set from here.",
+        ));
+    }
+    let path = session.path(path)?;
+    session.view()?.set_mode(&path, mode)?;
+    Ok(Reply::new(200, format!("Mode is {mode:04o}.")))
+}
+
+fn utime(session: &mut Session, argument: &[u8]) -> Answer {
+    let Some(wanted) = parse_site_utime(argument) else {
+        return Err(Refusal::new(
+            501,
+            "Syntax: SITE UTIME <YYYYMMDDhhmm[ss]> <path>",
+        ));
+    };
+    let path = session.path(wanted.path)?;
+    session
+        .view()?
+        .set_times(&path, wanted.modified, wanted.accessed)?;
+    Ok(Reply::new(200, "Time set."))
+}
+
+fn idle(session: &mut Session, argument: &[u8]) -> Answer {
+    if argument.is_empty() {
+        return Ok(Reply::new(
+            200,
+            format!("The idle time-out is {} s.", session.idle.as_secs()),
+        ));
+    }
+    match parse_decimal(argument) {
+        Some(seconds) if IDLE_RANGE.contains(&seconds) => {
+            session.idle = Duration::from_secs(seconds);
+            Ok(Reply::new(
+                200,
+                format!("The idle time-out is {seconds} s now."),
+            ))
+        }
+        _ => Err(Refusal::new(
+            501,
+            format!("From {} to {} s.", IDLE_RANGE.start(), IDLE_RANGE.end()),
+        )),
+    }
+}
+
+/// The user's own sessions; those of others are nobody's business.
+fn who(session: &mut Session, _: &[u8]) -> Answer {
+    let user = session.visitor()?.account.name.clone();
+    let now = Instant::now();
+    let lines = session
+        .shared
+        .sessions
+        .of_user(user.as_bytes())
+        .into_iter()
+        .map(|(id, seen)| {
+            let mine = if id == session.row.id() { "*" } else { " " };
+            let doing = if seen.doing.is_empty() {
+                b"idle".to_vec()
+            } else {
+                seen.doing
+            };
+            let minutes = now.duration_since(seen.since).as_secs() / 60;
+            format!(
+                "{mine}{id} {} {minutes} min: {}",
+                seen.peer.ip(),
+                printable(&doing)
+            )
+            .into_bytes()
+        });
+    Ok(Reply::multi(200, "Your sessions:", lines.collect(), "End"))
+}
+
+fn help(_: &mut Session, _: &[u8]) -> Answer {
+    let lines = SUBCOMMANDS
+        .iter()
+        .map(|known| known.syntax.as_bytes().to_vec())
+        .collect();
+    Ok(Reply::multi(214, "These are served:", lines, "End"))
+}

@@ -1,0 +1,410 @@
+//! Transfers: RETR, STOR, APPE, STOU, REST, ABOR, ALLO (RFC 959 §4.1.3, RFC 3659 §5), and what they share with the
+//! listings: opening the data connection, and telling how it ended.
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::Answer;
+use super::interrupts::Interrupts;
+use crate::ftp::data::open::{DataPort, OpenError, open};
+use crate::ftp::data::watch::Watch;
+use crate::ftp::data::{Outcome, receive, send};
+use crate::ftp::protocol::numbers::{parse_allo, parse_decimal};
+use crate::ftp::protocol::reply::Reply;
+use crate::ftp::session::{Refusal, Representation, Session};
+use crate::observe::printable;
+use crate::observe::transfer_log::{Direction, Entry};
+use crate::storage::{Download, How, Upload, View, VirtualPath};
+
+/// What came of a transfer.
+pub struct Transferred {
+    pub outcome: Outcome,
+    /// Bytes over the data connection.
+    pub bytes: u64,
+    pub duration: Duration,
+}
+
+/// Opens the data connection behind the reply 150 and lets `work` use it.
+///
+/// # Errors
+/// 425, when there is no data connection; before 150 when none was agreed upon.
+pub fn transfer(
+    session: &mut Session,
+    what: &str,
+    opening: impl AsRef<[u8]>,
+    may_hang_up: bool,
+    work: &mut dyn FnMut(TcpStream, &mut Watch<'_>) -> Outcome,
+) -> Result<Transferred, Refusal> {
+    must_have_data_port(session)?;
+    let port = std::mem::take(&mut session.data_port);
+    session.control.queue(&Reply::new(150, opening));
+    let from = session.active_from();
+    let timeouts = session.config.timeouts;
+    if session.control.flush().is_err() && !may_hang_up {
+        session.ended = true;
+    }
+    session.row.set_doing(what.as_bytes());
+    let started = Instant::now();
+    let mut interrupts = Interrupts::new(&mut session.control, what, may_hang_up);
+    let mut watch = Watch::new(&mut interrupts, &session.stop, timeouts.stalled);
+    let outcome = match open(port, from, timeouts.data_connect, &mut watch) {
+        Ok(stream) => work(stream, &mut watch),
+        Err(OpenError::Interrupted(outcome)) => outcome,
+        Err(error) => {
+            session.row.set_doing(b"");
+            return Err(
+                Refusal::new(425, error.to_string()).logged(format!("no data connection: {error}"))
+            );
+        }
+    };
+    let bytes = watch.bytes();
+    session.row.set_doing(b"");
+    Ok(Transferred {
+        outcome,
+        bytes,
+        duration: started.elapsed(),
+    })
+}
+
+/// Refuses before anything is touched what cannot be done for want of a data connection.
+pub fn must_have_data_port(session: &mut Session) -> Result<(), Refusal> {
+    let error = match session.data_port {
+        DataPort::None => OpenError::NothingAgreed,
+        DataPort::Expired => OpenError::Expired,
+        _ => return Ok(()),
+    };
+    Err(Refusal::new(425, error.to_string()))
+}
+
+/// The one place where the end of a transfer becomes its reply.
+pub fn conclude(session: &mut Session, outcome: Outcome, done: impl AsRef<[u8]>) -> Answer {
+    match outcome {
+        Outcome::Complete => Ok(Reply::new(226, done)),
+        Outcome::Aborted => {
+            // Two replies: one for the transfer, one for ABOR (RFC 959 §4.1.3).
+            session.reply(&Reply::new(426, "Transfer aborted."));
+            Ok(Reply::new(226, "ABOR is done."))
+        }
+        Outcome::Reset(error) => Err(Refusal::new(
+            426,
+            format!("The data connection broke: {error}."),
+        )),
+        Outcome::Stalled => Err(Refusal::new(
+            426,
+            "Nothing moved for too long; transfer ended.",
+        )),
+        Outcome::ControlLost => {
+            session.ended = true;
+            Err(Refusal::new(
+                426,
+                "The control connection was closed during the transfer.",
+            ))
+        }
+        Outcome::ShutDown => Err(Refusal::new(
+            426,
+            "The server is shutting down; transfer ended.",
+        )),
+        Outcome::Storage(error) => Err(error.into()),
+        Outcome::Source(error) => Err(Refusal::new(
+            451,
+            format!("The file cannot be read: {error}."),
+        )),
+        Outcome::Shrunk => Err(Refusal::new(
+            451,
+            "The file became shorter meanwhile; what was sent is not whole.",
+        )),
+    }
+}
+
+// ---- to the client
+
+pub fn retr(session: &mut Session, argument: &[u8]) -> Answer {
+    let offset = std::mem::take(&mut session.restart);
+    let path = session.path(argument)?;
+    let view = session.view()?;
+    let Download { file, size } = view.open_for_reading(&path)?;
+    let ascii = session.representation == Representation::Ascii;
+    not_restarted_in_ascii(ascii, offset)?;
+    if offset > size {
+        return Err(Refusal::new(
+            554,
+            format!("The file has {size} bytes: it cannot start at {offset}."),
+        ));
+    }
+    must_have_data_port(session)?;
+    let mode = if ascii { "ASCII" } else { "BINARY" };
+    let mut opening = format!("Opening {mode} mode data connection for ").into_bytes();
+    opening.extend(argument);
+    opening.extend(format!(" ({} bytes).", size - offset).into_bytes());
+    let what = format!("RETR {}", printable(path.as_bytes()));
+    let sent = transfer(session, &what, opening, false, &mut |stream, watch| {
+        if ascii {
+            send::file_as_ascii(stream, &file, size, watch)
+        } else {
+            send::file(stream, &file, offset, size, watch)
+        }
+    })?;
+    log_transfer(
+        session,
+        "RETR",
+        &view.host_path(&path),
+        Direction::Outgoing,
+        &sent,
+    );
+    conclude(
+        session,
+        sent.outcome,
+        format!("Sent: {} bytes.", sent.bytes),
+    )
+}
+
+// ---- from the client
+
+pub fn stor(session: &mut Session, argument: &[u8]) -> Answer {
+    let offset = std::mem::take(&mut session.restart);
+    let how = if offset == 0 {
+        How::Replace
+    } else {
+        How::At(offset)
+    };
+    store(session, "STOR", argument, how)
+}
+
+/// A marker before APPE has no meaning of its own: the end of the file is where APPE starts (lftp sends one).
+pub fn appe(session: &mut Session, argument: &[u8]) -> Answer {
+    session.restart = 0;
+    store(session, "APPE", argument, How::Append)
+}
+
+fn store(session: &mut Session, verb: &str, argument: &[u8], how: How) -> Answer {
+    let path = session.path(argument)?;
+    let view = session.view()?;
+    let ascii = session.representation == Representation::Ascii;
+    if let How::At(offset) = how {
+        not_restarted_in_ascii(ascii, offset)?;
+    }
+    must_have_data_port(session)?;
+    let upload = view.begin_upload(&path, how)?;
+    let mut opening = b"Ready for ".to_vec();
+    opening.extend(argument);
+    receive_into(session, verb, upload, opening)
+}
+
+/// A name of the server's choice, told in the form of RFC 1123 §4.1.2.9.
+pub fn stou(session: &mut Session, prefix: &[u8]) -> Answer {
+    session.restart = 0;
+    must_have_data_port(session)?;
+    let directory = session.visitor()?.directory.clone();
+    let prefix = if prefix.is_empty() {
+        b"file".as_slice()
+    } else {
+        prefix
+    };
+    let upload = session.view()?.begin_unique_upload(&directory, prefix)?;
+    let mut opening = b"FILE: ".to_vec();
+    opening.extend(upload.path().file_name().unwrap_or_default());
+    receive_into(session, "STOU", upload, opening)
+}
+
+fn receive_into(session: &mut Session, verb: &str, upload: Upload, opening: Vec<u8>) -> Answer {
+    let announced = session.announced.take();
+    let visitor = session.visitor()?;
+    let (may_hang_up, strict) = (visitor.account.accept_hangup, visitor.account.strict_allo);
+    let ascii = session.representation == Representation::Ascii;
+    let host_path = upload.host_path().to_owned();
+    let name = upload.path().clone();
+    let what = format!("{verb} {}", printable(name.as_bytes()));
+    let mut upload = Some(upload);
+    let mut size = 0;
+    let received = transfer(
+        session,
+        &what,
+        opening,
+        may_hang_up,
+        &mut |stream, watch| {
+            let Some(mut upload) = upload.take() else {
+                return Outcome::ControlLost;
+            };
+            let outcome = receive_all(&stream, &mut upload, ascii, watch);
+            let outcome = outcome.and_then(|()| announced_came(announced, strict, watch.bytes()));
+            // The client may have died and its kernel closed both connections in order: then the end of the data is
+            // not the end of the file.
+            let outcome = outcome.and_then(|()| watch.glance());
+            match outcome.and_then(|()| upload.finish().map_err(Outcome::Storage)) {
+                Ok(whole) => {
+                    size = whole;
+                    Outcome::Complete
+                }
+                Err(outcome) => {
+                    receive::break_off(stream);
+                    outcome
+                }
+            }
+        },
+    )?;
+    if let (Some(announced), true) = (announced, received.outcome.is_complete()) {
+        if received.bytes < announced {
+            log::warn!(
+                "{}: {what}: ALLO announced {announced} bytes, {} came",
+                session.who(),
+                received.bytes
+            );
+        }
+    }
+    log_transfer(session, verb, &host_path, Direction::Incoming, &received);
+    conclude(
+        session,
+        received.outcome,
+        format!(
+            "Stored: {} bytes received; the file has {size}.",
+            received.bytes
+        ),
+    )
+}
+
+fn receive_all(
+    stream: &TcpStream,
+    upload: &mut Upload,
+    ascii: bool,
+    watch: &mut Watch<'_>,
+) -> Result<(), Outcome> {
+    if ascii {
+        receive::ascii_into_upload(stream, upload, watch)
+    } else {
+        receive::into_upload(stream, upload, watch)
+    }
+}
+
+/// With `strict_allo` fewer bytes than announced are not the file.
+fn announced_came(announced: Option<u64>, strict: bool, came: u64) -> Result<(), Outcome> {
+    match announced {
+        Some(announced) if strict && came < announced => {
+            let text =
+                format!("ALLO announced {announced} bytes, {came} came (setting: strict_allo)");
+            Err(Outcome::Reset(std::io::Error::new(
+                ErrorKind::UnexpectedEof,
+                text,
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub fn log_transfer(
+    session: &Session,
+    verb: &str,
+    host_path: &Path,
+    direction: Direction,
+    done: &Transferred,
+) {
+    let file = host_path.as_os_str().as_encoded_bytes();
+    let seconds = done.duration.as_secs_f64();
+    let rate = done.bytes as f64 / 1_048_576.0 / seconds.max(1e-6);
+    let level = if done.outcome.is_complete() {
+        log::Level::Info
+    } else {
+        log::Level::Warn
+    };
+    log::log!(
+        level,
+        "{}: {verb} {} {} bytes {seconds:.3} s {rate:.1} MiB/s {}",
+        session.who(),
+        printable(file),
+        done.bytes,
+        done.outcome.describe()
+    );
+    if let Ok(visitor) = session.visitor() {
+        session.log_to_file(&Entry {
+            duration: done.duration,
+            peer: session.peer.ip(),
+            bytes: done.bytes,
+            file,
+            ascii: session.representation == Representation::Ascii,
+            direction,
+            anonymous: visitor.anonymous,
+            user: &visitor.name,
+            complete: done.outcome.is_complete(),
+        });
+    }
+}
+
+// ---- what comes before a transfer, and what ends it
+
+pub fn rest(session: &mut Session, argument: &[u8]) -> Answer {
+    let Some(offset) = parse_decimal(argument) else {
+        return Err(Refusal::new(
+            501,
+            "The offset must be a whole number of bytes.",
+        ));
+    };
+    // Files have sizes below 2^63.
+    if i64::try_from(offset).is_err() {
+        return Err(Refusal::new(501, "No file is that long."));
+    }
+    not_restarted_in_ascii(session.representation == Representation::Ascii, offset)?;
+    session.restart = offset;
+    Ok(Reply::new(
+        350,
+        format!("The next transfer starts at {offset}."),
+    ))
+}
+
+/// Offsets count bytes of the file; in ASCII the client counts others.
+fn not_restarted_in_ascii(ascii: bool, offset: u64) -> Result<(), Refusal> {
+    if ascii && offset > 0 {
+        return Err(Refusal::new(
+            504,
+            "An offset has no meaning in ASCII; use TYPE I.",
+        ));
+    }
+    Ok(())
+}
+
+/// Without a transfer under way there is nothing to abort but an agreed data port.
+pub fn abor(session: &mut Session, _: &[u8]) -> Answer {
+    session.data_port = DataPort::None;
+    Ok(Reply::new(226, "No transfer is under way."))
+}
+
+/// Room is looked at, not taken: a reservation of more than is used is legitimate.
+pub fn allo(session: &mut Session, argument: &[u8]) -> Answer {
+    let Some(bytes) = parse_allo(argument) else {
+        return Err(Refusal::new(501, "Syntax: ALLO <bytes> [R bytes]"));
+    };
+    let free = session.view()?.available(&session.visitor()?.directory)?;
+    if bytes > free {
+        return Err(Refusal::new(
+            552,
+            format!("There is no room for {bytes} bytes: {free} are free."),
+        )
+        .logged(format!("ALLO of {bytes} bytes, {free} are free")));
+    }
+    session.announced = Some(bytes);
+    Ok(Reply::new(200, format!("There is room for {bytes} bytes.")))
+}
+
+/// The bytes that the file would take in ASCII; None when it is too long to read for that.
+pub fn ascii_size(view: &View, path: &VirtualPath, bound: u64) -> Result<Option<u64>, Refusal> {
+    let Download { file, size } = view.open_for_reading(path)?;
+    if size > bound {
+        return Ok(None);
+    }
+    let unreadable = |error| Refusal::new(451, format!("The file cannot be read: {error}."));
+    count_in_ascii(file, size).map(Some).map_err(unreadable)
+}
+
+fn count_in_ascii(file: File, size: u64) -> std::io::Result<u64> {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut length = 0;
+    let mut file = file.take(size);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(length),
+            Ok(read) => length += crate::ftp::protocol::ascii::network_length(&buffer[..read]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

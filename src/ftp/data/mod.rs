@@ -1,0 +1,58 @@
+//! The data connection: opening it (active, passive), sending, receiving, and watching the control connection
+//! meanwhile. Knows no verb.
+//!
+//! Every transfer takes a [`watch::Watch`] and returns an [`Outcome`], whatever its direction and type. Data sockets
+//! are non-blocking; nothing here waits without a deadline and without seeing the control connection and the shutdown.
+pub mod open;
+pub mod receive;
+pub mod send;
+pub mod socket;
+pub mod watch;
+
+use std::io;
+
+use crate::storage;
+
+/// How a transfer ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All of it, in order.
+    Complete,
+    /// The client sent ABOR.
+    Aborted,
+    /// The data connection broke.
+    Reset(io::Error),
+    /// Nothing moved for the time of the setting `timeouts.stalled`.
+    Stalled,
+    /// The control connection is gone, so nobody is left who could be told.
+    ControlLost,
+    /// The server ends.
+    ShutDown,
+    /// The file could not be written (or listed).
+    Storage(storage::Error),
+    /// The file could not be read.
+    Source(io::Error),
+    /// The file became shorter than it was when its transfer began.
+    Shrunk,
+}
+
+impl Outcome {
+    pub fn is_complete(&self) -> bool {
+        matches!(self, Self::Complete)
+    }
+
+    /// One or two words for the log.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Complete => "complete".into(),
+            Self::Aborted => "aborted by the client".into(),
+            Self::Reset(error) => format!("data connection broken: {error}"),
+            Self::Stalled => "stalled".into(),
+            Self::ControlLost => "control connection lost".into(),
+            Self::ShutDown => "ended by the shutdown".into(),
+            Self::Storage(error) => format!("storage: {error}"),
+            Self::Source(error) => format!("cannot read: {error}"),
+            Self::Shrunk => "the file shrank meanwhile".into(),
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Opening data connections: passive ports (RFC 959 §4.1.2 PASV, RFC 2428 §3 EPSV) and active ones (PORT, EPRT).
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, setsockopt,
+    socket, sockopt,
+};
+
+use super::Outcome;
+use super::watch::Watch;
+use crate::config::PortRange;
+use crate::server::addresses::canonical;
+use crate::server::ready::Want;
+
+/// The port active data connections come from (RFC 959 §3.2: the one before the control port).
+const DATA_PORT: u16 = 20;
+
+/// Where the next data connection comes from.
+#[derive(Debug, Default)]
+pub enum DataPort {
+    /// Nothing was agreed upon.
+    #[default]
+    None,
+    /// A port of ours that the client will connect to.
+    Passive(PassivePort),
+    /// The client has connected to the passive port already.
+    Connected(TcpStream),
+    /// An address that we shall connect to.
+    Active(SocketAddr),
+    /// The passive port waited in vain and is closed.
+    Expired,
+}
+
+/// A listening socket for one connection from one address.
+#[derive(Debug)]
+pub struct PassivePort {
+    listener: TcpListener,
+    port: u16,
+    peer: IpAddr,
+    deadline: Instant,
+    /// Others have tried to connect.
+    strangers: u32,
+}
+
+impl PassivePort {
+    /// Listens on a random free port of the range, on the address that the client reached us at.
+    ///
+    /// # Errors
+    /// `AddrInUse` when every port of the range is taken.
+    pub fn listen(
+        local: IpAddr,
+        peer: IpAddr,
+        range: PortRange,
+        wait: Duration,
+    ) -> io::Result<Self> {
+        let count = u32::from(range.high - range.low) + 1;
+        let start = getrandom::u32().map_err(|error| io::Error::other(error.to_string()))? % count;
+        for step in 0..count {
+            let offset = (start + step) % count;
+            // Fits: the offset is less than the number of ports.
+            let port = range.low + u16::try_from(offset).unwrap_or(0);
+            match TcpListener::bind((local, port)) {
+                Ok(listener) => {
+                    listener.set_nonblocking(true)?;
+                    return Ok(Self {
+                        listener,
+                        port,
+                        peer,
+                        deadline: Instant::now() + wait,
+                        strangers: 0,
+                    });
+                }
+                // A port of a range that is not ours to bind is as good as taken.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::AddrInUse | ErrorKind::PermissionDenied
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(ErrorKind::AddrInUse.into())
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn listener(&self) -> &TcpListener {
+        &self.listener
+    }
+
+    /// When the port is given up.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// The client's connection, if it is there. Connections from elsewhere are closed, and the port goes on waiting.
+    ///
+    /// # Errors
+    /// Those of accept(2) that are not about a single connection.
+    pub fn accept(&mut self) -> io::Result<Option<TcpStream>> {
+        // Bounded: a flood of strangers must not hold this thread.
+        for _ in 0..256 {
+            match self.listener.accept() {
+                Ok((stream, address)) => {
+                    let address = canonical(address);
+                    if address.ip() == self.peer {
+                        stream.set_nonblocking(true)?;
+                        return Ok(Some(stream));
+                    }
+                    self.strangers += 1;
+                    log::warn!(
+                        "data port {}: a connection from {address} was closed: the control connection is from {}",
+                        self.port,
+                        self.peer
+                    );
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return Ok(None),
+                    ErrorKind::Interrupted
+                    | ErrorKind::ConnectionAborted
+                    | ErrorKind::ConnectionReset => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the log says of a port that nobody came to.
+    pub fn log_in_vain(&self, wait: Duration) {
+        log::warn!(
+            "{}: never reached data port {} in {} s: if a firewall or a router is between, open the setting `passive_ports` there (and set `external_address` behind a router)",
+            self.peer,
+            self.port,
+            wait.as_secs()
+        );
+    }
+}
+
+/// Why there is no data connection.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Neither PASV nor PORT came before.
+    NothingAgreed,
+    /// The passive port had waited too long before the transfer came.
+    Expired,
+    /// Nobody connected in time.
+    TimedOut,
+    /// The client's address could not be reached.
+    Unreachable(SocketAddr, io::Error),
+    Accept(io::Error),
+    /// ABOR, the shutdown, or the client is gone.
+    Interrupted(Outcome),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingAgreed => f.write_str("Use PASV, EPSV, PORT or EPRT first."),
+            Self::Expired => {
+                f.write_str("The data port waited too long and was closed; use PASV or EPSV again.")
+            }
+            Self::TimedOut => f.write_str("No data connection was made in time."),
+            Self::Unreachable(address, error) => write!(f, "Cannot connect to {address}: {error}."),
+            Self::Accept(error) => write!(f, "Cannot accept the data connection: {error}."),
+            Self::Interrupted(outcome) => write!(f, "No data connection: {}.", outcome.describe()),
+        }
+    }
+}
+
+/// How an active connection is made.
+#[derive(Clone, Copy, Debug)]
+pub struct ActiveFrom {
+    /// The address that the client reached us at.
+    pub local: IpAddr,
+    pub from_port_20: bool,
+}
+
+/// Opens the data connection that was agreed upon and uses the agreement up.
+///
+/// # Errors
+/// Why there is none; see [`OpenError`].
+pub fn open(
+    port: DataPort,
+    from: ActiveFrom,
+    wait: Duration,
+    watch: &mut Watch<'_>,
+) -> Result<TcpStream, OpenError> {
+    match port {
+        DataPort::None => Err(OpenError::NothingAgreed),
+        DataPort::Expired => Err(OpenError::Expired),
+        DataPort::Connected(stream) => Ok(stream),
+        DataPort::Passive(mut passive) => {
+            let deadline = passive
+                .deadline
+                .max(Instant::now() + wait.min(Duration::from_secs(1)));
+            loop {
+                if let Some(stream) = passive.accept().map_err(OpenError::Accept)? {
+                    return Ok(stream);
+                }
+                let came = watch.wait_until(passive.listener.as_fd(), Want::Input, deadline);
+                if !came.map_err(OpenError::Interrupted)? {
+                    passive.log_in_vain(wait);
+                    return Err(OpenError::TimedOut);
+                }
+            }
+        }
+        DataPort::Active(address) => connect_to(address, from, Instant::now() + wait, watch),
+    }
+}
+
+fn connect_to(
+    address: SocketAddr,
+    from: ActiveFrom,
+    deadline: Instant,
+    watch: &mut Watch<'_>,
+) -> Result<TcpStream, OpenError> {
+    let unreachable = |error: io::Error| OpenError::Unreachable(address, error);
+    let mut socket = active_socket(from.local, if from.from_port_20 { DATA_PORT } else { 0 })
+        .map_err(unreachable)?;
+    let mut started = start_connecting(&socket, address);
+    // Port 20 may still be tied to the same peer's port by an earlier connection: any other port will do then.
+    if from.from_port_20 && matches!(started, Err(Errno::EADDRNOTAVAIL | Errno::EADDRINUSE)) {
+        socket = active_socket(from.local, 0).map_err(unreachable)?;
+        started = start_connecting(&socket, address);
+    }
+    started.map_err(|errno| unreachable(errno.into()))?;
+    if !watch
+        .wait_until(socket.as_fd(), Want::Output, deadline)
+        .map_err(OpenError::Interrupted)?
+    {
+        return Err(unreachable(ErrorKind::TimedOut.into()));
+    }
+    match getsockopt(&socket, sockopt::SocketError) {
+        Ok(0) => Ok(TcpStream::from(socket)),
+        Ok(code) => Err(unreachable(io::Error::from_raw_os_error(code))),
+        Err(errno) => Err(unreachable(errno.into())),
+    }
+}
+
+fn active_socket(local: IpAddr, port: u16) -> io::Result<OwnedFd> {
+    let family = if local.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let socket = socket(
+        family,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    let bound = bind(
+        socket.as_raw_fd(),
+        &SockaddrStorage::from(SocketAddr::new(local, port)),
+    );
+    match bound {
+        // The privilege was lost, or another server holds the port alone: RFC 1123 asks for no more than an effort.
+        Err(Errno::EACCES | Errno::EADDRINUSE) if port != 0 => active_socket(local, 0),
+        other => other.map(|()| socket).map_err(io::Error::from),
+    }
+}
+
+fn start_connecting(socket: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Err(Errno::EINPROGRESS) => Ok(()),
+        other => other,
+    }
+}

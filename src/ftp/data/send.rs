@@ -1,0 +1,198 @@
+//! Sending over the data connection: a file without copying it, or bytes as they are made.
+use std::fs::File;
+use std::io::{self, ErrorKind, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt as _;
+
+use nix::errno::Errno;
+use nix::sys::sendfile::sendfile64;
+
+use super::watch::Watch;
+use super::{Outcome, socket};
+use crate::ftp::protocol::ascii::ToNetwork;
+use crate::server::ready::Want;
+
+/// Bytes a sendfile(2): from 256 KiB on its cost no longer depends on it, and the control connection is looked at
+/// in between.
+const CHUNK: u64 = 512 * 1024;
+
+/// Bytes read from a file at a time where they have to be converted.
+const SLICE: usize = 64 * 1024;
+
+/// Sends the file from `offset` to `end` and closes the connection.
+pub fn file(
+    stream: TcpStream,
+    file: &File,
+    offset: u64,
+    end: u64,
+    watch: &mut Watch<'_>,
+) -> Outcome {
+    let outcome = send_range(&stream, file, offset, end, watch);
+    conclude(stream, outcome)
+}
+
+fn send_range(
+    stream: &TcpStream,
+    file: &File,
+    offset: u64,
+    end: u64,
+    watch: &mut Watch<'_>,
+) -> Result<(), Outcome> {
+    // Files have sizes below 2^63: an offset beyond cannot be in one.
+    let mut position = i64::try_from(offset).map_err(|_| Outcome::Shrunk)?;
+    let end = i64::try_from(end).map_err(|_| Outcome::Shrunk)?;
+    while position < end {
+        let left = (end - position).unsigned_abs().min(CHUNK);
+        match sendfile64(stream, file, Some(&mut position), left as usize) {
+            Ok(0) => return Err(Outcome::Shrunk),
+            Ok(sent) => {
+                watch.add(sent);
+                watch.glance()?;
+            }
+            Err(Errno::EAGAIN) => watch.wait(stream.as_fd(), Want::Output)?,
+            Err(Errno::EINTR) => {}
+            // File systems that cannot do it (some FUSE ones).
+            Err(Errno::EINVAL | Errno::ENOSYS) => {
+                return copy_range(
+                    stream,
+                    file,
+                    position.unsigned_abs(),
+                    end.unsigned_abs(),
+                    watch,
+                );
+            }
+            Err(
+                errno @ (Errno::EPIPE | Errno::ECONNRESET | Errno::ETIMEDOUT | Errno::ENOTCONN),
+            ) => {
+                return Err(Outcome::Reset(errno.into()));
+            }
+            Err(errno) => return Err(Outcome::Source(errno.into())),
+        }
+    }
+    Ok(())
+}
+
+fn copy_range(
+    stream: &TcpStream,
+    file: &File,
+    offset: u64,
+    end: u64,
+    watch: &mut Watch<'_>,
+) -> Result<(), Outcome> {
+    let mut buffer = vec![0; SLICE];
+    let mut position = offset;
+    while position < end {
+        let length = read_at(file, &mut buffer, position, end)?;
+        all(stream, &buffer[..length], watch)?;
+        position += length as u64;
+    }
+    Ok(())
+}
+
+/// Sends the file in ASCII type (RFC 959 §3.1.1.1) up to `end` and closes the connection.
+pub fn file_as_ascii(stream: TcpStream, file: &File, end: u64, watch: &mut Watch<'_>) -> Outcome {
+    let outcome = send_converted(&stream, file, end, watch);
+    conclude(stream, outcome)
+}
+
+fn send_converted(
+    stream: &TcpStream,
+    file: &File,
+    end: u64,
+    watch: &mut Watch<'_>,
+) -> Result<(), Outcome> {
+    let mut convert = ToNetwork;
+    let mut buffer = vec![0; SLICE];
+    let mut converted = Vec::with_capacity(SLICE + SLICE / 8);
+    let mut position = 0;
+    while position < end {
+        let length = read_at(file, &mut buffer, position, end)?;
+        converted.clear();
+        convert.convert(&buffer[..length], &mut converted);
+        all(stream, &converted, watch)?;
+        position += length as u64;
+    }
+    Ok(())
+}
+
+/// At least one byte below `end`, or the file has shrunk.
+fn read_at(file: &File, buffer: &mut [u8], position: u64, end: u64) -> Result<usize, Outcome> {
+    let want = usize::try_from(end - position)
+        .unwrap_or(usize::MAX)
+        .min(buffer.len());
+    loop {
+        match file.read_at(&mut buffer[..want], position) {
+            Ok(0) => return Err(Outcome::Shrunk),
+            Ok(length) => return Ok(length),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(Outcome::Source(error)),
+        }
+    }
+}
+
+/// Sends what `produce` makes until it makes no more, and closes the connection. `produce` adds some to the buffer at
+/// each call and says whether there is more.
+pub fn produced(
+    stream: TcpStream,
+    produce: &mut dyn FnMut(&mut Vec<u8>) -> Result<bool, Outcome>,
+    watch: &mut Watch<'_>,
+) -> Outcome {
+    let mut buffer = Vec::with_capacity(SLICE);
+    let mut send = || {
+        let mut more = true;
+        while more {
+            buffer.clear();
+            while more && buffer.len() < SLICE / 2 {
+                more = produce(&mut buffer)?;
+            }
+            all(&stream, &buffer, watch)?;
+            watch.glance()?;
+        }
+        Ok(())
+    };
+    let outcome = send();
+    conclude(stream, outcome)
+}
+
+fn all(mut stream: &TcpStream, bytes: &[u8], watch: &mut Watch<'_>) -> Result<(), Outcome> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match stream.write(&bytes[sent..]) {
+            Ok(0) => return Err(Outcome::Reset(ErrorKind::WriteZero.into())),
+            Ok(length) => {
+                sent += length;
+                watch.add(length);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                watch.wait(stream.as_fd(), Want::Output)?
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(Outcome::Reset(error)),
+        }
+    }
+    Ok(())
+}
+
+/// A whole transfer ends in order, without lingering; a broken one must not look whole.
+fn conclude(stream: TcpStream, outcome: Result<(), Outcome>) -> Outcome {
+    match outcome {
+        Ok(()) => match stream.shutdown(Shutdown::Write) {
+            Err(error) if error.kind() == ErrorKind::NotConnected => {
+                Outcome::Reset(broken_at_the_end())
+            }
+            _ => Outcome::Complete,
+        },
+        Err(outcome) => {
+            socket::break_off(stream);
+            outcome
+        }
+    }
+}
+
+fn broken_at_the_end() -> io::Error {
+    io::Error::new(
+        ErrorKind::NotConnected,
+        "the client reset it before the end",
+    )
+}

@@ -1,0 +1,133 @@
+//! What a transfer keeps an eye on: its data connection, the control connection, the shutdown, the clock.
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use super::Outcome;
+use crate::server::ready::{Ready, Want, wait};
+use crate::server::stop::Stop;
+
+/// What came over the control connection during a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// Nothing that concerns the transfer.
+    None,
+    /// ABOR.
+    Abort,
+    /// The client is gone.
+    Lost,
+}
+
+/// The control connection as a transfer sees it; who implements it knows the verbs.
+pub trait Supervisor {
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// What to watch for: input while commands can be answered at once; only the hang-up while one waits for the end
+    /// of the transfer (its bytes stay where they are and must not wake anybody); None when all is known.
+    fn wants(&self) -> Option<Want>;
+    /// The descriptor is ready: reads, answers what is answered at once, and tells what concerns the transfer.
+    fn look(&mut self, ready: Ready, bytes: u64) -> Interruption;
+}
+
+/// What a transfer is watched with.
+pub struct Watch<'a> {
+    supervisor: &'a mut dyn Supervisor,
+    stop: &'a Stop,
+    /// The longest time without a byte moved.
+    patience: Duration,
+    bytes: u64,
+}
+
+impl<'a> Watch<'a> {
+    pub fn new(supervisor: &'a mut dyn Supervisor, stop: &'a Stop, patience: Duration) -> Self {
+        Self {
+            supervisor,
+            stop,
+            patience,
+            bytes: 0,
+        }
+    }
+
+    /// Bytes that the transfer has moved over the data connection.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn add(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    /// Waits until the data connection is ready, answering the control connection meanwhile.
+    ///
+    /// # Errors
+    /// What ended the transfer instead.
+    pub fn wait(&mut self, data: BorrowedFd<'_>, want: Want) -> Result<(), Outcome> {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            if self.poll(Some((data, want)), Some(deadline))? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Outcome::Stalled);
+            }
+        }
+    }
+
+    /// The same until a deadline of the caller's; false when it has passed.
+    ///
+    /// # Errors
+    /// What ended the wait instead.
+    pub fn wait_until(
+        &mut self,
+        data: BorrowedFd<'_>,
+        want: Want,
+        deadline: Instant,
+    ) -> Result<bool, Outcome> {
+        loop {
+            if self.poll(Some((data, want)), Some(deadline))? {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Looks at the control connection and the shutdown without waiting: for loops that never have to wait for the
+    /// data connection because its peer is fast.
+    ///
+    /// # Errors
+    /// What ended the transfer.
+    pub fn glance(&mut self) -> Result<(), Outcome> {
+        self.poll(None, Some(Instant::now())).map(|_| ())
+    }
+
+    /// One poll(2). True when the data descriptor is ready.
+    fn poll(
+        &mut self,
+        data: Option<(BorrowedFd<'_>, Want)>,
+        deadline: Option<Instant>,
+    ) -> Result<bool, Outcome> {
+        let control = self
+            .supervisor
+            .wants()
+            .map(|want| (self.supervisor.fd(), want));
+        let over = Some((self.stop.over_fd(), Want::Input));
+        let [data, control, over] = wait([data, control, over], deadline).map_err(broken_wait)?;
+        if over.wanted {
+            return Err(Outcome::ShutDown);
+        }
+        if control != Ready::default() {
+            match self.supervisor.look(control, self.bytes) {
+                Interruption::None => {}
+                Interruption::Abort => return Err(Outcome::Aborted),
+                Interruption::Lost => return Err(Outcome::ControlLost),
+            }
+        }
+        Ok(data.wanted)
+    }
+}
+
+/// poll(2) fails only for want of kernel memory.
+fn broken_wait(error: io::Error) -> Outcome {
+    Outcome::Reset(error)
+}
