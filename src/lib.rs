@@ -1,4 +1,20 @@
-//! thriftpd: an FTP server for small hosts.
+//! thriftpd: an FTP server for small hosts that takes a LAN's backups around the clock.
+//!
+//! Synchronous: one acceptor, a pool of worker threads, one thread a session, no timers while nothing happens. The map
+//! of the house, from what a person types down to the disk:
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`cli`] | one file a subcommand: what a person types and reads |
+//! | [`config`] | what may be configured, and every default |
+//! | [`server`] | the life of the process: listeners, admission, workers, signals, privileges; knows no protocol |
+//! | [`ftp`] | the FTP front end: control loop, table of verbs, data connections |
+//! | [`accounts`] | users and passwords |
+//! | [`storage`] | files as one user may see them; knows no protocol and no sockets |
+//! | [`observe`] | log lines, the transfer log, the live sessions |
+//!
+//! A connection flows so: listener, admission (a slot or a 421), pool, session loop, table, handler, storage and data
+//! connection, reply. Every refusal of storage becomes a reply in one function, and so does every end of a transfer.
 pub mod accounts;
 pub mod cli;
 pub mod config;

@@ -1,0 +1,201 @@
+//! `thriftpd check`: what is wrong with a configuration and its surroundings, or what will be served.
+use std::path::{Path, PathBuf};
+
+use argh::FromArgs;
+
+use super::Outcome;
+use crate::accounts::Account;
+use crate::config::Config;
+use crate::observe::printable;
+use crate::server::limits::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_SESSION};
+use crate::server::privileges::{self, Identity};
+use crate::server::{environment, listen};
+use crate::storage::{Permission, Permissions};
+
+/// read a configuration file and say what is wrong, or what will be served
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "check")]
+pub struct CheckArguments {
+    /// the configuration file (TOML)
+    #[argh(option, arg_name = "file")]
+    config: PathBuf,
+}
+
+/// Prints what will be served, and what is wrong.
+///
+/// # Errors
+/// How many things are wrong; each was printed.
+pub fn run(arguments: &CheckArguments) -> Outcome {
+    let config = Config::load(&arguments.config).map_err(|error| error.to_string())?;
+    print_settings(&config);
+    for account in config.accounts.iter().chain(config.accounts.anonymous()) {
+        print_account(account);
+    }
+    let problems = problems(&config);
+    for problem in &problems {
+        println!("problem: {problem}");
+    }
+    match problems.len() {
+        0 => {
+            println!("{}: nothing is wrong", arguments.config.display());
+            Ok(())
+        }
+        count => Err(format!(
+            "{}: {count} problem{}",
+            arguments.config.display(),
+            if count == 1 { "" } else { "s" }
+        )),
+    }
+}
+
+fn default_port() -> u16 {
+    if privileges::is_root() {
+        listen::FTP_PORT
+    } else {
+        listen::UNPRIVILEGED_PORT
+    }
+}
+
+fn print_settings(config: &Config) {
+    if config.listen.is_empty() {
+        println!("listens on: [::]:{} (IPv6 and IPv4)", default_port());
+    }
+    for address in &config.listen {
+        println!("listens on: {address}");
+    }
+    println!(
+        "passive ports: {}-{}",
+        config.passive_ports.low, config.passive_ports.high
+    );
+    if let Some(address) = config.external_address {
+        println!("external address: {address}");
+    }
+    println!(
+        "sessions: {}, {} per address",
+        config.sessions, config.sessions_per_ip
+    );
+    let t = &config.timeouts;
+    let [idle, login, data, stalled, grace] =
+        [t.idle, t.login, t.data_connect, t.stalled, t.shutdown_grace].map(|time| time.as_secs());
+    println!(
+        "time-outs: idle {idle} s, login {login} s, data connection {data} s, stalled {stalled} s, shutdown {grace} s"
+    );
+}
+
+fn print_account(account: &Account) {
+    let view = &account.view;
+    println!(
+        "user {}: {} ({})",
+        account.name,
+        real(&view.root),
+        described(view.permissions)
+    );
+    for folder in &view.folders {
+        let path = printable(folder.path.as_bytes());
+        println!(
+            "  {path}: {} ({})",
+            real(&folder.root),
+            described(folder.permissions)
+        );
+    }
+}
+
+/// Where the directory really is, for links can lead elsewhere.
+fn real(path: &Path) -> String {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    printable(real.as_os_str().as_encoded_bytes()).to_string()
+}
+
+fn described(permissions: Permissions) -> String {
+    let preset = Permissions::PRESETS
+        .into_iter()
+        .find(|(_, preset)| *preset == permissions);
+    preset.map_or_else(
+        || permissions.names().join(", "),
+        |(name, _)| name.to_owned(),
+    )
+}
+
+fn problems(config: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    let first = config
+        .accounts
+        .iter()
+        .chain(config.accounts.anonymous())
+        .next();
+    if first.is_none() {
+        problems
+            .push("nobody could log in: there is neither a [[user]] nor [anonymous]".to_owned());
+    }
+    let identity = match privileges::choose(
+        config.run_as.as_deref(),
+        first.map(|account| account.view.root.as_path()),
+    ) {
+        Ok(identity) => identity,
+        Err(error) => {
+            problems.push(error.to_string());
+            Identity::Unchanged
+        }
+    };
+    if let Err(error) = environment::can_listen(&config.listen, default_port()) {
+        problems.push(error.to_string());
+    }
+    for account in config.accounts.iter().chain(config.accounts.anonymous()) {
+        let view = &account.view;
+        problems.extend(problem_of_root(
+            &account.name,
+            &view.root,
+            view.permissions,
+            &identity,
+        ));
+        for folder in &view.folders {
+            problems.extend(problem_of_root(
+                &account.name,
+                &folder.root,
+                folder.permissions,
+                &identity,
+            ));
+        }
+    }
+    if config.passive_ports.count() < config.sessions {
+        problems.push(format!(
+            "passive_ports: {} ports are too few for {} sessions: each can need one",
+            config.passive_ports.count(),
+            config.sessions
+        ));
+    }
+    let needed = config.sessions as u64 * DESCRIPTORS_PER_SESSION + DESCRIPTORS_BESIDES;
+    if let Some((_, hard)) = environment::open_files().filter(|(_, hard)| *hard < needed) {
+        problems.push(format!("open files: the limit is {hard}, {} sessions can need {needed}: raise it (ulimit -Hn) or lower `sessions`", config.sessions));
+    }
+    if !environment::clock_is_set() {
+        problems
+            .push("clock: it is before 2020: set it, or files will carry wrong times".to_owned());
+    }
+    problems
+}
+
+fn problem_of_root(
+    user: &str,
+    root: &Path,
+    permissions: Permissions,
+    identity: &Identity,
+) -> Option<String> {
+    let shown = root.display();
+    if !root.exists() {
+        return Some(format!(
+            "root: {shown} of {user} does not exist; make it with `mkdir -p {shown}`"
+        ));
+    }
+    if !root.is_dir() {
+        return Some(format!("root: {shown} of {user} is not a directory"));
+    }
+    if permissions.contains(Permission::Upload)
+        && !environment::can_write(root, identity).unwrap_or(false)
+    {
+        return Some(format!(
+            "root: {user} may upload to {shown}, but the server cannot write there: change its owner or mode"
+        ));
+    }
+    None
+}

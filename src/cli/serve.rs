@@ -1,0 +1,272 @@
+//! `thriftpd serve`: from the arguments to a running server.
+use std::io::IsTerminal as _;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use argh::FromArgs;
+
+use super::Outcome;
+use crate::accounts::{Account, Password};
+use crate::config::{
+    Config, FirstUser, Flags, PortRange, directory, first_user, is_user_name, parse_listen,
+    parse_ports, plain_view,
+};
+use crate::ftp::{Ftp, Shared};
+use crate::observe::log_lines;
+use crate::observe::sessions::Sessions;
+use crate::observe::transfer_log::TransferLog;
+use crate::server::acceptor::Acceptor;
+use crate::server::addresses::lan_addresses;
+use crate::server::admission::Admission;
+use crate::server::privileges::{self, Identity};
+use crate::server::{FrontEnd, limits, listen};
+use crate::storage::Permissions;
+
+/// serve files over FTP
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "serve")]
+pub struct ServeArguments {
+    /// the directory to serve; without it, the roots come from the configuration file
+    #[argh(positional)]
+    dir: Option<PathBuf>,
+    /// address and port to listen on, or a port alone; may be repeated (default: everywhere, port 21 as root, else 2121)
+    #[argh(option, from_str_fn(parse_listen), arg_name = "addr:port")]
+    listen: Vec<SocketAddr>,
+    /// a user with all permissions on DIR; may be repeated
+    #[argh(option, arg_name = "name:password")]
+    user: Vec<String>,
+    /// a directory that anybody may download from
+    #[argh(option, arg_name = "dir")]
+    anonymous: Option<PathBuf>,
+    /// ports for passive data connections (default: 50000-50999)
+    #[argh(option, from_str_fn(parse_ports), arg_name = "lo-hi")]
+    passive_ports: Option<PortRange>,
+    /// sessions at once (default: 100)
+    #[argh(option, arg_name = "n")]
+    sessions: Option<usize>,
+    /// sessions at once from one address (default: 32)
+    #[argh(option, arg_name = "n")]
+    sessions_per_ip: Option<usize>,
+    /// the configuration file (TOML)
+    #[argh(option, arg_name = "file")]
+    config: Option<PathBuf>,
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// What keeps the server from starting.
+pub fn run(arguments: ServeArguments) -> Outcome {
+    let file = arguments.config.clone();
+    let mut flags = flags(&arguments)?;
+    let mut config = Config::of(file.as_deref(), &flags).map_err(|error| error.to_string())?;
+    log_lines::start(config.log);
+    let mut made_up = None;
+    let nobody = config.accounts.iter().next().is_none();
+    if let (Some(dir), true) = (&arguments.dir, nobody) {
+        let user = first_user(&directory(file.as_deref(), privileges::is_root()))
+            .map_err(|error| format!("cannot keep the first user's password: {error}"))?;
+        flags.users.push(account(user.name, &user.password, dir)?);
+        made_up = Some(user);
+        config = Config::of(file.as_deref(), &flags).map_err(|error| error.to_string())?;
+    }
+    let roots = roots(&config)?;
+    limits::raise_open_files(config.sessions);
+    let default_port = if privileges::is_root() {
+        listen::FTP_PORT
+    } else {
+        listen::UNPRIVILEGED_PORT
+    };
+    let listeners =
+        listen::open(&config.listen, default_port).map_err(|error| error.to_string())?;
+    let transfer_log = config
+        .xferlog
+        .as_deref()
+        .map(open_transfer_log)
+        .transpose()?;
+    let may_bind_low_ports = become_server(&config, roots.first().map(PathBuf::as_path))?;
+    let addresses = addresses_of(&listeners);
+
+    let shared = Shared {
+        admission: Admission::default(),
+        sessions: Arc::new(Sessions::default()),
+        transfer_log,
+        may_bind_low_ports,
+    };
+    let admission = shared.admission.clone();
+    let acceptor =
+        Acceptor::new(listeners, admission).map_err(|error| format!("cannot start: {error}"))?;
+    let reload = move || Config::of(file.as_deref(), &flags).map_err(|error| error.to_string());
+    let ftp = Arc::new(Ftp::new(config, shared, Box::new(reload)));
+    for address in &addresses {
+        log::info!("listening on {address}");
+    }
+    if let Some(user) = &made_up {
+        introduce(user, &addresses);
+    }
+    let front_end: Arc<dyn FrontEnd> = Arc::clone(&ftp) as _;
+    let ended = acceptor.run(&front_end, || ftp.config().timeouts.shutdown_grace);
+    log::info!("goodbye");
+    ended.map_err(|error| format!("cannot wait for connections: {error}"))
+}
+
+fn flags(arguments: &ServeArguments) -> Result<Flags, String> {
+    for (name, count) in [
+        ("--sessions", arguments.sessions),
+        ("--sessions-per-ip", arguments.sessions_per_ip),
+    ] {
+        if count == Some(0) {
+            return Err(format!("{name} must be at least 1"));
+        }
+    }
+    let mut users = Vec::new();
+    for user in &arguments.user {
+        let Some((name, password)) = user.split_once(':').filter(|(name, _)| is_user_name(name))
+        else {
+            return Err("--user takes NAME:PASSWORD, the name without spaces".into());
+        };
+        if password.is_empty() {
+            return Err(format!("--user {name}: the password is empty"));
+        }
+        let Some(dir) = &arguments.dir else {
+            return Err(format!(
+                "--user {name} needs a directory: thriftpd serve DIR --user ..."
+            ));
+        };
+        users.push(account(name, password, dir)?);
+    }
+    let anonymous = arguments.anonymous.as_deref().map(|dir| {
+        let view = plain_view(absolute(dir), Permissions::READ_ONLY);
+        Account {
+            name: "anonymous".into(),
+            password: Password::none(),
+            view,
+            sessions: None,
+            fxp: false,
+            strict_allo: false,
+            accept_hangup: false,
+        }
+    });
+    Ok(Flags {
+        listen: arguments.listen.clone(),
+        passive_ports: arguments.passive_ports,
+        sessions: arguments.sessions,
+        sessions_per_ip: arguments.sessions_per_ip,
+        users,
+        anonymous,
+    })
+}
+
+fn account(name: &str, password: &str, dir: &Path) -> Result<Account, String> {
+    let password = Password::from_clear(password)
+        .map_err(|_| format!("cannot hash the password of {name}"))?;
+    Ok(Account {
+        name: name.into(),
+        password,
+        view: plain_view(absolute(dir), Permissions::ALL),
+        sessions: None,
+        fxp: false,
+        strict_allo: false,
+        accept_hangup: false,
+    })
+}
+
+/// The same directory whatever becomes of the working directory; links are followed once, here.
+fn absolute(dir: &Path) -> PathBuf {
+    dir.canonicalize()
+        .or_else(|_| std::path::absolute(dir))
+        .unwrap_or_else(|_| dir.to_owned())
+}
+
+/// The roots of all accounts, which must be directories.
+fn roots(config: &Config) -> Result<Vec<PathBuf>, String> {
+    let accounts = config.accounts.iter().chain(config.accounts.anonymous());
+    let roots: Vec<PathBuf> = accounts.map(|account| account.view.root.clone()).collect();
+    if roots.is_empty() {
+        return Err("nobody could log in: name a directory (thriftpd serve DIR), or users in a file given with --config".into());
+    }
+    match roots.iter().find(|root| !root.is_dir()) {
+        Some(root) if root.exists() => Err(format!("{} is not a directory", root.display())),
+        Some(root) => Err(format!(
+            "there is no directory {}; make it with `mkdir -p {0}`",
+            root.display()
+        )),
+        None => Ok(roots),
+    }
+}
+
+fn open_transfer_log(path: &Path) -> Result<TransferLog, String> {
+    TransferLog::open(path)
+        .map_err(|error| format!("cannot open the transfer log {}: {error}", path.display()))
+}
+
+/// Gives up root where there is somebody else to be; tells whether port 20 can still be bound.
+fn become_server(config: &Config, first_root: Option<&Path>) -> Result<bool, String> {
+    let identity = privileges::choose(config.run_as.as_deref(), first_root)
+        .map_err(|error| error.to_string())?;
+    let may_bind = config.active_from_port_20 != Some(false) && privileges::may_bind_low_ports();
+    privileges::become_identity(&identity, may_bind).map_err(|error| error.to_string())?;
+    match identity {
+        Identity::Unchanged => {}
+        Identity::Root => log::warn!(
+            "running as root, for the first root belongs to root and there is no user thriftpd: give the directory to somebody else, set `run_as`, or make the user with `useradd --system thriftpd`"
+        ),
+        Identity::Other { uid, name, .. } => {
+            log::info!(
+                "running as {}",
+                name.unwrap_or_else(|| format!("user {uid}"))
+            );
+        }
+    }
+    Ok(may_bind)
+}
+
+fn addresses_of(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect()
+}
+
+/// What somebody needs to use the server for the first time. The password itself only where it is new or a person is
+/// looking: later output may go to a log.
+fn introduce(user: &FirstUser, listening: &[SocketAddr]) {
+    let show = user.is_new || std::io::stdout().is_terminal();
+    println!(
+        "User {}, password {}",
+        user.name,
+        if show {
+            user.password.as_str()
+        } else {
+            "as before"
+        }
+    );
+    println!("(kept in {})", user.kept_in.display());
+    let password = if show {
+        user.password.as_str()
+    } else {
+        "PASSWORD"
+    };
+    for address in reachable(listening) {
+        println!("  ftp://{}:{password}@{address}/", user.name);
+    }
+}
+
+/// The addresses and ports that clients can use, loopback last.
+fn reachable(listening: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut reachable = Vec::new();
+    for listener in listening {
+        if listener.ip().is_unspecified() {
+            let takes = |address: &IpAddr| address.is_ipv4() || listener.is_ipv6();
+            let lan = lan_addresses()
+                .into_iter()
+                .filter(takes)
+                .chain([IpAddr::from([127, 0, 0, 1])]);
+            reachable.extend(lan.map(|address| SocketAddr::new(address, listener.port())));
+        } else {
+            reachable.push(*listener);
+        }
+    }
+    reachable
+}
