@@ -174,11 +174,10 @@ impl View {
         }
     }
 
-    /// Whether a folder is shown at the path or below it.
+    /// Whether the path is the root, or a folder is shown there or below it: what stays where it is.
     fn leads_to_folder(&self, path: &VirtualPath) -> bool {
-        self.folders
-            .iter()
-            .any(|folder| folder.spec.path.below(path).is_some())
+        let is_here = |folder: &Folder| folder.spec.path.below(path).is_some();
+        path.file_name().is_none() || self.folders.iter().any(is_here)
     }
 
     fn is_above_folder(&self, path: &VirtualPath) -> bool {

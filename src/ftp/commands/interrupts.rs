@@ -34,6 +34,36 @@ impl<'a> Interrupts<'a> {
         }
     }
 
+    /// What had arrived before the transfer began: an ABOR ends it before it starts; anything else waits its turn, so
+    /// that the replies to pipelined commands stay in order.
+    pub fn begin(&mut self) -> Interruption {
+        match self.control.peek_line().map(at_once) {
+            Some(Some(During::Aborts)) => {
+                self.control.next_line();
+                return Interruption::Abort;
+            }
+            Some(_) => self.holding = true,
+            None => {}
+        }
+        if self.control.is_closed() {
+            self.closed()
+        } else {
+            Interruption::None
+        }
+    }
+
+    /// The client has closed its side: in order when a QUIT waits, or when it may do so.
+    fn closed(&mut self) -> Interruption {
+        let quit_waits = self
+            .control
+            .any_line(|line| verb_of(line) == Some(b"QUIT".to_vec()));
+        if !quit_waits && !self.may_hang_up {
+            return Interruption::Lost;
+        }
+        self.closed_in_order = true;
+        Interruption::None
+    }
+
     /// Deals with the lines that have arrived.
     fn obey(&mut self, bytes: u64) -> Interruption {
         while let Some(line) = self.control.peek_line() {
@@ -108,14 +138,9 @@ impl Supervisor for Interrupts<'_> {
             }
         }
         if closed {
-            let quit_waits = self
-                .control
-                .any_line(|line| verb_of(line) == Some(b"QUIT".to_vec()));
-            if !quit_waits && !self.may_hang_up {
-                return Interruption::Lost;
-            }
-            self.closed_in_order = true;
+            self.closed()
+        } else {
+            Interruption::None
         }
-        Interruption::None
     }
 }

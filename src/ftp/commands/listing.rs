@@ -114,7 +114,10 @@ fn now() -> i64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
     Long,
+    /// NLST: each name can be used as a path (RFC 1123 §4.1.2.7).
     Names,
+    /// LIST -1, as `ls` does it.
+    BareNames,
 }
 
 /// Makes the lines of LIST and NLST.
@@ -156,10 +159,10 @@ impl Lister {
             }
         }
         let start = session.path_or_here(typed)?;
-        let style = if style == Style::Names && flags.long {
-            Style::Long
-        } else {
-            style
+        let style = match style {
+            Style::Names if flags.long => Style::Long,
+            Style::Long if flags.one && !flags.long => Style::BareNames,
+            asked => asked,
         };
         let mut lister = Self {
             view,
@@ -194,7 +197,7 @@ impl Lister {
                         .view
                         .metadata(&path)
                         .is_ok_and(|found| found.kind == Kind::Directory);
-                    if is_directory && !flags.directory && lister.style == Style::Long {
+                    if is_directory && !flags.directory && lister.style != Style::Names {
                         let listing = lister.view.list(&path)?;
                         lister.names.clear();
                         lister.enter(listing, path, prefix_of(&name));
@@ -308,7 +311,12 @@ impl Lister {
     ) {
         self.lines += 1;
         let kind = kind_letter(metadata.kind);
-        if self.style == Style::Names {
+        if self.style != Style::Long {
+            let with_prefix = if self.style == Style::Names {
+                with_prefix
+            } else {
+                name
+            };
             name_line_into(with_prefix, kind, metadata.mode, self.flags.classify, out);
             return;
         }

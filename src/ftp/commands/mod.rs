@@ -212,7 +212,7 @@ pub const VERBS: &[Verb] = &[
     verb("STOU", "STOU [prefix]", "RFC 959 §4.1.3, RFC 1123 §4.1.2.9", "takes a file under a new name", transfer::stou).needs(Upload).uses_marker(),
     verb("REST", "REST <offset>", "RFC 3659 §5", "starts the next transfer at an offset", transfer::rest).feature("REST STREAM"),
     verb("ABOR", "ABOR", "RFC 959 §4.1.3", "ends the transfer under way", transfer::abor).always().aborts(),
-    verb("ALLO", "ALLO <bytes> [R bytes]", "RFC 959 §4.1.3", "asks whether there is room", transfer::allo).keeps_marker(),
+    verb("ALLO", "ALLO <bytes> [R bytes]", "RFC 959 §4.1.3", "asks whether there is room", transfer::allo),
 
     verb("RNFR", "RNFR <path>", "RFC 959 §4.1.3", "says what to rename", files::rnfr).needs(Rename),
     verb("RNTO", "RNTO <path>", "RFC 959 §4.1.3", "says its new name; right behind RNFR", files::rnto).needs(Rename).uses_rename_source(),
@@ -227,7 +227,7 @@ pub const VERBS: &[Verb] = &[
     verb("FEAT", "FEAT", "RFC 2389 §3", "tells what there is beyond RFC 959", information::feat).always(),
     verb("OPTS", "OPTS <UTF8 ON | MLST facts>", "RFC 2389 §4", "sets options", information::opts).always(),
     verb("HELP", "HELP [verb]", "RFC 959 §4.1.3", "tells this", information::help).always(),
-    verb("NOOP", "NOOP", "RFC 959 §4.1.3", "does nothing", information::noop).always().answered_at_once().keeps_marker(),
+    verb("NOOP", "NOOP", "RFC 959 §4.1.3", "does nothing", information::noop).always().answered_at_once(),
     verb("SYST", "SYST", "RFC 959 §4.1.3", "tells the kind of system", information::syst).always(),
     verb("CLNT", "CLNT <name>", "by convention", "tells what program you are", information::clnt).always().feature("CLNT"),
     verb("CSID", "CSID <Name=...;Version=...;>", "draft-peterson-streamlined-ftp-command-extensions", "exchanges names of programs", information::csid).always().feature("CSID"),

@@ -133,7 +133,12 @@ fn who(session: &mut Session, _: &[u8]) -> Answer {
             )
             .into_bytes()
         });
-    Ok(Reply::multi(200, "Your sessions:", lines.collect(), "End"))
+    Ok(Reply::multi(
+        200,
+        format!("Sessions of {}:", printable(user.as_bytes())),
+        lines.collect(),
+        "End",
+    ))
 }
 
 fn help(_: &mut Session, _: &[u8]) -> Answer {

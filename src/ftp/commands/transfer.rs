@@ -48,8 +48,12 @@ pub fn transfer(
     session.row.set_doing(what.as_bytes());
     let started = Instant::now();
     let mut interrupts = Interrupts::new(&mut session.control, what, may_hang_up);
+    let begun = interrupts.begin().into_result();
     let mut watch = Watch::new(&mut interrupts, &session.stop, timeouts.stalled);
-    let outcome = match open(port, from, timeouts.data_connect, &mut watch) {
+    let opened = begun
+        .map_err(OpenError::Interrupted)
+        .and_then(|()| open(port, from, timeouts.data_connect, &mut watch));
+    let outcome = match opened {
         Ok(stream) => work(stream, &mut watch),
         Err(OpenError::Interrupted(outcome)) => outcome,
         Err(error) => {

@@ -18,6 +18,18 @@ pub enum Interruption {
     Lost,
 }
 
+impl Interruption {
+    /// # Errors
+    /// How the transfer ends, where it concerns the transfer.
+    pub fn into_result(self) -> Result<(), Outcome> {
+        match self {
+            Self::None => Ok(()),
+            Self::Abort => Err(Outcome::Aborted),
+            Self::Lost => Err(Outcome::ControlLost),
+        }
+    }
+}
+
 /// The control connection as a transfer sees it; who implements it knows the verbs.
 pub trait Supervisor {
     fn fd(&self) -> BorrowedFd<'_>;
@@ -117,11 +129,7 @@ impl<'a> Watch<'a> {
             return Err(Outcome::ShutDown);
         }
         if control != Ready::default() {
-            match self.supervisor.look(control, self.bytes) {
-                Interruption::None => {}
-                Interruption::Abort => return Err(Outcome::Aborted),
-                Interruption::Lost => return Err(Outcome::ControlLost),
-            }
+            self.supervisor.look(control, self.bytes).into_result()?;
         }
         Ok(data.wanted)
     }

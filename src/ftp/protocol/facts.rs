@@ -142,9 +142,9 @@ pub struct Entry<'a> {
     pub name: &'a [u8],
 }
 
-/// Whether a line can carry the name as it is, which clients use as a path.
+/// Whether a line can carry the name as it is, for clients use it as a path: it has no control characters.
 pub fn name_fits_mlsd(name: &[u8]) -> bool {
-    !name.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
+    name.iter().all(|&byte| visible(byte) == byte)
 }
 
 /// One line: facts, a space, the name.
@@ -178,13 +178,7 @@ pub fn entry_into(facts: &Facts, entry: &Entry<'_>, out: &mut Vec<u8>) {
     fact(facts.unix_owner, "UNIX.owner", &value(entry.owner));
     fact(facts.unix_group, "UNIX.group", &value(entry.group));
     out.push(b' ');
-    out.extend(entry.name.iter().map(|&byte| {
-        if name_fits_mlsd(&[byte]) {
-            byte
-        } else {
-            visible(byte)
-        }
-    }));
+    out.extend(entry.name.iter().map(|&byte| visible(byte)));
     out.extend(b"\r\n");
 }
 
@@ -242,6 +236,11 @@ mod tests {
 
     #[test]
     fn a_name_with_a_line_end_does_not_fit() {
-        assert!(name_fits_mlsd(b"a\x1bb") && !name_fits_mlsd(b"a\nb") && !name_fits_mlsd(b"\r"));
+        assert!(
+            name_fits_mlsd(b"a b\xff")
+                && !name_fits_mlsd(b"a\x1bb")
+                && !name_fits_mlsd(b"a\nb")
+                && !name_fits_mlsd(b"\r")
+        );
     }
 }

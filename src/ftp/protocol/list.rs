@@ -32,7 +32,7 @@ pub struct ListFlags {
     pub recursive: bool,
     /// `-d`: the directory itself.
     pub directory: bool,
-    /// `-1`: one name a line, as it is anyway.
+    /// `-1`: names only in LIST; NLST has one a line anyway.
     pub one: bool,
     /// `-F`: a mark behind directories, links and programs.
     pub classify: bool,

@@ -1,0 +1,461 @@
+//! The real binary on a port of its own, with a directory of its own, ended whatever happens to the test.
+
+use super::{Client, PATIENCE, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The user that every server has unless a configuration says otherwise.
+pub const USER: &str = "t";
+/// That user's password.
+pub const PASSWORD: &str = "pw";
+
+/// No test needs its server for longer; one that does hangs.
+const WATCHDOG: Duration = Duration::from_secs(120);
+
+/// Whether the tests run as root, who may mount and bind low ports.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// A server to be: what it is told on the command line and in its configuration file.
+pub struct Builder {
+    home: TempDir,
+    root: PathBuf,
+    listen: Vec<String>,
+    arguments: Vec<String>,
+    configuration: Option<String>,
+    flag_user: bool,
+}
+
+impl Builder {
+    fn new() -> Self {
+        let home = tempfile::Builder::new()
+            .prefix("thriftpd-test-")
+            .tempdir()
+            .unwrap();
+        let root = home.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        Self {
+            home,
+            root,
+            listen: Vec::new(),
+            arguments: Vec::new(),
+            configuration: None,
+            flag_user: false,
+        }
+    }
+
+    /// Adds arguments behind `serve`; `{root}` and `{home}` stand for the directories.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments
+            .extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// Listens here instead of on an IPv4 loopback port; may be given several times.
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen.push(address.to_owned());
+        self
+    }
+
+    /// Takes the users from this file instead of the command line; `{root}` and `{home}` stand for the directories.
+    pub fn configuration(mut self, toml: &str) -> Self {
+        self.configuration = Some(toml.to_owned());
+        self
+    }
+
+    /// With a configuration: takes the usual user and directory from the command line all the same.
+    pub fn with_flag_user(mut self) -> Self {
+        self.flag_user = true;
+        self
+    }
+
+    /// The served directory, to be filled before the start.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Serves this directory instead of the server's own.
+    pub fn serving(mut self, root: &Path) -> Self {
+        self.root = root.to_owned();
+        self
+    }
+
+    fn filled_in(&self, text: &str) -> String {
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        text.replace("{root}", &path(&self.root))
+            .replace("{home}", &path(self.home.path()))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thriftpd"));
+        command.arg("serve");
+        if self.configuration.is_none() || self.flag_user {
+            let user = format!("{USER}:{PASSWORD}");
+            command.arg(&self.root).args(["--user", &user]);
+        }
+        if let Some(toml) = &self.configuration {
+            let file = self.home.path().join("thriftpd.toml");
+            std::fs::write(&file, self.filled_in(toml)).unwrap();
+            command.arg("--config").arg(file);
+        }
+        let own = ["127.0.0.1:0".to_owned()];
+        for address in if self.listen.is_empty() {
+            &own[..]
+        } else {
+            &self.listen
+        } {
+            command.args(["--listen", address]);
+        }
+        command.args(
+            self.arguments
+                .iter()
+                .map(|argument| self.filled_in(argument)),
+        );
+        command
+            .env("HOME", self.home.path())
+            .env("XDG_CONFIG_HOME", self.home.path())
+            .env_remove("RUST_LOG")
+            .env_remove("JOURNAL_STREAM")
+            .current_dir(self.home.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts it and waits until it listens on every address.
+    #[track_caller]
+    pub fn start(self) -> Server {
+        let listeners = self.listen.len().max(1);
+        let mut server = self.start_without_waiting();
+        eventually("the server listens", || {
+            server.log.addresses().len() >= listeners || server.log.ended.load(Ordering::SeqCst)
+        });
+        let addresses = server.log.addresses();
+        assert!(
+            addresses.len() >= listeners,
+            "the server did not start:\n{}",
+            server.log_text()
+        );
+        server.addresses = addresses;
+        server
+    }
+
+    /// Starts it, to see how it ends.
+    pub fn start_without_waiting(self) -> Server {
+        let mut child = self.command().spawn().unwrap();
+        let log = Arc::new(Log::default());
+        let stderr = child.stderr.take().unwrap();
+        let lines = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n') {
+                let Ok(line) = line else { break };
+                lines.push(String::from_utf8_lossy(&line).into_owned());
+            }
+            lines.ended.store(true, Ordering::SeqCst);
+            lines.arrived.notify_all();
+        });
+        let process = Arc::new(Process {
+            pid: Pid::from_raw(i32::try_from(child.id()).unwrap()),
+            child: Mutex::new(child),
+            over: Mutex::new(false),
+            ended: Condvar::new(),
+            hung: AtomicBool::new(false),
+        });
+        let watched = Arc::clone(&process);
+        std::thread::spawn(move || watched.watch());
+        Server {
+            process,
+            log,
+            home: self.home,
+            root: self.root,
+            addresses: Vec::new(),
+        }
+    }
+}
+
+/// The child, killed by whoever comes first: the value's end or the watchdog.
+struct Process {
+    pid: Pid,
+    child: Mutex<Child>,
+    over: Mutex<bool>,
+    ended: Condvar,
+    hung: AtomicBool,
+}
+
+impl Process {
+    fn watch(&self) {
+        let over = self.over.lock().unwrap();
+        let (over, _) = self
+            .ended
+            .wait_timeout_while(over, WATCHDOG, |over| !*over)
+            .unwrap();
+        if !*over {
+            self.hung.store(true, Ordering::SeqCst);
+            drop(self.child.lock().unwrap().kill());
+        }
+    }
+}
+
+/// What the server wrote to standard error so far.
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    arrived: Condvar,
+    ended: AtomicBool,
+}
+
+impl Log {
+    fn push(&self, line: String) {
+        self.lines.lock().unwrap().push(line);
+        self.arrived.notify_all();
+    }
+
+    /// Where the server said that it listens.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let lines = self.lines.lock().unwrap();
+        lines
+            .iter()
+            .filter_map(|line| line.split("listening on ").nth(1))
+            .filter_map(|rest| {
+                let end = rest
+                    .find(|c: char| !(c.is_ascii_hexdigit() || ".:[]".contains(c)))
+                    .unwrap_or(rest.len());
+                rest[..end].trim_end_matches('.').parse().ok()
+            })
+            .collect()
+    }
+}
+
+/// A running server. Dropped, it is killed.
+pub struct Server {
+    process: Arc<Process>,
+    log: Arc<Log>,
+    home: TempDir,
+    root: PathBuf,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Server {
+    /// One with an empty root, the user [`USER`], and every default.
+    #[track_caller]
+    pub fn start() -> Self {
+        Builder::new().start()
+    }
+
+    /// One to be told more.
+    pub fn build() -> Builder {
+        Builder::new()
+    }
+
+    /// The first address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Every address it listens on, in the order of its log.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address().port()
+    }
+
+    /// `ftp://t:pw@127.0.0.1:PORT/` and then `path`.
+    pub fn url(&self, path: &str) -> String {
+        format!("ftp://{USER}:{PASSWORD}@{}/{path}", self.address())
+    }
+
+    /// The process.
+    pub fn pid(&self) -> i32 {
+        self.process.pid.as_raw()
+    }
+
+    /// A connection that has read the greeting.
+    #[track_caller]
+    pub fn connect(&self) -> Client {
+        let mut client = Client::connect(self.address());
+        client.reply().expect(220);
+        client
+    }
+
+    /// A connection from this address of loopback that has read the greeting.
+    #[track_caller]
+    pub fn connect_from(&self, from: Ipv4Addr) -> Client {
+        let mut client = Client::connect_from(IpAddr::V4(from), self.address());
+        client.reply().expect(220);
+        client
+    }
+
+    /// A connection where [`USER`] has logged in, with the image type set.
+    #[track_caller]
+    pub fn client(&self) -> Client {
+        let mut client = self.connect();
+        client.login();
+        client.expect("TYPE I", 200);
+        client
+    }
+
+    /// A directory of this server's own that is not served, for what clients download.
+    pub fn directory(&self, name: &str) -> PathBuf {
+        let path = self.home.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// The directory that holds the configuration and is the clients' home.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// The host's path of a served file.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Puts a file into the served directory.
+    #[track_caller]
+    pub fn write(&self, name: impl AsRef<Path>, contents: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, contents).unwrap();
+    }
+
+    /// What a served file holds.
+    #[track_caller]
+    pub fn read(&self, name: impl AsRef<Path>) -> Vec<u8> {
+        let path = self.path(name);
+        std::fs::read(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}\n{}", path.display(), self.log_text()))
+    }
+
+    pub fn exists(&self, name: impl AsRef<Path>) -> bool {
+        self.path(name).symlink_metadata().is_ok()
+    }
+
+    /// The log so far.
+    pub fn log_text(&self) -> String {
+        self.log.lines.lock().unwrap().join("\n")
+    }
+
+    /// Waits for a log line that holds `part`, and returns it.
+    #[track_caller]
+    pub fn wait_for_log(&self, part: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.log.lines.lock().unwrap();
+        loop {
+            if let Some(line) = lines.iter().find(|line| line.contains(part)) {
+                return line.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero(),
+                "no log line holds {part:?}:\n{}",
+                lines.join("\n")
+            );
+            lines = self.log.arrived.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        // The child is reaped only by `wait` and `drop`, so the number is still its own.
+        kill(self.process.pid, signal).unwrap();
+    }
+
+    /// Waits for the end of the process.
+    #[track_caller]
+    pub fn wait(&self) -> ExitStatus {
+        let mut status = None;
+        eventually("the server ends", || {
+            status = self.process.child.lock().unwrap().try_wait().unwrap();
+            status.is_some()
+        });
+        // The last lines may still be in the pipe.
+        eventually("the log ends", || self.log.ended.load(Ordering::SeqCst));
+        status.unwrap()
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.process
+            .child
+            .lock()
+            .unwrap()
+            .try_wait()
+            .unwrap()
+            .is_none()
+    }
+
+    /// How often any thread of the server went to sleep or was put aside since it started, for each thread that lives.
+    pub fn context_switches(&self) -> std::collections::BTreeMap<String, u64> {
+        let mut counts = std::collections::BTreeMap::new();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.pid()))
+            .unwrap()
+            .flatten()
+        {
+            // A thread may end between being named and being read.
+            let Ok(status) = std::fs::read_to_string(task.path().join("status")) else {
+                continue;
+            };
+            let count = status
+                .lines()
+                .filter_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+                .map(|number| number.trim().parse::<u64>().unwrap())
+                .sum();
+            counts.insert(task.file_name().into_string().unwrap(), count);
+        }
+        counts
+    }
+
+    /// Open file descriptors of the server.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
+    }
+
+    /// Threads of the server.
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.pid()))
+            .unwrap()
+            .count()
+    }
+
+    /// Bytes of memory the server holds right now.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        *self.process.over.lock().unwrap() = true;
+        self.process.ended.notify_all();
+        let mut child = self.process.child.lock().unwrap();
+        drop(child.kill());
+        drop(child.wait());
+        drop(child);
+        if std::thread::panicking() {
+            eprintln!("the server's log:\n{}", self.log_text());
+        } else {
+            assert!(
+                !self.process.hung.load(Ordering::SeqCst),
+                "the test hung and its server was killed"
+            );
+        }
+    }
+}

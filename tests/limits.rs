@@ -1,0 +1,337 @@
+//! How many, how long, and how the whole thing ends: session limits, time-outs, signals, listeners that can't be had.
+
+mod common;
+
+use common::{Client, PASSWORD, Server, USER, data_connection, eventually};
+use nix::sys::signal::Signal;
+use std::io::Read;
+
+#[test]
+fn the_session_beyond_the_limit_hears_421_and_why() {
+    let server = Server::build().arguments(&["--sessions", "2"]).start();
+    let first = server.client();
+    let _second = server.client();
+    let mut third = Client::connect(server.address());
+    let reply = third.reply().expect(421);
+    assert!(
+        reply.last().len() > 10,
+        "a reason belongs into {}",
+        reply.text()
+    );
+    third.expect_end();
+    drop(first);
+    eventually("the place is free again", || {
+        let mut client = Client::connect(server.address());
+        client.reply().code == 220
+    });
+}
+
+#[test]
+fn the_session_beyond_the_limit_of_its_address_hears_421() {
+    let server = Server::build()
+        .arguments(&["--sessions-per-ip", "2"])
+        .start();
+    let _first = server.client();
+    let _second = server.client();
+    let mut third = Client::connect(server.address());
+    third.reply().expect(421);
+    third.expect_end();
+    // Others are not concerned.
+    server.connect_from("127.0.0.2".parse().unwrap()).login();
+}
+
+#[test]
+fn a_refused_session_is_logged_with_the_setting_that_would_change_it() {
+    let server = Server::build().arguments(&["--sessions", "1"]).start();
+    let _first = server.client();
+    Client::connect(server.address()).reply().expect(421);
+    let line = server.wait_for_log("sessions");
+    assert!(line.contains("127.0.0.1"), "{line}");
+}
+
+#[test]
+fn a_hundred_sessions_are_served_at_once() {
+    let server = Server::build()
+        .arguments(&["--sessions-per-ip", "100"])
+        .start();
+    let mut clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.expect("NOOP", 200);
+    }
+}
+
+#[test]
+fn many_short_sessions_leave_nothing_behind() {
+    let server = Server::start();
+    server.client();
+    let before = server.descriptors();
+    for _ in 0..200 {
+        let mut client = server.connect();
+        client.expect("QUIT", 221);
+    }
+    for _ in 0..100 {
+        drop(server.connect());
+    }
+    eventually("the sessions are over", || server.descriptors() <= before);
+    assert!(server.threads() < 60, "{} threads", server.threads());
+}
+
+#[test]
+fn a_session_that_never_logs_in_ends() {
+    let server = Server::build()
+        .configuration("[timeouts]\nlogin = 1\n")
+        .with_flag_user()
+        .start();
+    let mut mute = server.connect();
+    mute.reply().expect(421);
+    mute.expect_end();
+    let mut busy = server.connect();
+    loop {
+        busy.send("NOOP");
+        let Some(reply) = busy.reply_or_end() else {
+            break;
+        };
+        if reply.code == 421 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn an_idle_session_ends_with_421() {
+    let server = Server::build()
+        .configuration("[timeouts]\nidle = 1\n")
+        .with_flag_user()
+        .start();
+    let mut client = server.client();
+    client.reply().expect(421);
+    client.expect_end();
+}
+
+#[test]
+fn the_idle_clock_stands_still_during_a_transfer() {
+    let server = Server::build()
+        .configuration("[timeouts]\nidle = 1\n")
+        .with_flag_user()
+        .start();
+    std::fs::File::create(server.path("much"))
+        .unwrap()
+        .set_len(64 << 20)
+        .unwrap();
+    let mut client = server.client();
+    let mut data = client.epsv();
+    client.command("RETR much").expect_one_of(&[125, 150]);
+    for _ in 0..25 {
+        data.read_exact(&mut [0; 1000]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let mut rest = Vec::new();
+    data.read_to_end(&mut rest).unwrap();
+    client.reply().expect(226);
+    client.expect("NOOP", 200);
+}
+
+#[test]
+fn a_stalled_transfer_ends_and_says_so() {
+    let server = Server::build()
+        .configuration("[timeouts]\nstalled = 1\n")
+        .with_flag_user()
+        .start();
+    let mut client = server.client();
+    let data = client.epsv();
+    client.command("STOR file").expect_one_of(&[125, 150]);
+    client.reply().expect_one_of(&[421, 426, 451]);
+    drop(data);
+    assert!(!server.exists("file") || server.read("file").is_empty());
+}
+
+#[test]
+fn a_data_connection_that_never_comes_is_425() {
+    let server = Server::build()
+        .configuration("[timeouts]\ndata_connect = 1\n")
+        .with_flag_user()
+        .start();
+    server.write("file", "x");
+    let mut client = server.client();
+    client.epsv_address();
+    client.send("RETR file");
+    let mut reply = client.reply();
+    if reply.code == 150 {
+        reply = client.reply();
+    }
+    reply.expect(425);
+    client.expect("NOOP", 200);
+}
+
+#[test]
+fn sigterm_says_421_to_idle_sessions_and_exits_0() {
+    let server = Server::start();
+    let mut client = server.client();
+    let mut anonymous = server.connect();
+    server.signal(Signal::SIGTERM);
+    client.reply().expect(421);
+    client.expect_end();
+    anonymous.reply().expect(421);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn sigint_ends_it_too() {
+    let server = Server::start();
+    server.signal(Signal::SIGINT);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn sigterm_lets_a_running_transfer_finish() {
+    let server = Server::start();
+    std::fs::File::create(server.path("much"))
+        .unwrap()
+        .set_len(32 << 20)
+        .unwrap();
+    let mut client = server.client();
+    let mut data = client.epsv();
+    client.command("RETR much").expect_one_of(&[125, 150]);
+    data.read_exact(&mut [0; 1000]).unwrap();
+    server.signal(Signal::SIGTERM);
+    eventually(
+        "new clients are turned away",
+        || match std::net::TcpStream::connect(server.address()) {
+            Err(_) => true,
+            Ok(mut stream) => {
+                let mut answer = String::new();
+                drop(stream.set_read_timeout(Some(common::PATIENCE)));
+                drop(stream.read_to_string(&mut answer));
+                answer.is_empty() || answer.starts_with("421")
+            }
+        },
+    );
+    let mut rest = Vec::new();
+    data.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest.len(), (32 << 20) - 1000);
+    client.reply().expect(226);
+    client.reply().expect(421);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_sigterm_ends_it_at_once() {
+    let server = Server::start();
+    std::fs::File::create(server.path("much"))
+        .unwrap()
+        .set_len(64 << 20)
+        .unwrap();
+    let mut client = server.client();
+    let mut data = client.epsv();
+    client.command("RETR much").expect_one_of(&[125, 150]);
+    data.read_exact(&mut [0; 1000]).unwrap();
+    server.signal(Signal::SIGTERM);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(server.is_running(), "it waits for the transfer");
+    server.signal(Signal::SIGTERM);
+    server.wait();
+}
+
+#[test]
+fn sighup_reads_the_configuration_for_new_sessions() {
+    let server = Server::build()
+        .configuration("banner = \"first\"\n")
+        .with_flag_user()
+        .start();
+    let mut running = Client::connect(server.address());
+    running.reply().expect(220).says("first");
+    std::fs::write(server.home().join("thriftpd.toml"), "banner = \"second\"\n").unwrap();
+    server.signal(Signal::SIGHUP);
+    eventually("a new session has the new settings", || {
+        Client::connect(server.address())
+            .reply()
+            .expect(220)
+            .text()
+            .contains("second")
+    });
+    running.login_as(USER, PASSWORD).expect(230);
+}
+
+#[test]
+fn an_invalid_new_configuration_is_refused_and_the_old_one_stays() {
+    let server = Server::build()
+        .configuration("banner = \"first\"\n")
+        .with_flag_user()
+        .start();
+    std::fs::write(
+        server.home().join("thriftpd.toml"),
+        "banner = \"second\"\nbaner = 1\n",
+    )
+    .unwrap();
+    server.signal(Signal::SIGHUP);
+    let line = server.wait_for_log("baner");
+    assert!(!line.is_empty());
+    Client::connect(server.address())
+        .reply()
+        .expect(220)
+        .says("first");
+}
+
+#[test]
+fn a_port_in_use_is_said_plainly() {
+    let server = Server::start();
+    let address = server.address().to_string();
+    let second = Server::build().listen(&address).start_without_waiting();
+    assert!(!second.wait().success());
+    let log = second.log_text();
+    assert!(log.contains(&address) && log.contains("in use"), "{log}");
+}
+
+#[test]
+fn a_missing_root_is_said_plainly() {
+    let builder = Server::build();
+    let missing = builder.root().join("missing");
+    let server = builder.serving(&missing).start_without_waiting();
+    assert!(!server.wait().success());
+    assert!(
+        server.log_text().contains("missing"),
+        "{}",
+        server.log_text()
+    );
+}
+
+#[test]
+fn a_server_without_descriptors_to_spare_lives_on() {
+    let server = Server::build()
+        .arguments(&["--sessions-per-ip", "100"])
+        .start();
+    let mut client = server.client();
+    let limit = format!("--nofile={}", server.descriptors() + 4);
+    let set = std::process::Command::new("prlimit")
+        .args(["--pid", &server.pid().to_string(), &limit])
+        .status();
+    if !set.is_ok_and(|status| status.success()) {
+        panic!("prlimit (package util-linux) is needed: run scripts/test");
+    }
+    let crowd: Vec<_> = (0..20)
+        .map(|_| std::net::TcpStream::connect(server.address()).unwrap())
+        .collect();
+    client.expect("NOOP", 200);
+    drop(crowd);
+    eventually("it serves again", || {
+        let stream = std::net::TcpStream::connect(server.address()).unwrap();
+        stream
+            .set_read_timeout(Some(std::time::Duration::from_secs(2)))
+            .unwrap();
+        let mut greeting = [0; 3];
+        (&stream).read_exact(&mut greeting).is_ok() && &greeting == b"220"
+    });
+    client.expect("NOOP", 200);
+}
+
+#[test]
+fn a_session_may_end_while_its_passive_port_waits() {
+    let server = Server::start();
+    let mut client = server.client();
+    let address = client.epsv_address();
+    let data = data_connection(address);
+    client.expect("QUIT", 221);
+    drop(data);
+    server.client();
+}
