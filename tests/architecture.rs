@@ -1,0 +1,190 @@
+//! The layers of the house, checked on its source: which room may know which.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// Every source file by its path below `src`, without its comments and unit tests.
+fn sources() -> BTreeMap<String, String> {
+    fn walk(top: &Path, at: &Path, found: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(top, &path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]").next().unwrap();
+                let code = code
+                    .lines()
+                    .filter(|line| !line.trim_start().starts_with("//"));
+                let name = path.strip_prefix(top).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, code.collect::<Vec<_>>().join("\n"));
+            }
+        }
+    }
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeMap::new();
+    walk(&top, &top, &mut found);
+    assert!(found.len() > 30, "the sources are found");
+    found
+}
+
+/// Module paths within the crate that a file names, such as `ftp::commands`, whichever way it writes them.
+fn imports(file: &str, code: &str) -> BTreeSet<String> {
+    let mut room: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
+    if matches!(room.last(), Some(&"mod" | &"lib" | &"main")) {
+        room.pop();
+    }
+    let mut found = BTreeSet::new();
+    for (prefix, base) in [
+        ("crate::", Vec::new()),
+        ("super::", room[..room.len().saturating_sub(1)].to_vec()),
+    ] {
+        for (at, _) in code.match_indices(prefix) {
+            let mut base = base.clone();
+            let mut rest = &code[at + prefix.len()..];
+            while let Some(further) = rest.strip_prefix("super::") {
+                base.pop();
+                rest = further;
+            }
+            let name: String = rest
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
+                .collect();
+            let path: Vec<&str> = base
+                .into_iter()
+                .chain(name.split("::").filter(|part| !part.is_empty()))
+                .collect();
+            found.insert(path.join("::"));
+            // A group: `use super::{a::b, c}`.
+            if let Some(group) = rest[name.len()..].strip_prefix('{') {
+                for member in group.split('}').next().unwrap().split(',') {
+                    found.insert(format!("{}::{}", path.join("::"), member.trim()));
+                }
+            }
+        }
+    }
+    found
+}
+
+fn offences(in_room: &str, forbidden: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (file, code) in sources()
+        .iter()
+        .filter(|(file, _)| file.starts_with(in_room))
+    {
+        for import in imports(file, code) {
+            let import = import.trim_start_matches("::").to_owned();
+            if forbidden
+                .iter()
+                .any(|room| import == *room || import.starts_with(&format!("{room}::")))
+            {
+                found.push(format!("{file} imports {import}"));
+            }
+        }
+    }
+    found
+}
+
+const ROOMS: [&str; 7] = [
+    "accounts", "cli", "config", "ftp", "observe", "server", "storage",
+];
+
+#[test]
+fn the_protocol_knows_no_other_room() {
+    let others: Vec<&str> = ROOMS.into_iter().filter(|room| *room != "ftp").collect();
+    assert_eq!(offences("ftp/protocol/", &others), [""; 0]);
+    let rest = ["ftp::commands", "ftp::control", "ftp::data", "ftp::session"];
+    assert_eq!(offences("ftp/protocol/", &rest), [""; 0]);
+}
+
+#[test]
+fn the_shared_rooms_know_no_front_end_and_no_server() {
+    for room in ["storage/", "accounts/", "tls/"] {
+        assert_eq!(offences(room, &["ftp", "sftp", "server"]), [""; 0]);
+    }
+    assert_eq!(offences("server/", &["ftp", "sftp"]), [""; 0]);
+}
+
+#[test]
+fn the_session_and_the_data_connection_know_no_verb() {
+    for room in ["ftp/session.rs", "ftp/control.rs", "ftp/data/"] {
+        assert_eq!(offences(room, &["ftp::commands"]), [""; 0]);
+    }
+}
+
+#[test]
+fn the_system_is_touched_in_three_rooms_only() {
+    for (file, code) in sources() {
+        let may = ["server/", "storage/", "ftp/data/"]
+            .iter()
+            .any(|room| file.starts_with(room));
+        // Not `std::os::unix::`.
+        let code = code.replace("unix::", "");
+        for call in ["nix::", "libc::", "unsafe "] {
+            assert!(may || !code.contains(call), "{file} uses {call}");
+        }
+    }
+    let with_unsafe: Vec<String> = sources()
+        .into_iter()
+        .filter(|(_, code)| code.contains("unsafe "))
+        .map(|(file, _)| file)
+        .collect();
+    assert_eq!(
+        with_unsafe,
+        ["server/ready.rs"],
+        "one small file, and it says why"
+    );
+}
+
+#[test]
+fn rooms_import_each_other_in_no_circle() {
+    let mut graph: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (file, code) in sources() {
+        let Some(room) = ROOMS
+            .into_iter()
+            .find(|room| file.starts_with(&format!("{room}/")))
+        else {
+            continue;
+        };
+        for import in imports(&file, &code) {
+            let first = import.split("::").next().unwrap_or_default();
+            if let Some(other) = ROOMS
+                .into_iter()
+                .find(|other| *other == first && *other != room)
+            {
+                graph.entry(room).or_default().insert(other);
+            }
+        }
+    }
+    assert!(
+        graph["ftp"].contains("storage"),
+        "imports are seen: {graph:?}"
+    );
+    // What imports nothing that is left can be taken away, until nothing is left; a circle stays.
+    let mut left: BTreeSet<&str> = ROOMS.into();
+    loop {
+        let free = |room: &&&str| {
+            graph
+                .get(**room)
+                .is_none_or(|others| others.is_disjoint(&left))
+        };
+        let Some(room) = left.iter().find(free).copied() else {
+            break;
+        };
+        left.remove(room);
+    }
+    assert!(left.is_empty(), "a circle among {left:?}: {graph:?}");
+}
+
+#[test]
+fn main_reads_like_a_summary() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    assert!(
+        fs::read_to_string(top.join("src/main.rs"))
+            .unwrap()
+            .lines()
+            .count()
+            < 60
+    );
+}
