@@ -241,7 +241,8 @@ impl Spare {
 
     /// Gives the descriptor up for the time of `work`; None when it had been lost before.
     fn lend<T>(&mut self, work: impl FnOnce() -> T) -> Option<T> {
-        self.0.take().map(|_| work())
+        drop(self.0.take()?);
+        Some(work())
     }
 
     fn take_back(&mut self) {

@@ -159,6 +159,10 @@ impl Lister {
             }
         }
         let start = session.path_or_here(typed)?;
+        if !view.permits(&start, Permission::List) {
+            let kind = storage::ErrorKind::NotPermitted(Permission::List);
+            return Err(storage::Error::new(kind, start.as_bytes()).into());
+        }
         let style = match style {
             Style::Names if flags.long => Style::Long,
             Style::Long if flags.one && !flags.long => Style::BareNames,
