@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
 /// One finished or broken transfer.
 #[derive(Debug)]
 pub struct Entry<'a> {
@@ -38,6 +41,8 @@ pub enum Direction {
 pub struct TransferLog {
     path: PathBuf,
     file: Mutex<File>,
+    /// Read once, on the thread that starts the server: finding it out takes more stack than a session should have.
+    zone: TimeZone,
 }
 
 impl TransferLog {
@@ -46,6 +51,7 @@ impl TransferLog {
         Ok(Self {
             path: path.to_owned(),
             file: Mutex::new(Self::append_to(path)?),
+            zone: TimeZone::system(),
         })
     }
 
@@ -68,7 +74,8 @@ impl TransferLog {
     pub fn write(&self, entry: &Entry<'_>) {
         let line = line(
             entry,
-            &jiff::Zoned::now()
+            &Timestamp::now()
+                .to_zoned(self.zone.clone())
                 .strftime("%a %b %e %H:%M:%S %Y")
                 .to_string(),
         );

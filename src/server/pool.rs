@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-/// A session needs little; a page of stack that is never touched costs nothing.
-const STACK: usize = 256 * 1024;
+/// Ample, for an overflow would end the whole server; a page of stack that is never touched costs nothing.
+const STACK: usize = 1024 * 1024;
 
 /// How long an idle worker waits for the next connection.
 const RETIRE_AFTER: Duration = Duration::from_secs(30);
