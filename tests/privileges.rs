@@ -1,0 +1,122 @@
+//! A server that root starts: who it becomes, and what it keeps.
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+use common::{Server, is_root};
+
+/// The user and group `nobody` of Debian.
+const NOBODY: u32 = 65534;
+
+/// A server whose root belongs to nobody.
+fn owned_by_nobody() -> Server {
+    assert!(
+        is_root(),
+        "only root can give up being root: run the tests as root"
+    );
+    let builder = Server::build();
+    chown(builder.root(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let above = builder.root().parent().unwrap();
+    fs::set_permissions(above, fs::Permissions::from_mode(0o755)).unwrap();
+    builder.start()
+}
+
+fn status(server: &Server, key: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .unwrap()
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn the_owner_of_the_root_serves_and_root_cannot_be_taken_back() {
+    let server = owned_by_nobody();
+    assert_eq!(
+        status(&server, "Uid:"),
+        [NOBODY; 4].map(|id| id.to_string()).join("\t")
+    );
+    assert_eq!(
+        status(&server, "Gid:"),
+        [NOBODY; 4].map(|id| id.to_string()).join("\t")
+    );
+    let mut client = server.client();
+    client.stor("file", b"x");
+    client.expect("MKD dir", 257);
+    assert_eq!(fs::metadata(server.path("file")).unwrap().uid(), NOBODY);
+    assert_eq!(fs::metadata(server.path("dir")).unwrap().uid(), NOBODY);
+    fs::write(server.path("private"), "root's").unwrap();
+    fs::set_permissions(server.path("private"), fs::Permissions::from_mode(0o600)).unwrap();
+    client.download("RETR private").1.expect(550);
+    client.expect("MLST private", 250).says("perm=df;");
+}
+
+#[test]
+fn one_capability_stays_for_active_connections_from_port_20() {
+    let server = owned_by_nobody();
+    // CAP_NET_BIND_SERVICE is the tenth bit.
+    assert_eq!(status(&server, "CapEff:"), "0000000000000400");
+    assert_eq!(status(&server, "CapPrm:"), "0000000000000400");
+    server.write("file", "contents");
+    let mut client = server.client();
+    for _ in 0..3 {
+        let listener = client.eprt();
+        client.command("RETR file").expect(150);
+        let (mut data, from) = listener.accept().unwrap();
+        data.read_to_end(&mut Vec::new()).unwrap();
+        assert_eq!(from.port(), 20);
+        client.reply().expect(226);
+    }
+}
+
+#[test]
+fn without_port_20_no_capability_stays() {
+    let builder = Server::build()
+        .configuration("active_from_port_20 = false\nrun_as = \"nobody\"\n")
+        .with_flag_user();
+    let above = builder.root().parent().unwrap();
+    fs::set_permissions(above, fs::Permissions::from_mode(0o755)).unwrap();
+    let server = builder.start();
+    assert_eq!(status(&server, "CapEff:"), "0000000000000000");
+    server.wait_for_log("running as nobody");
+    server.write("file", "contents");
+    let mut client = server.client();
+    let listener = client.eprt();
+    client.command("RETR file").expect(150);
+    let (mut data, from) = listener.accept().unwrap();
+    data.read_to_end(&mut Vec::new()).unwrap();
+    client.reply().expect(226);
+    assert_ne!(from.port(), 20);
+    // The root is root's: what the kernel denies is said.
+    client.upload("STOR new", b"x").expect(550);
+}
+
+#[test]
+fn sessions_of_one_user_are_counted() {
+    let server = Server::build()
+        .configuration("sessions_per_user = 2\n[anonymous]\nroot = \"{root}\"\n")
+        .with_flag_user()
+        .start();
+    let _one = server.client();
+    let two = server.client();
+    let mut third = server.connect();
+    third
+        .login_as(common::USER, common::PASSWORD)
+        .expect(421)
+        .says("limit is 2");
+    third.expect_end();
+    server.connect().login_as("anonymous", "").expect(230);
+    drop(two);
+    common::eventually("a place is free again", || {
+        server
+            .connect()
+            .login_as(common::USER, common::PASSWORD)
+            .code
+            == 230
+    });
+}
