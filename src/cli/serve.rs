@@ -1,5 +1,5 @@
 //! `thriftpd serve`: from the arguments to a running server.
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -233,24 +233,23 @@ fn addresses_of(listeners: &[TcpListener]) -> Vec<SocketAddr> {
 /// looking: later output may go to a log.
 fn introduce(user: &FirstUser, listening: &[SocketAddr]) {
     let show = user.is_new || std::io::stdout().is_terminal();
-    println!(
-        "User {}, password {}",
-        user.name,
-        if show {
-            user.password.as_str()
-        } else {
-            "as before"
-        }
-    );
-    println!("(kept in {})", user.kept_in.display());
+    let shown = if show {
+        user.password.as_str()
+    } else {
+        "as before"
+    };
+    let mut text = format!("User {}, password {shown}\n", user.name);
+    text += &format!("(kept in {})\n", user.kept_in.display());
     let password = if show {
         user.password.as_str()
     } else {
         "PASSWORD"
     };
     for address in reachable(listening) {
-        println!("  ftp://{}:{password}@{address}/", user.name);
+        text += &format!("  ftp://{}:{password}@{address}/\n", user.name);
     }
+    // Nobody has to read it: a closed pipe is no reason not to serve.
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// The addresses and ports that clients can use, loopback last.
