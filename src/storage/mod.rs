@@ -6,12 +6,14 @@
 //! | `permissions` | what a user may do, and the modes of what they create |
 //! | `root` | a directory that nothing leads out of |
 //! | `view` | [`View`]: roots and folders under one tree; what front ends speak to |
+//! | `change` | what a user changes through the view |
 //! | `metadata` | facts of a file, and what kernel and configuration allow on it |
 //! | `listing` | the entries of a directory |
 //! | `upload` | a file being received |
 //! | `tree` | removing a directory with all in it |
 //! | `owners` | names of users and groups |
 //! | `error` | why something was refused |
+mod change;
 mod error;
 mod listing;
 mod metadata;

@@ -2,18 +2,15 @@
 //! to nothing below it.
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::UNIX_EPOCH;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, openat, readlinkat, renameat, renameat2};
-use nix::sys::stat::{Mode, fchmod, fstat, futimens, mkdirat};
+use nix::fcntl::{OFlag, readlinkat};
+use nix::sys::stat::{Mode, fstat};
 use nix::sys::statvfs::fstatvfs;
-use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::error::{Error, ErrorKind};
 use super::listing::Listing;
@@ -21,8 +18,7 @@ use super::metadata::{Kind, Metadata, is_writable_directory, kind};
 use super::path::VirtualPath;
 use super::permissions::{Modes, Permission, Permissions};
 use super::root::Root;
-use super::tree;
-use super::upload::{How, Target, Upload, free_bytes, give};
+use super::upload::free_bytes;
 
 /// A directory of the host shown at a virtual path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +53,8 @@ pub struct View {
     root: Root,
     permissions: Permissions,
     folders: Vec<Folder>,
-    modes: Modes,
-    durable: bool,
+    pub(super) modes: Modes,
+    pub(super) durable: bool,
 }
 
 /// A folder is opened when it is first needed: a disk that is missing at login may come later, and must not keep
@@ -80,12 +76,12 @@ impl Folder {
 }
 
 /// Where a virtual path lies.
-struct Located<'a> {
+pub(super) struct Located<'a> {
     /// None: in the user's root. Two paths with the same number lie in the same folder.
-    folder: Option<usize>,
-    root: Result<&'a Root, Errno>,
-    relative: &'a [u8],
-    permissions: Permissions,
+    pub folder: Option<usize>,
+    pub root: Result<&'a Root, Errno>,
+    pub relative: &'a [u8],
+    pub permissions: Permissions,
 }
 
 impl View {
@@ -113,7 +109,7 @@ impl View {
     // ---- where things are
 
     /// The longest folder that the path lies in, or else the root.
-    fn locate<'a>(&'a self, path: &'a VirtualPath) -> Located<'a> {
+    pub(super) fn locate<'a>(&'a self, path: &'a VirtualPath) -> Located<'a> {
         let inside = self
             .folders
             .iter()
@@ -138,7 +134,7 @@ impl View {
         }
     }
 
-    fn permitted<'a>(
+    pub(super) fn permitted<'a>(
         &'a self,
         path: &'a VirtualPath,
         permission: Permission,
@@ -175,12 +171,12 @@ impl View {
     }
 
     /// Whether the path is the root, or a folder is shown there or below it: what stays where it is.
-    fn leads_to_folder(&self, path: &VirtualPath) -> bool {
+    pub(super) fn leads_to_folder(&self, path: &VirtualPath) -> bool {
         let is_here = |folder: &Folder| folder.spec.path.below(path).is_some();
         path.file_name().is_none() || self.folders.iter().any(is_here)
     }
 
-    fn is_above_folder(&self, path: &VirtualPath) -> bool {
+    pub(super) fn is_above_folder(&self, path: &VirtualPath) -> bool {
         self.folders.iter().any(|folder| {
             folder
                 .spec
@@ -379,222 +375,6 @@ impl View {
             other => other,
         };
         Ok(free_bytes(&fstatvfs(fd.map_err(fail)?).map_err(fail)?))
-    }
-
-    // ---- changing
-
-    /// # Errors
-    /// `NotPermitted`, `IsADirectory`, `NotAFile`, `BeyondEnd`; the rest is the kernel's.
-    pub fn begin_upload(&self, path: &VirtualPath, how: How) -> Result<Upload, Error> {
-        if self.leads_to_folder(path) {
-            return Err(Error::new(ErrorKind::IsADirectory, path.as_bytes()));
-        }
-        let located = self.locate(path);
-        Upload::begin(&self.target(path, &located)?, how)
-    }
-
-    /// A new file in the directory whose name begins with `prefix` (RFC 959 STOU).
-    ///
-    /// # Errors
-    /// As [`View::begin_upload`]; `Exists` when no name is free.
-    pub fn begin_unique_upload(
-        &self,
-        directory: &VirtualPath,
-        prefix: &[u8],
-    ) -> Result<Upload, Error> {
-        for number in 0..10_000 {
-            let mut name = prefix.to_vec();
-            if number > 0 {
-                name.extend(format!(".{number}").into_bytes());
-            }
-            let path = directory.join(&name)?;
-            if self.leads_to_folder(&path) {
-                continue;
-            }
-            let located = self.permitted(&path, Permission::Upload)?;
-            match Upload::begin_new(&self.target(&path, &located)?) {
-                Err(error) if error.kind == ErrorKind::Exists => {}
-                other => return other,
-            }
-        }
-        Err(Error::new(ErrorKind::Exists, prefix))
-    }
-
-    fn target<'a>(
-        &self,
-        path: &'a VirtualPath,
-        located: &Located<'a>,
-    ) -> Result<Target<'a>, Error> {
-        Ok(Target {
-            root: located
-                .root
-                .map_err(|errno| Error::from_errno(errno, path.as_bytes()))?,
-            relative: located.relative,
-            path,
-            permissions: located.permissions,
-            modes: self.modes,
-            durable: self.durable,
-        })
-    }
-
-    /// Renames; what has the new name is replaced where the user may overwrite, and never otherwise.
-    ///
-    /// # Errors
-    /// `NotPermitted`, `CrossesFolders`, `IsAFolder`, `Exists`; the rest is the kernel's.
-    pub fn rename(&self, from: &VirtualPath, to: &VirtualPath) -> Result<(), Error> {
-        let (source, target) = (
-            self.permitted(from, Permission::Rename)?,
-            self.permitted(to, Permission::Rename)?,
-        );
-        for path in [from, to] {
-            if self.leads_to_folder(path) {
-                return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
-            }
-        }
-        if source.folder != target.folder {
-            return Err(Error::new(ErrorKind::CrossesFolders, to.as_bytes()));
-        }
-        let may_replace = target.permissions.contains(Permission::Overwrite);
-        let old = source.root.and_then(|root| root.place(source.relative));
-        let old = old.map_err(|errno| Error::from_errno(errno, from.as_bytes()))?;
-        let fail = |errno| Error::from_errno(errno, to.as_bytes());
-        let new = target
-            .root
-            .and_then(|root| root.place(target.relative))
-            .map_err(fail)?;
-        let (old_name, new_name) = (old.name.as_slice(), new.name.as_slice());
-        if may_replace {
-            renameat(&old.directory, old_name, &new.directory, new_name).map_err(fail)
-        } else {
-            let flags = RenameFlags::RENAME_NOREPLACE;
-            renameat2(&old.directory, old_name, &new.directory, new_name, flags).map_err(fail)
-        }
-    }
-
-    /// # Errors
-    /// `NotPermitted(Delete)`, `IsADirectory`; the rest is the kernel's.
-    pub fn remove_file(&self, path: &VirtualPath) -> Result<(), Error> {
-        self.unlink(path, Permission::Delete, UnlinkatFlags::NoRemoveDir)
-    }
-
-    /// # Errors
-    /// `NotPermitted(Rmdir)`, `NotEmpty`, `NotADirectory`; the rest is the kernel's.
-    pub fn remove_directory(&self, path: &VirtualPath) -> Result<(), Error> {
-        self.unlink(path, Permission::Rmdir, UnlinkatFlags::RemoveDir)
-    }
-
-    fn unlink(
-        &self,
-        path: &VirtualPath,
-        permission: Permission,
-        flags: UnlinkatFlags,
-    ) -> Result<(), Error> {
-        let located = self.permitted(path, permission)?;
-        if self.leads_to_folder(path) {
-            return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
-        }
-        let removed = located
-            .root
-            .and_then(|root| root.place(located.relative))
-            .and_then(|place| unlinkat(&place.directory, place.name.as_slice(), flags));
-        removed.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
-    }
-
-    /// Removes a directory with all in it; `go_on` is asked before each step. Folders within are in the way.
-    ///
-    /// # Errors
-    /// `NotPermitted`, `IsAFolder`, `Shutdown` when `go_on` said no; the rest is the kernel's.
-    pub fn remove_tree(
-        &self,
-        path: &VirtualPath,
-        go_on: &mut dyn FnMut() -> bool,
-    ) -> Result<(), Error> {
-        self.permitted(path, Permission::Delete)?;
-        let located = self.permitted(path, Permission::Rmdir)?;
-        if self.leads_to_folder(path) {
-            return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
-        }
-        match located
-            .root
-            .and_then(|root| tree::remove(root, located.relative, go_on))
-        {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::new(ErrorKind::Shutdown, path.as_bytes())),
-            Err(errno) => Err(Error::from_errno(errno, path.as_bytes())),
-        }
-    }
-
-    /// # Errors
-    /// `NotPermitted(Mkdir)`, `Exists`; the rest is the kernel's.
-    pub fn make_directory(&self, path: &VirtualPath) -> Result<(), Error> {
-        let located = self.permitted(path, Permission::Mkdir)?;
-        if self.leads_to_folder(path) {
-            return Err(Error::new(ErrorKind::Exists, path.as_bytes()));
-        }
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
-        let root = located.root.map_err(fail)?;
-        if located.relative.is_empty() {
-            return Err(fail(Errno::EEXIST));
-        }
-        let place = root.place(located.relative).map_err(fail)?;
-        mkdirat(&place.directory, place.name.as_slice(), Mode::S_IRWXU).map_err(fail)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let made = openat(
-            &place.directory,
-            place.name.as_slice(),
-            flags,
-            Mode::empty(),
-        )
-        .map_err(fail)?;
-        give(made.as_fd(), self.modes.of_directories(), self.modes.group).map_err(fail)
-    }
-
-    /// Sets the time of modification, and that of the last access where one is given, in seconds since 1970.
-    ///
-    /// # Errors
-    /// `NotPermitted(Touch)`; the rest is the kernel's.
-    pub fn set_times(
-        &self,
-        path: &VirtualPath,
-        modified: i64,
-        accessed: Option<i64>,
-    ) -> Result<(), Error> {
-        let fd = self.open_for_attributes(path, Permission::Touch)?;
-        let accessed = accessed.map_or(TimeSpec::UTIME_OMIT, |seconds| TimeSpec::new(seconds, 0));
-        futimens(&fd, &accessed, &TimeSpec::new(modified, 0))
-            .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
-    }
-
-    /// Sets the permission bits; the special ones (set-user-ID and so on) never.
-    ///
-    /// # Errors
-    /// `NotPermitted(Chmod)`; the rest is the kernel's.
-    pub fn set_mode(&self, path: &VirtualPath, mode: u32) -> Result<(), Error> {
-        let fd = self.open_for_attributes(path, Permission::Chmod)?;
-        fchmod(&fd, Mode::from_bits_truncate(mode & 0o777))
-            .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
-    }
-
-    /// Files and directories only: opening a device can do something.
-    fn open_for_attributes(
-        &self,
-        path: &VirtualPath,
-        permission: Permission,
-    ) -> Result<OwnedFd, Error> {
-        let located = self.permitted(path, permission)?;
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
-        let root = located.root.map_err(fail)?;
-        match kind(&root.stat(located.relative, true).map_err(fail)?) {
-            Kind::File | Kind::Directory => {}
-            _ => return Err(Error::new(ErrorKind::NotAFile, path.as_bytes())),
-        }
-        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let open = |access| root.open_below(located.relative, flags | access, Mode::empty());
-        match open(OFlag::O_RDONLY) {
-            // Owners can set the mode of files that they cannot read.
-            Err(Errno::EACCES) => open(OFlag::O_WRONLY).map_err(fail),
-            other => other.map_err(fail),
-        }
     }
 }
 
