@@ -8,7 +8,6 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
 use common::{
     PASSWORD, Server, USER, assert_same_bytes, assert_same_trees, noise, run_client, the_program,
@@ -483,33 +482,4 @@ fn suppaftp_speaks_with_it() {
     ftp.cdup().unwrap();
     ftp.rmdir("made").unwrap();
     ftp.quit().unwrap();
-}
-
-#[test]
-fn the_server_starts_from_a_script_with_a_user_made_up() {
-    let home = tempfile::tempdir().unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_thriftpd"))
-        .args([
-            "serve",
-            home.path().to_str().unwrap(),
-            "--listen",
-            "127.0.0.1:0",
-        ])
-        .args(["--config", home.path().join("none.toml").to_str().unwrap()])
-        .env("HOME", home.path())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = String::new();
-    child
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut said)
-        .unwrap();
-    assert!(!child.wait().unwrap().success());
-    assert!(
-        said.contains("none.toml") && said.contains("cannot be read"),
-        "{said}"
-    );
 }

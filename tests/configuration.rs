@@ -182,6 +182,10 @@ fn a_server_says_why_it_cannot_start() {
         (vec!["serve", "--user", "t:pw"], "needs a directory"),
         (vec!["serve"], "nobody could log in"),
         (
+            vec!["serve", root, "--config", "/no/such/file.toml"],
+            "/no/such/file.toml: cannot be read",
+        ),
+        (
             vec!["serve", root, "--passive-ports", "60000-50000"],
             "the lower one first",
         ),

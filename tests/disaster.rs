@@ -244,3 +244,22 @@ fn running_out_of_descriptors_refuses_and_recovers() {
         server.connect().command("NOOP").code == 200
     });
 }
+
+#[test]
+fn a_file_too_large_for_the_system_is_552_and_the_server_lives_on() {
+    let server = Server::start();
+    let limit = Command::new("prlimit")
+        .args(["--pid", &server.pid().to_string(), "--fsize=100000:100000"])
+        .status()
+        .unwrap();
+    assert!(limit.success());
+    let mut client = server.client();
+    let mut data = client.epsv();
+    client.command("STOR big").expect(150);
+    // Broken off by the server, perhaps before all is sent.
+    let _ = data.write_all(&noise(1 << 20));
+    drop(data);
+    client.reply().expect(552);
+    client.stor("small", b"x");
+    assert_eq!(server.read("small"), b"x");
+}

@@ -4,7 +4,7 @@ mod common;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use common::{Client, Server};
 use thriftpd::ftp::commands::{VERBS, When};
@@ -234,4 +234,30 @@ fn before_login_every_verb_but_a_few_is_refused() {
         client.expect(format!("{} x", verb.name), 530);
     }
     assert!(!server.exists("x"));
+}
+
+#[test]
+fn modes_and_group_of_new_files_are_as_configured() {
+    let server = Server::build()
+        .configuration(
+            "umask = \"027\"\n[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\n\
+             file_mode = \"0664\"\ndirectory_mode = \"0775\"\ngroup = \"65534\"\n",
+        )
+        .start();
+    let mut client = server.connect();
+    client.login_as("ftp", "").expect(230);
+    client.stor("file", b"x");
+    client.expect("MKD dir", 257);
+    for (name, mode) in [("file", 0o640), ("dir", 0o750)] {
+        let made = std::fs::metadata(server.path(name)).unwrap();
+        assert_eq!(made.mode() & 0o7777, mode, "{name}");
+        // Only root can give files to a group that is not its own.
+        assert!(made.gid() == 65534 || !common::is_root());
+    }
+    client.expect("SITE CHMOD 4755 file", 504);
+    client.expect("SITE CHMOD 600 file", 200);
+    assert_eq!(
+        std::fs::metadata(server.path("file")).unwrap().mode() & 0o7777,
+        0o600
+    );
 }

@@ -105,7 +105,9 @@ proptest! {
 
     #[test]
     fn no_bytes_make_a_parser_fall(bytes in hostile()) {
-        let _ = Command::parse(&bytes).map(|command| prop_assert_ok(command.verb.len() <= 16));
+        if let Ok(command) = Command::parse(&bytes) {
+            prop_assert!(command.verb.len() <= 16);
+        }
         is_http_request(&bytes);
         let _ = (parse_epsv(&bytes), parse_host(&bytes), parse_allo(&bytes), parse_octal_mode(&bytes));
         let _ = (parse_mff(&bytes), parse_site_utime(&bytes), parse_timeval(&bytes), Facts::parse_options(&bytes));
@@ -233,8 +235,4 @@ proptest! {
         prop_assert_eq!(path.join(b".").unwrap(), path.clone());
         prop_assert_eq!(path.join(b"x/..").unwrap_or(path.clone()), path);
     }
-}
-
-fn prop_assert_ok(condition: bool) {
-    assert!(condition);
 }

@@ -45,6 +45,10 @@ impl Acceptor {
             set.add(signal);
         }
         set.thread_block()?;
+        // Under a limit on file sizes (ulimit -f) a write too far must fail, not end the server.
+        let mut too_large = SigSet::empty();
+        too_large.add(Signal::SIGXFSZ);
+        too_large.thread_block()?;
         let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let stop = Arc::new(Stop::new()?);
         Ok(Self {
