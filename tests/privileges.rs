@@ -120,3 +120,29 @@ fn sessions_of_one_user_are_counted() {
             == 230
     });
 }
+
+#[test]
+fn check_sees_that_the_server_could_not_write() {
+    assert!(
+        is_root(),
+        "only root can become somebody else: run the tests as root"
+    );
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("thriftpd.toml");
+    let root = home.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let text = "listen = [\"127.0.0.1:0\"]\nrun_as = \"nobody\"\n[anonymous]\nroot = \"root\"\naccess = \"upload-only\"\n";
+    fs::write(&file, text).unwrap();
+    let check = || {
+        let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_thriftpd"));
+        check.args(["check", "--config"]).arg(&file);
+        common::run_client(&mut check, 20)
+    };
+    let said = check().failed().text();
+    assert!(
+        said.contains("but the server cannot write there: change its owner or mode"),
+        "{said}"
+    );
+    chown(&root, Some(NOBODY), Some(NOBODY)).unwrap();
+    check().succeeded();
+}
