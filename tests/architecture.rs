@@ -132,7 +132,7 @@ fn the_system_is_touched_in_three_rooms_only() {
         .collect();
     assert_eq!(
         with_unsafe,
-        ["server/ready.rs"],
+        ["server/system.rs"],
         "one small file, and it says why"
     );
 }

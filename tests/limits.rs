@@ -335,3 +335,25 @@ fn a_session_may_end_while_its_passive_port_waits() {
     drop(data);
     server.client();
 }
+
+#[test]
+fn failed_logins_take_no_memory_that_stays() {
+    let server = Server::start();
+    server.client();
+    let before = server.resident_bytes();
+    let mut clients: Vec<_> = (0..32).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send("USER nobody");
+        client.send("PASS wrong");
+    }
+    for client in &mut clients {
+        client.reply().expect(331);
+        client.reply().expect(530);
+    }
+    let after = server.resident_bytes();
+    // One password check takes 19 MiB, which is gone with it.
+    assert!(
+        after < before + (16 << 20),
+        "{before} bytes before, {after} after 32 wrong passwords"
+    );
+}

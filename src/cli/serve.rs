@@ -20,7 +20,7 @@ use crate::server::acceptor::Acceptor;
 use crate::server::addresses::lan_addresses;
 use crate::server::admission::Admission;
 use crate::server::privileges::{self, Identity};
-use crate::server::{FrontEnd, limits, listen};
+use crate::server::{FrontEnd, limits, listen, system};
 use crate::storage::Permissions;
 
 /// serve files over FTP
@@ -58,6 +58,7 @@ pub struct ServeArguments {
 /// # Errors
 /// What keeps the server from starting.
 pub fn run(arguments: ServeArguments) -> Outcome {
+    system::give_back_large_blocks();
     let file = arguments.config.clone();
     let mut flags = flags(&arguments)?;
     let mut config = Config::of(file.as_deref(), &flags).map_err(|error| error.to_string())?;

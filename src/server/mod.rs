@@ -10,6 +10,7 @@
 //! | `listen` | listening sockets |
 //! | `stop` | the end of the server as every thread sees it |
 //! | `ready` | poll(2) with a deadline |
+//! | `system` | system calls without a safe wrapper |
 //! | `privileges` | giving up root |
 //! | `addresses` | the host's own addresses, and whose others are |
 //! | `limits` | open files |
@@ -24,6 +25,7 @@ pub mod pool;
 pub mod privileges;
 pub mod ready;
 pub mod stop;
+pub mod system;
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;

@@ -1,13 +1,14 @@
 //! Waiting until a descriptor is ready: poll(2) with a deadline, restarted after signals.
 //!
-//! Speaks to libc itself because nix's flags lack `POLLRDHUP`, by which a client that closed its side is seen without
-//! reading; this is the only `unsafe` of the room.
+//! Speaks of libc's flags because nix's lack `POLLRDHUP`, by which a client that closed its side is seen without reading.
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::libc::{self, c_int, c_short, nfds_t, pollfd};
+use nix::libc::{self, c_int, c_short, pollfd};
+
+use super::system::poll;
 
 /// What to wait for on one descriptor.
 #[derive(Clone, Copy, Debug)]
@@ -87,13 +88,6 @@ pub fn wait_for_any(fds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
             Err(errno) => return Err(errno.into()),
         }
     }
-}
-
-/// poll(2), with how many descriptors are ready.
-fn poll(polled: &mut [pollfd], milliseconds: c_int) -> Result<c_int, Errno> {
-    // SAFETY: the pointer and the length are those of one exclusively borrowed slice of `pollfd`, which the kernel reads
-    // and whose `revents` it writes during the call only; the descriptors in it are borrowed by our callers.
-    Errno::result(unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as nfds_t, milliseconds) })
 }
 
 fn flags(want: Want) -> c_short {

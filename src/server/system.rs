@@ -1,0 +1,26 @@
+//! The system calls that no safe wrapper offers: the only `unsafe` of the room.
+use nix::errno::Errno;
+use nix::libc::{self, c_int, nfds_t, pollfd};
+
+/// poll(2), with how many descriptors are ready; -1 milliseconds is without a time-out.
+///
+/// # Errors
+/// Those of poll(2), `EINTR` among them.
+pub fn poll(polled: &mut [pollfd], milliseconds: c_int) -> Result<c_int, Errno> {
+    // SAFETY: the pointer and the length are those of one exclusively borrowed slice of `pollfd`, which the kernel reads
+    // and whose `revents` it writes during the call only; the descriptors in it are borrowed by our callers.
+    Errno::result(unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as nfds_t, milliseconds) })
+}
+
+/// Has large blocks of memory given back to the system when they are freed. Left to itself, glibc keeps blocks of the
+/// size of the largest that was ever freed, on each thread: the 19 MiB of one password check for every session there was.
+/// To be called before threads are spawned.
+pub fn give_back_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    {
+        /// Bytes; the value glibc starts with (mallopt(3)). Naming it keeps it from growing.
+        const LARGE: c_int = 128 * 1024;
+        // SAFETY: mallopt takes two numbers and changes a setting of the allocator only; no other thread allocates yet.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+    }
+}
