@@ -11,6 +11,7 @@
 //! | [`ftp`] | the FTP front end: control loop, table of verbs, data connections |
 //! | [`accounts`] | users and passwords |
 //! | [`storage`] | files as one user may see them; knows no protocol and no sockets |
+//! | [`tls`] | certificates, and the encrypted side of connections; knows no protocol |
 //! | [`observe`] | log lines, the transfer log, the live sessions |
 //!
 //! A connection flows so: listener, admission (a slot or a 421), pool, session loop, table, handler, storage and data
@@ -22,3 +23,4 @@ pub mod ftp;
 pub mod observe;
 pub mod server;
 pub mod storage;
+pub mod tls;

@@ -86,8 +86,8 @@ fn offences(in_room: &str, forbidden: &[&str]) -> Vec<String> {
     found
 }
 
-const ROOMS: [&str; 7] = [
-    "accounts", "cli", "config", "ftp", "observe", "server", "storage",
+const ROOMS: [&str; 8] = [
+    "accounts", "cli", "config", "ftp", "observe", "server", "storage", "tls",
 ];
 
 #[test]

@@ -27,7 +27,7 @@ fn curl(server: &Server, arguments: &[&str]) -> common::Finished {
 
 fn lftp(server: &Server, script: &str) -> common::Finished {
     let script = format!(
-        "set net:timeout 20; set net:max-retries 2; set cmd:fail-exit yes; set xfer:log no; open -u {USER},{PASSWORD} ftp://{}; {script}",
+        "set net:timeout 20; set ftp:ssl-allow no; set net:max-retries 2; set cmd:fail-exit yes; set xfer:log no; open -u {USER},{PASSWORD} ftp://{}; {script}",
         server.address()
     );
     program(server, "lftp", &["-c", &script])

@@ -73,7 +73,7 @@ fn feat_tells_each_feature_of_the_table() {
     for verb in VERBS {
         match verb.feature {
             Feature::None => {}
-            Feature::Line(line) => assert!(
+            Feature::Line(line) | Feature::Secure(line) => assert!(
                 feat.lines().any(|told| told == format!(" {line}")),
                 "{line}: {feat}"
             ),

@@ -26,6 +26,33 @@ pub struct Account {
     pub strict_allo: bool,
     /// An upload is complete even when the client closes the control connection before it hears so.
     pub accept_hangup: bool,
+    /// Nothing in the clear, neither password nor files; None: as the server's `tls.mode` says.
+    pub require_tls: Option<bool>,
+    /// The name that the client's certificate must bear; with a password as well, both are needed.
+    pub certificate: Option<String>,
+}
+
+impl Account {
+    /// An account with nothing out of the ordinary.
+    pub fn new(name: impl Into<String>, password: Password, view: ViewSpec) -> Self {
+        Self {
+            name: name.into(),
+            password,
+            view,
+            sessions: None,
+            fxp: false,
+            strict_allo: false,
+            accept_hangup: false,
+            require_tls: None,
+            certificate: None,
+        }
+    }
+
+    /// Whether a client whose certificate bears these names may be this user. Without a certificate asked for, any may.
+    pub fn accepts_certificate(&self, names: &[String]) -> bool {
+        let asked = self.certificate.as_ref();
+        asked.is_none_or(|asked| names.iter().any(|name| name.eq_ignore_ascii_case(asked)))
+    }
 }
 
 /// The accounts of one configuration.
@@ -61,13 +88,41 @@ impl Accounts {
                 .any(|known| name.eq_ignore_ascii_case(known))
     }
 
-    /// The account that these credentials open. For an unknown name the work of a known one is done.
-    pub fn authenticate(&self, name: &[u8], password: &[u8]) -> Option<&Account> {
+    /// The account that the name and the client's certificate open, without a password (RFC 4217 §10).
+    pub fn by_certificate(&self, name: &[u8], certificate: &[String]) -> Option<&Account> {
+        let account = self.named(name)?;
+        let enough = account.certificate.is_some() && account.password.is_none();
+        (enough && account.accepts_certificate(certificate)).then_some(account)
+    }
+
+    /// Whether the user is to say nothing in the clear; None: the server's mode decides.
+    pub fn requires_tls(&self, name: &[u8]) -> Option<bool> {
+        if self.is_anonymous(name) {
+            return self.anonymous()?.require_tls;
+        }
+        self.named(name)?.require_tls
+    }
+
+    /// The account that these credentials open. For an unknown name the work of a known one is done. `certificate` is
+    /// what the client's certificate calls it.
+    pub fn authenticate(
+        &self,
+        name: &[u8],
+        password: &[u8],
+        certificate: &[String],
+    ) -> Option<&Account> {
         if self.is_anonymous(name) {
             return self.anonymous();
         }
         match self.named(name) {
-            Some(account) => account.password.is(password).then_some(account),
+            Some(account) if account.password.is_none() => {
+                password::do_the_work(password);
+                self.by_certificate(name, certificate)
+            }
+            Some(account) => {
+                let right = account.password.is(password);
+                (right && account.accepts_certificate(certificate)).then_some(account)
+            }
             None => {
                 password::do_the_work(password);
                 None

@@ -45,6 +45,11 @@ impl Password {
         Self::of(String::new())
     }
 
+    /// Whether there is no password that could be right.
+    pub fn is_none(&self) -> bool {
+        self.0.phc.is_empty()
+    }
+
     /// # Errors
     /// Anything but an argon2id hash in PHC form.
     pub fn from_hash(phc: &str) -> Result<Self, BadHash> {

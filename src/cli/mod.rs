@@ -1,5 +1,6 @@
 //! What a person types and reads: one file a subcommand. An error is one sentence that says what happened, to which
 //! path or address, and what to do.
+pub mod cert;
 pub mod check;
 pub mod serve;
 pub mod user;
@@ -21,6 +22,7 @@ pub struct Arguments {
 pub enum Command {
     Serve(serve::ServeArguments),
     Check(check::CheckArguments),
+    Cert(cert::CertArguments),
     User(user::UserArguments),
 }
 

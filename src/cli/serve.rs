@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use argh::FromArgs;
 
-use super::Outcome;
+use super::{Outcome, cert};
 use crate::accounts::{Account, Password};
 use crate::config::{
-    Config, FirstUser, Flags, PortRange, directory, first_user, is_user_name, parse_listen,
-    parse_ports, plain_view,
+    Config, FirstUser, Flags, PortRange, TlsMode, directory, first_user, is_user_name,
+    parse_listen, parse_ports, plain_view,
 };
 use crate::ftp::{Ftp, Shared};
 use crate::observe::log_lines;
@@ -22,6 +22,7 @@ use crate::server::admission::Admission;
 use crate::server::privileges::{self, Identity};
 use crate::server::{FrontEnd, limits, listen, system};
 use crate::storage::Permissions;
+use crate::tls::{self, Source};
 
 /// serve files over FTP
 #[derive(FromArgs, Debug)]
@@ -51,6 +52,12 @@ pub struct ServeArguments {
     /// the configuration file (TOML)
     #[argh(option, arg_name = "file")]
     config: Option<PathBuf>,
+    /// a certificate chain (PEM) to show to clients instead of a self-made one
+    #[argh(option, arg_name = "file")]
+    cert: Option<PathBuf>,
+    /// the certificate's private key (PEM; default: in the same file)
+    #[argh(option, arg_name = "file")]
+    key: Option<PathBuf>,
 }
 
 /// Serves until a signal ends it.
@@ -73,20 +80,32 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         config = Config::of(file.as_deref(), &flags).map_err(|error| error.to_string())?;
     }
     let roots = roots(&config)?;
+    let certificate = cert::provide(&mut config, file.as_deref())
+        .map_err(|error| format!("cannot make a certificate: {error}"))?;
+    let tls = open_tls(&config)?;
     limits::raise_open_files(config.sessions);
     let default_port = if privileges::is_root() {
         listen::FTP_PORT
     } else {
         listen::UNPRIVILEGED_PORT
     };
-    let listeners =
+    let mut listeners =
         listen::open(&config.listen, default_port).map_err(|error| error.to_string())?;
+    let explicit_listeners = listeners.len();
+    if !config.tls.implicit.is_empty() {
+        let implicit = listen::open(&config.tls.implicit, default_port);
+        listeners.extend(implicit.map_err(|error| error.to_string())?);
+    }
     let transfer_log = config
         .xferlog
         .as_deref()
         .map(open_transfer_log)
         .transpose()?;
-    let may_bind_low_ports = become_server(&config, roots.first().map(PathBuf::as_path))?;
+    let may_bind_low_ports = become_server(
+        &config,
+        roots.first().map(PathBuf::as_path),
+        certificate.as_ref(),
+    )?;
     let addresses = addresses_of(&listeners);
 
     let shared = Shared {
@@ -94,18 +113,37 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         sessions: Arc::new(Sessions::default()),
         transfer_log,
         may_bind_low_ports,
+        explicit_listeners,
     };
     let admission = shared.admission.clone();
     let acceptor =
         Acceptor::new(listeners, admission).map_err(|error| format!("cannot start: {error}"))?;
-    let reload = move || Config::of(file.as_deref(), &flags).map_err(|error| error.to_string());
-    let ftp = Arc::new(Ftp::new(config, shared, Box::new(reload)));
-    for address in &addresses {
-        log::info!("listening on {address}");
+    let fingerprint = tls.as_ref().map(tls::Tls::fingerprint);
+    let reload = move || {
+        let mut config = Config::of(file.as_deref(), &flags).map_err(|error| error.to_string())?;
+        cert::provide(&mut config, file.as_deref()).map_err(|error| error.to_string())?;
+        Ok(config)
+    };
+    let ftp = Arc::new(Ftp::new(config, tls, shared, Box::new(reload)));
+    for (index, address) in addresses.iter().enumerate() {
+        let how = if index < explicit_listeners {
+            ""
+        } else {
+            " (TLS from the first byte)"
+        };
+        log::info!("listening on {address}{how}");
     }
-    if let Some(user) = &made_up {
-        introduce(user, &addresses);
+    if let Some(fingerprint) = &fingerprint {
+        log::info!("certificate: SHA-256 {fingerprint}");
     }
+    let is_new = certificate.is_some_and(|certificate| certificate.is_new);
+    introduce(
+        made_up.as_ref(),
+        addresses.split_at(explicit_listeners),
+        fingerprint
+            .filter(|_| is_new || made_up.is_some())
+            .as_deref(),
+    );
     let front_end: Arc<dyn FrontEnd> = Arc::clone(&ftp) as _;
     let ended = acceptor.run(&front_end, || ftp.config().timeouts.shutdown_grace);
     log::info!("goodbye");
@@ -139,15 +177,7 @@ fn flags(arguments: &ServeArguments) -> Result<Flags, String> {
     }
     let anonymous = arguments.anonymous.as_deref().map(|dir| {
         let view = plain_view(absolute(dir), Permissions::READ_ONLY);
-        Account {
-            name: "anonymous".into(),
-            password: Password::none(),
-            view,
-            sessions: None,
-            fxp: false,
-            strict_allo: false,
-            accept_hangup: false,
-        }
+        Account::new("anonymous", Password::none(), view)
     });
     Ok(Flags {
         listen: arguments.listen.clone(),
@@ -156,21 +186,37 @@ fn flags(arguments: &ServeArguments) -> Result<Flags, String> {
         sessions_per_ip: arguments.sessions_per_ip,
         users,
         anonymous,
+        certificate: certificate(arguments)?,
     })
+}
+
+/// `--cert` and `--key`.
+fn certificate(arguments: &ServeArguments) -> Result<Option<Source>, String> {
+    match (&arguments.cert, &arguments.key) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => {
+            Err("--key needs --cert: the certificate that the key belongs to".into())
+        }
+        (Some(cert), key) => Ok(Some(Source::Files {
+            certificate: absolute(cert),
+            key: absolute(key.as_ref().unwrap_or(cert)),
+        })),
+    }
+}
+
+fn open_tls(config: &Config) -> Result<Option<tls::Tls>, String> {
+    if config.tls.mode == TlsMode::Off {
+        return Ok(None);
+    }
+    let opened = tls::Tls::open(config.tls.service.clone());
+    opened.map(Some).map_err(|error| error.to_string())
 }
 
 fn account(name: &str, password: &str, dir: &Path) -> Result<Account, String> {
     let password = Password::from_clear(password)
         .map_err(|_| format!("cannot hash the password of {name}"))?;
-    Ok(Account {
-        name: name.into(),
-        password,
-        view: plain_view(absolute(dir), Permissions::ALL),
-        sessions: None,
-        fxp: false,
-        strict_allo: false,
-        accept_hangup: false,
-    })
+    let view = plain_view(absolute(dir), Permissions::ALL);
+    Ok(Account::new(name, password, view))
 }
 
 /// The same directory whatever becomes of the working directory; links are followed once, here.
@@ -202,10 +248,25 @@ fn open_transfer_log(path: &Path) -> Result<TransferLog, String> {
         .map_err(|error| format!("cannot open the transfer log {}: {error}", path.display()))
 }
 
-/// Gives up root where there is somebody else to be; tells whether port 20 can still be bound.
-fn become_server(config: &Config, first_root: Option<&Path>) -> Result<bool, String> {
+/// Gives up root where there is somebody else to be; tells whether port 20 can still be bound. The self-made certificate
+/// goes with the server, so that a renewed one can still be read.
+fn become_server(
+    config: &Config,
+    first_root: Option<&Path>,
+    certificate: Option<&tls::Made>,
+) -> Result<bool, String> {
     let identity = privileges::choose(config.run_as.as_deref(), first_root)
         .map_err(|error| error.to_string())?;
+    if let (Identity::Other { uid, .. }, Some(Source::Files { certificate, .. })) =
+        (&identity, certificate.map(|made| &made.source))
+    {
+        std::os::unix::fs::chown(certificate, Some(*uid), None).map_err(|error| {
+            format!(
+                "cannot give {} to the server's user: {error}",
+                certificate.display()
+            )
+        })?;
+    }
     let may_bind = config.active_from_port_20 != Some(false) && privileges::may_bind_low_ports();
     privileges::become_identity(&identity, may_bind).map_err(|error| error.to_string())?;
     match identity {
@@ -230,24 +291,46 @@ fn addresses_of(listeners: &[TcpListener]) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// What somebody needs to use the server for the first time. The password itself only where it is new or a person is
-/// looking: later output may go to a log.
-fn introduce(user: &FirstUser, listening: &[SocketAddr]) {
-    let show = user.is_new || std::io::stdout().is_terminal();
-    let shown = if show {
-        user.password.as_str()
+/// What somebody needs to use the server for the first time: user and password, the certificate's fingerprint, where.
+/// The password itself only where it is new or a person is looking: later output may go to a log.
+fn introduce(
+    user: Option<&FirstUser>,
+    (explicit, implicit): (&[SocketAddr], &[SocketAddr]),
+    fingerprint: Option<&str>,
+) {
+    let mut text = String::new();
+    let mut who = String::new();
+    if let Some(user) = user {
+        let show = user.is_new || std::io::stdout().is_terminal();
+        let password = user.password.as_str();
+        let [shown, in_url] = if show {
+            [password; 2]
+        } else {
+            ["as before", "PASSWORD"]
+        };
+        text += &format!("User {}, password {shown}\n", user.name);
+        text += &format!("(kept in {})\n", user.kept_in.display());
+        who = format!("{}:{in_url}@", user.name);
+    }
+    if let Some(fingerprint) = fingerprint {
+        text += &format!("Certificate SHA-256 {fingerprint}\n");
+    }
+    if text.is_empty() {
+        return;
+    }
+    // ftpes: what clients with a window call explicit TLS; curl and lftp find it under ftp:// by themselves.
+    let schemes: &[&str] = if fingerprint.is_some() {
+        &["ftp", "ftpes"]
     } else {
-        "as before"
+        &["ftp"]
     };
-    let mut text = format!("User {}, password {shown}\n", user.name);
-    text += &format!("(kept in {})\n", user.kept_in.display());
-    let password = if show {
-        user.password.as_str()
-    } else {
-        "PASSWORD"
-    };
-    for address in reachable(listening) {
-        text += &format!("  ftp://{}:{password}@{address}/\n", user.name);
+    for address in reachable(explicit) {
+        for scheme in schemes {
+            text += &format!("  {scheme}://{who}{address}/\n");
+        }
+    }
+    for address in reachable(implicit) {
+        text += &format!("  ftps://{who}{address}/\n");
     }
     // Nobody has to read it: a closed pipe is no reason not to serve.
     let _ = std::io::stdout().write_all(text.as_bytes());

@@ -22,15 +22,15 @@ pub fn check(path: &Path, text: &str) -> Result<Config, ConfigError> {
 }
 
 /// Knows where it reads, for the errors.
-struct Checker<'a> {
+pub struct Checker<'a> {
     path: &'a Path,
     text: &'a str,
 }
 
-type Checked<T> = Result<T, ConfigError>;
+pub type Checked<T> = Result<T, ConfigError>;
 
 impl Checker<'_> {
-    fn wrong<T>(&self, span: &Range<usize>, key: &str, what: impl Into<String>) -> Checked<T> {
+    pub fn wrong<T>(&self, span: &Range<usize>, key: &str, what: impl Into<String>) -> Checked<T> {
         Err(ConfigError::at(self.path, self.text, span, key, what))
     }
 
@@ -66,6 +66,17 @@ impl Checker<'_> {
             .as_ref()
             .map(|user| self.anonymous(user, modes, durable))
             .transpose()?;
+        let tls = self.tls(&file.tls)?;
+        for user in &file.user {
+            if let (Some(certificate), None) = (&user.get_ref().certificate, &tls.service.client_ca)
+            {
+                return self.wrong(
+                    &certificate.span(),
+                    "certificate",
+                    "no certificate of a client is believed without `client_ca` in [tls]",
+                );
+            }
+        }
         let banner = match &file.banner {
             Some(banner) if banner.get_ref().chars().any(char::is_control) => {
                 return self.wrong(
@@ -103,11 +114,12 @@ impl Checker<'_> {
             log: self
                 .parsed("log", &file.log, parse_level)?
                 .unwrap_or(default.log),
+            tls,
             accounts: Accounts::new(users, anonymous),
         })
     }
 
-    fn parsed<T>(
+    pub fn parsed<T>(
         &self,
         key: &str,
         value: &Option<Spanned<String>>,
@@ -187,36 +199,46 @@ impl Checker<'_> {
                 "expected 1 to 64 characters without spaces, colons and control characters",
             );
         }
-        let Some(password) = &user.get_ref().password else {
-            let what = format!(
-                "user {0} has none; set it with `thriftpd user passwd {0} --config {1}`",
-                name.get_ref(),
-                self.path.display()
-            );
-            return self.wrong(&user.span(), "password", what);
-        };
-        let Ok(hash) = Password::from_hash(password.get_ref()) else {
-            let what = format!(
-                "expected an argon2id hash ($argon2id$...), never the password itself; set it with `thriftpd user passwd {} --config {}`",
-                name.get_ref(),
-                self.path.display()
-            );
-            return self.wrong(&password.span(), "password", what);
-        };
+        let password = self.password(user, name.get_ref())?;
         self.account(
             user,
             name.get_ref().clone(),
-            hash,
+            password,
             Permissions::ALL,
             modes,
             durable,
         )
     }
 
+    /// A user whose certificate is asked for needs no password.
+    fn password(&self, user: &Spanned<User>, name: &str) -> Checked<Password> {
+        let set_it = format!(
+            "set it with `thriftpd user passwd {name} --config {}`",
+            self.path.display()
+        );
+        match (&user.get_ref().password, &user.get_ref().certificate) {
+            (Some(password), _) => match Password::from_hash(password.get_ref()) {
+                Ok(hash) => Ok(hash),
+                Err(_) => self.wrong(
+                    &password.span(),
+                    "password",
+                    format!("expected an argon2id hash ($argon2id$...), never the password itself; {set_it}"),
+                ),
+            },
+            (None, Some(_)) => Ok(Password::none()),
+            (None, None) => self.wrong(
+                &user.span(),
+                "password",
+                format!("user {name} has none; {set_it}"),
+            ),
+        }
+    }
+
     fn anonymous(&self, user: &Spanned<User>, modes: Modes, durable: bool) -> Checked<Account> {
         for (key, value) in [
             ("name", &user.get_ref().name),
             ("password", &user.get_ref().password),
+            ("certificate", &user.get_ref().certificate),
         ] {
             if let Some(value) = value {
                 return self.wrong(&value.span(), key, "[anonymous] has no such key");
@@ -261,24 +283,25 @@ impl Checker<'_> {
             }
             folders.push(spec);
         }
+        let view = ViewSpec {
+            root: self.root(root)?,
+            folders,
+            permissions: self.permissions(&user.access, &user.permissions, default)?,
+            modes: self.modes(
+                modes,
+                [&user.umask, &user.file_mode, &user.directory_mode],
+                &user.group,
+            )?,
+            durable: user.durable.unwrap_or(durable),
+        };
         Ok(Account {
-            name,
-            password,
-            view: ViewSpec {
-                root: self.root(root)?,
-                folders,
-                permissions: self.permissions(&user.access, &user.permissions, default)?,
-                modes: self.modes(
-                    modes,
-                    [&user.umask, &user.file_mode, &user.directory_mode],
-                    &user.group,
-                )?,
-                durable: user.durable.unwrap_or(durable),
-            },
             sessions: self.count("sessions", &user.sessions)?,
             fxp: user.fxp,
             strict_allo: user.strict_allo,
             accept_hangup: user.accept_hangup,
+            require_tls: user.require_tls,
+            certificate: user.certificate.as_ref().map(|name| name.get_ref().clone()),
+            ..Account::new(name, password, view)
         })
     }
 
@@ -356,7 +379,7 @@ impl Checker<'_> {
     }
 
     /// Relative paths start where the file lies, not where the server was started.
-    fn beside(&self, path: &str) -> PathBuf {
+    pub fn beside(&self, path: &str) -> PathBuf {
         let directory = self
             .path
             .parent()

@@ -27,6 +27,8 @@ pub struct File {
     #[serde(default)]
     pub timeouts: Timeouts,
     #[serde(default)]
+    pub tls: Tls,
+    #[serde(default)]
     pub user: Vec<Spanned<User>>,
     pub anonymous: Option<Spanned<User>>,
 }
@@ -39,6 +41,31 @@ pub struct Timeouts {
     pub data_connect: Option<Spanned<Seconds>>,
     pub stalled: Option<Spanned<Seconds>>,
     pub shutdown_grace: Option<Spanned<Seconds>>,
+}
+
+/// Encryption.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    pub mode: Option<Spanned<String>>,
+    pub cert: Option<Spanned<String>>,
+    pub key: Option<Spanned<String>>,
+    /// More certificates, for clients that ask for their names.
+    #[serde(default)]
+    pub certificate: Vec<Certificate>,
+    #[serde(default)]
+    pub implicit: Vec<Spanned<String>>,
+    pub client_ca: Option<Spanned<String>>,
+    pub data_session_reuse: Option<Spanned<String>>,
+    #[serde(default)]
+    pub allow_ccc: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    pub cert: Spanned<String>,
+    pub key: Option<Spanned<String>>,
 }
 
 /// A time: a number of seconds, or text such as `"15m"`.
@@ -68,6 +95,8 @@ pub struct User {
     pub strict_allo: bool,
     #[serde(default)]
     pub accept_hangup: bool,
+    pub require_tls: Option<bool>,
+    pub certificate: Option<Spanned<String>>,
     pub umask: Option<Spanned<String>>,
     pub file_mode: Option<Spanned<String>>,
     pub directory_mode: Option<Spanned<String>>,

@@ -98,7 +98,8 @@ fn read(path: &Path) -> io::Result<Zeroizing<String>> {
 fn make(directory: &Path, path: &Path) -> io::Result<Zeroizing<String>> {
     DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        // Others may pass through it, not look around: the server reads its certificate after it gave up root.
+        .mode(0o711)
         .create(directory)?;
     let password = random_password().map_err(|error| io::Error::other(error.to_string()))?;
     let aside = path.with_extension(format!("password.{}", std::process::id()));

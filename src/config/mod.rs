@@ -6,10 +6,12 @@ mod checked;
 mod error;
 mod file;
 mod first_start;
+mod tls;
 
 pub use checked::{is_user_name, parse_listen, parse_ports};
 pub use error::ConfigError;
 pub use first_start::{FirstUser, directory, first_user};
+pub use tls::{TlsMode, TlsSettings};
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use std::time::Duration;
 
 use crate::accounts::{Account, Accounts};
 use crate::storage::{Modes, Permissions, ViewSpec};
+use crate::tls::Source;
 
 /// All settings, checked.
 #[derive(Debug)]
@@ -40,6 +43,7 @@ pub struct Config {
     pub login_attempts: u32,
     pub xferlog: Option<PathBuf>,
     pub log: log::LevelFilter,
+    pub tls: TlsSettings,
     pub accounts: Accounts,
 }
 
@@ -101,6 +105,7 @@ impl Default for Config {
             login_attempts: 3,
             xferlog: None,
             log: log::LevelFilter::Info,
+            tls: TlsSettings::default(),
             accounts: Accounts::default(),
         }
     }
@@ -116,6 +121,8 @@ pub struct Flags {
     /// Users of the command line; those of the same name in the file give way.
     pub users: Vec<Account>,
     pub anonymous: Option<Account>,
+    /// In the place of those of the file.
+    pub certificate: Option<Source>,
 }
 
 impl Config {
@@ -143,6 +150,9 @@ impl Config {
         let mut config = file.map_or_else(|| Ok(Self::default()), Self::load)?;
         if !flags.listen.is_empty() {
             config.listen.clone_from(&flags.listen);
+        }
+        if let Some(certificate) = &flags.certificate {
+            config.tls.service.certificates = vec![certificate.clone()];
         }
         config.passive_ports = flags.passive_ports.unwrap_or(config.passive_ports);
         config.sessions = flags.sessions.unwrap_or(config.sessions);

@@ -3,15 +3,17 @@
 //! The socket is non-blocking; every wait has a deadline. Replies are collected and go out in one write when nothing
 //! more can be done without the client (RFC 959 §5.4 wants them in order, not one by one).
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind};
 use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::data::socket;
 use super::protocol::line::{Line, LineDecoder};
 use super::protocol::reply::Reply;
 use crate::server::ready::{Want, wait};
+use crate::server::stop::Stop;
+use crate::tls::{Handshake, HandshakeError, Need, Stream};
 
 /// Replies beyond this go out at once, even when more commands wait.
 const FLUSH_AT: usize = 16 * 1024;
@@ -33,7 +35,7 @@ pub enum Input {
 /// The control connection of one session.
 #[derive(Debug)]
 pub struct Control {
-    stream: TcpStream,
+    stream: Stream,
     decoder: LineDecoder,
     /// Whole lines taken out of the decoder to look at them, in order.
     lines: VecDeque<Line>,
@@ -50,7 +52,7 @@ impl Control {
         // A connection that is gone already fails here and then at the first read: nothing to do about it now.
         let _ = socket::prepare_control(&stream);
         Self {
-            stream,
+            stream: Stream::clear(stream),
             decoder: LineDecoder::new(),
             lines: VecDeque::new(),
             output: Vec::new(),
@@ -60,7 +62,11 @@ impl Control {
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        self.stream.fd()
+    }
+
+    pub fn stream(&self) -> &Stream {
+        &self.stream
     }
 
     pub fn set_patience(&mut self, patience: Duration) {
@@ -92,6 +98,16 @@ impl Control {
             self.lines.push_back(line);
         }
         self.lines.iter().any(test)
+    }
+
+    /// Whether anything has arrived that was not dealt with yet.
+    pub fn has_input(&self) -> bool {
+        !self.lines.is_empty() || self.decoder.pending() > 0
+    }
+
+    /// Whether [`Control::fill`] would bring something that poll(2) does not know of.
+    pub fn holds_input(&mut self) -> bool {
+        self.stream.holds_input()
     }
 
     /// Reads what has arrived, without waiting.
@@ -171,30 +187,105 @@ impl Control {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(length) => sent += length,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let deadline = Instant::now() + self.patience;
-                    let [ready] =
-                        wait([Some((self.stream.as_fd(), Want::Output))], Some(deadline))?;
-                    if !ready.wanted {
-                        return Err(ErrorKind::TimedOut.into());
-                    }
-                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_for_room()?,
                 Err(error) => return Err(error),
             }
         }
+        loop {
+            match self.stream.flush() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_for_room()?,
+                other => return other,
+            }
+        }
+    }
+
+    fn wait_for_room(&self) -> io::Result<()> {
+        let deadline = Instant::now() + self.patience;
+        let [ready] = wait([Some((self.stream.fd(), Want::Output))], Some(deadline))?;
+        if ready.wanted {
+            Ok(())
+        } else {
+            Err(ErrorKind::TimedOut.into())
+        }
+    }
+
+    /// Lets the handshake run its course; from then on everything is encrypted.
+    ///
+    /// # Errors
+    /// Why there is no encryption; the connection is of no use any more.
+    pub fn encrypt(
+        &mut self,
+        mut handshake: Handshake,
+        stop: &Stop,
+        deadline: Instant,
+    ) -> Result<(), HandshakeError> {
+        loop {
+            let want = match handshake.step(self.stream.socket())? {
+                Need::Input => Want::Input,
+                Need::Output => Want::Output,
+                Need::Nothing => break,
+            };
+            self.wait_for_client(want, stop, deadline)
+                .map_err(HandshakeError::Io)?;
+        }
+        if let Some(encryption) = handshake.finish() {
+            self.stream.encrypt(encryption);
+        }
         Ok(())
+    }
+
+    /// Says close_notify, waits for the client's, and goes on in the clear (RFC 4217 §12.1).
+    ///
+    /// # Errors
+    /// When the client does not say it in time; the connection is of no use any more.
+    pub fn stop_encryption(&mut self, stop: &Stop, deadline: Instant) -> io::Result<()> {
+        self.stream.close_notify();
+        self.flush()?;
+        loop {
+            match self.stream.stop_encryption() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.wait_for_client(Want::Input, stop, deadline)?;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn wait_for_client(&self, want: Want, stop: &Stop, deadline: Instant) -> io::Result<()> {
+        let ready = wait(
+            [
+                Some((self.stream.fd(), want)),
+                Some((stop.draining_fd(), Want::Input)),
+            ],
+            Some(deadline),
+        )?;
+        match ready {
+            [client, _] if client.wanted => Ok(()),
+            [_, stopping] if stopping.wanted => Err(io::Error::new(
+                ErrorKind::Interrupted,
+                "the server is shutting down",
+            )),
+            _ => Err(io::Error::new(
+                ErrorKind::TimedOut,
+                "the client did not answer in time",
+            )),
+        }
     }
 
     /// Gives back the memory that a burst of commands took.
     pub fn shrink(&mut self) {
         self.decoder.shrink();
+        self.stream.shrink();
         if self.lines.is_empty() && self.lines.capacity() > 0 {
             self.lines = VecDeque::new();
         }
     }
 
     /// Closes the connection in order: what was sent arrives, whatever the client sends now is not read.
-    pub fn close(self) {
-        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    pub fn close(mut self) {
+        self.stream.close_notify();
+        // What cannot be said without waiting is not said.
+        let _ = self.stream.flush();
+        let _ = self.stream.socket().shutdown(std::net::Shutdown::Write);
     }
 }

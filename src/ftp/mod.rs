@@ -5,6 +5,7 @@
 //! | `protocol` | the grammars of the RFCs: bytes in, values out; no sockets, no files |
 //! | `control` | the control connection: lines and replies |
 //! | `session` | the session's state |
+//! | `security` | how a session is encrypted |
 //! | `data` | data connections and what flows over them |
 //! | `commands` | the table of verbs and their handlers |
 //!
@@ -13,6 +14,7 @@ pub mod commands;
 pub mod control;
 pub mod data;
 pub mod protocol;
+pub mod security;
 pub mod session;
 
 use std::io::Write as _;
@@ -24,11 +26,12 @@ use protocol::line::Line;
 use protocol::reply::Reply;
 use session::{Next, Session};
 
-use crate::config::Config;
+use crate::config::{Config, TlsMode};
 use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
 use crate::server::admission::{Admission, Refused};
 use crate::server::{Connection, FrontEnd, Limits};
+use crate::tls::Tls;
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub struct Shared {
     pub transfer_log: Option<TransferLog>,
     /// Active data connections can come from port 20.
     pub may_bind_low_ports: bool,
+    /// The listeners from this one on begin with TLS.
+    pub explicit_listeners: usize,
 }
 
 /// Reads the configuration again; the error is what is wrong with it.
@@ -45,16 +50,26 @@ pub type Reload = dyn Fn() -> Result<Config, String> + Send + Sync;
 
 /// FTP, served on the connections that the server hands over.
 pub struct Ftp {
-    /// New sessions take this; running ones keep what they took.
-    config: Mutex<Arc<Config>>,
+    settings: Mutex<Settings>,
     shared: Arc<Shared>,
     reload: Box<Reload>,
 }
 
+/// New sessions take these; running ones keep what they took.
+#[derive(Clone)]
+struct Settings {
+    config: Arc<Config>,
+    /// None: nothing is encrypted.
+    tls: Option<Arc<Tls>>,
+}
+
 impl Ftp {
-    pub fn new(config: Config, shared: Shared, reload: Box<Reload>) -> Self {
+    pub fn new(config: Config, tls: Option<Tls>, shared: Shared, reload: Box<Reload>) -> Self {
         Self {
-            config: Mutex::new(Arc::new(config)),
+            settings: Mutex::new(Settings {
+                config: Arc::new(config),
+                tls: tls.map(Arc::new),
+            }),
             shared: Arc::new(shared),
             reload,
         }
@@ -62,7 +77,38 @@ impl Ftp {
 
     /// The configuration that new sessions get.
     pub fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+        self.settings().config
+    }
+
+    fn settings(&self) -> Settings {
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        settings.clone()
+    }
+
+    /// Certificates by a new configuration; where they are of no use, the old ones stay.
+    fn certificates_of(&self, config: &Config) -> Option<Arc<Tls>> {
+        if config.tls.mode == TlsMode::Off {
+            return None;
+        }
+        let settings = config.tls.service.clone();
+        let old = self.settings().tls;
+        let opened = match &old {
+            Some(old) => old.reopened(settings),
+            None => Tls::open(settings),
+        };
+        match opened {
+            Ok(tls) => {
+                log::info!(
+                    "certificate for new connections: SHA-256 {}",
+                    tls.fingerprint()
+                );
+                Some(Arc::new(tls))
+            }
+            Err(error) => {
+                log::error!("the certificates stay as they were: {error}");
+                old
+            }
+        }
     }
 }
 
@@ -76,11 +122,9 @@ impl FrontEnd for Ftp {
     }
 
     fn serve(&self, connection: Connection) {
-        run(Session::new(
-            connection,
-            self.config(),
-            Arc::clone(&self.shared),
-        ));
+        let Settings { config, tls } = self.settings();
+        let shared = Arc::clone(&self.shared);
+        run(Session::new(connection, config, tls.as_deref(), shared));
     }
 
     fn refuse(&self, mut stream: &TcpStream, reason: Refused) {
@@ -103,7 +147,10 @@ impl FrontEnd for Ftp {
         match (self.reload)() {
             Ok(config) => {
                 log::info!("the configuration was read again; it holds for new sessions");
-                *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+                let tls = self.certificates_of(&config);
+                let config = Arc::new(config);
+                *self.settings.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Settings { config, tls };
             }
             Err(error) => log::error!("the configuration stays as it was: {error}"),
         }
@@ -113,7 +160,12 @@ impl FrontEnd for Ftp {
 /// The control loop of one session.
 fn run(mut session: Session) {
     log::debug!("{}: connected", session.peer);
-    session.reply(&Reply::new(220, session.config.banner.clone()));
+    if session.security.implicit {
+        session.encrypt();
+    }
+    if !session.ended {
+        session.reply(&Reply::new(220, session.config.banner.clone()));
+    }
     while !session.ended {
         match session.next_command() {
             Next::Line(line) => obey(&mut session, line),

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use super::control::{Control, Input};
 use super::data::open::{ActiveFrom, DataPort};
+use super::data::secure::Protection;
 use super::protocol::facts::Facts;
 use super::protocol::line::Line;
 use super::protocol::reply::Reply;
+use super::security::{AfterReply, Security, data_needs_tls, login_needs_tls};
 use crate::accounts::Account;
 use crate::config::Config;
 use crate::observe::sessions::Row;
@@ -19,6 +21,7 @@ use crate::server::admission::{Slot, UserSlot};
 use crate::server::ready::{Ready, Want, wait};
 use crate::server::stop::Stop;
 use crate::storage::{self, View, VirtualPath};
+use crate::tls::{Handshake, Purpose, Reuse, Tls};
 
 /// How far the client has come (RFC 959 §5.4: USER, PASS, then everything else).
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub enum Login {
     /// USER was given; PASS is to follow.
     Named(Vec<u8>),
     /// Somebody, with files to touch.
-    LoggedIn(Visitor),
+    LoggedIn(Box<Visitor>),
 }
 
 /// Who is logged in and what they see.
@@ -98,6 +101,9 @@ pub struct Session {
     pub local: SocketAddr,
     pub row: Row,
     pub login: Login,
+    pub security: Security,
+    /// What the command that runs wants done to the control connection behind its reply.
+    pub after_reply: Option<AfterReply>,
     pub representation: Representation,
     pub data_port: DataPort,
     /// EPSV ALL was given (RFC 2428 §4): no other way to a data connection for the rest of the session.
@@ -120,8 +126,14 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(connection: Connection, config: Arc<Config>, shared: Arc<Shared>) -> Self {
+    pub fn new(
+        connection: Connection,
+        config: Arc<Config>,
+        tls: Option<&Tls>,
+        shared: Arc<Shared>,
+    ) -> Self {
         let row = shared.sessions.enter(connection.peer);
+        let implicit = connection.listener >= shared.explicit_listeners;
         Self {
             control: Control::new(connection.stream, config.timeouts.login),
             idle: config.timeouts.idle,
@@ -132,6 +144,8 @@ impl Session {
             local: connection.local,
             row,
             login: Login::Greeted,
+            security: Security::new(tls, implicit),
+            after_reply: None,
             representation: Representation::default(),
             data_port: DataPort::None,
             epsv_all: false,
@@ -157,6 +171,81 @@ impl Session {
         self.facts = Facts::default();
         self.idle = self.config.timeouts.idle;
         self.row.set_user(b"");
+    }
+
+    // ---- encryption
+
+    /// Does to the control connection what the last command asked for.
+    pub fn finish_reply(&mut self) {
+        let deadline = Instant::now() + self.config.timeouts.login;
+        match self.after_reply.take() {
+            None => {}
+            Some(AfterReply::Encrypt) => self.encrypt(),
+            Some(AfterReply::StopEncryption) => {
+                if let Err(error) = self.control.stop_encryption(&self.stop, deadline) {
+                    log::warn!(
+                        "{}: closed: the encryption did not end in order: {error}",
+                        self.who()
+                    );
+                    self.ended = true;
+                }
+            }
+        }
+    }
+
+    /// The reply to AUTH is the last byte in the clear. What the client sent behind AUTH may be somebody else's, put in
+    /// between: it is not obeyed, and the connection is closed.
+    pub fn encrypt(&mut self) {
+        let deadline = Instant::now() + self.config.timeouts.login;
+        if self.control.flush().is_err() {
+            self.ended = true;
+            return;
+        }
+        if self.control.has_input() {
+            log::warn!(
+                "{}: closed: commands came in the clear behind AUTH; they were not obeyed",
+                self.who()
+            );
+            self.ended = true;
+            return;
+        }
+        let Some(answers) = self.security.answers() else {
+            self.ended = true;
+            return;
+        };
+        let handshake = Handshake::new(answers, Purpose::Control, self.security.id);
+        match self.control.encrypt(handshake, &self.stop, deadline) {
+            Ok(()) => {
+                let stream = self.control.stream();
+                log::debug!("{}: {}", self.who(), stream.describe());
+                self.security.client_names = stream.client_names();
+            }
+            Err(error) => {
+                log::warn!("{}: closed: no TLS: {error}", self.who());
+                self.ended = true;
+            }
+        }
+    }
+
+    /// Whether the name may not be logged in with for want of encryption.
+    pub fn login_needs_tls(&self, name: &[u8]) -> bool {
+        let own = self.config.accounts.requires_tls(name);
+        !self.control.stream().is_encrypted() && login_needs_tls(self.config.tls.mode, own)
+    }
+
+    /// Whether files and listings may not flow in the clear.
+    pub fn must_protect_data(&self) -> bool {
+        let own = match &self.login {
+            Login::LoggedIn(visitor) => visitor.account.require_tls,
+            _ => None,
+        };
+        data_needs_tls(self.config.tls.mode, own)
+    }
+
+    /// How the next data connection is encrypted, if it is.
+    pub fn protection(&self) -> Option<Protection> {
+        let must_resume = self.config.tls.reuse == Reuse::Require;
+        self.security.protection(must_resume)
     }
 
     // ---- who is here
@@ -234,6 +323,10 @@ impl Session {
             }
             if self.control.is_closed() || self.control.flush().is_err() {
                 return Next::Closed;
+            }
+            if self.control.holds_input() {
+                self.control.fill();
+                continue;
             }
             if self.stop.is_draining() {
                 return Next::ShutDown;

@@ -119,7 +119,7 @@ impl Acceptor {
     fn accept_all(&mut self, index: usize, front_end: &Arc<dyn FrontEnd>) {
         for _ in 0..64 {
             match self.listeners[index].accept() {
-                Ok((stream, _)) => self.hand_over(stream, front_end),
+                Ok((stream, _)) => self.hand_over(stream, index, front_end),
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EAGAIN) => return,
                     Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
@@ -154,7 +154,7 @@ impl Acceptor {
         );
     }
 
-    fn hand_over(&self, stream: TcpStream, front_end: &Arc<dyn FrontEnd>) {
+    fn hand_over(&self, stream: TcpStream, listener: usize, front_end: &Arc<dyn FrontEnd>) {
         // A connection that is gone already has no addresses.
         let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
             return;
@@ -182,6 +182,7 @@ impl Acceptor {
             stream,
             peer,
             local,
+            listener,
             slot,
             stop: Arc::clone(&self.stop),
         };

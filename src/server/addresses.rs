@@ -30,6 +30,14 @@ pub fn lan_addresses() -> Vec<IpAddr> {
     addresses
 }
 
+/// The name that the host calls itself; `localhost` where it has none that could be written.
+pub fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok();
+    name.and_then(|name| name.into_string().ok())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".into())
+}
+
 fn is_link_local_v6(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }

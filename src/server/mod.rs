@@ -39,6 +39,8 @@ pub struct Connection {
     pub stream: TcpStream,
     pub peer: SocketAddr,
     pub local: SocketAddr,
+    /// Which of the listeners it came in by, counted from 0.
+    pub listener: usize,
     /// Counts this connection for as long as it lives.
     pub slot: Slot,
     pub stop: Arc<Stop>,

@@ -11,6 +11,10 @@ pub fn feat(session: &mut Session, _: &[u8]) -> Answer {
         .filter_map(|verb| match verb.feature {
             Feature::None => None,
             Feature::Line(line) => Some(line.as_bytes().to_vec()),
+            Feature::Secure(line) => session
+                .security
+                .is_offered()
+                .then(|| line.as_bytes().to_vec()),
             Feature::Facts => Some(session.facts.feat_line().into_bytes()),
         })
         .collect();

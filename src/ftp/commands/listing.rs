@@ -19,6 +19,7 @@ use crate::observe::printable;
 use crate::storage::{
     self, Entry, Kind, Listing, Metadata, Permission, View, VirtualPath, group_name, user_name,
 };
+use crate::tls::Purpose;
 
 /// Names that one pattern may look at: enough for any directory of photos, not enough to keep a disk busy for long.
 const PATTERN_COST: usize = 1_000_000;
@@ -77,6 +78,15 @@ fn state(session: &Session) -> Reply {
         session.representation
     ));
     lines.push(format!("Idle time-out: {} s", session.idle.as_secs()));
+    lines.push(format!(
+        "Control connection: {}; data connections: {}",
+        session.control.stream().describe(),
+        if session.security.private_data {
+            "encrypted"
+        } else {
+            "in the clear"
+        }
+    ));
     lines.push("No data connection".into());
     Reply::multi(
         211,
@@ -93,7 +103,7 @@ fn send_lines(session: &mut Session, verb: &str, mut lister: Lister) -> Answer {
         session,
         &what,
         "Here comes the listing.",
-        false,
+        (Purpose::Sending, false),
         &mut |stream, watch| {
             let mut produce = |out: &mut Vec<u8>| lister.produce(out).map_err(Outcome::Storage);
             send::produced(stream, &mut produce, watch)
@@ -493,7 +503,7 @@ pub fn mlsd(session: &mut Session, argument: &[u8]) -> Answer {
         session,
         &what,
         "Here comes the listing.",
-        false,
+        (Purpose::Sending, false),
         &mut |stream, watch| send::produced(stream, &mut produce, watch),
     )?;
     if !sent.outcome.is_complete() {

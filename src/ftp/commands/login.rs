@@ -3,8 +3,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Answer;
+use crate::accounts::Account;
 use crate::ftp::protocol::host::parse_host;
 use crate::ftp::protocol::reply::Reply;
+use crate::ftp::security::AfterReply;
 use crate::ftp::session::{Login, Refusal, Session, Visitor};
 use crate::observe::printable;
 use crate::storage::{View, VirtualPath};
@@ -17,6 +19,19 @@ pub fn user(session: &mut Session, name: &[u8]) -> Answer {
     if matches!(session.login, Login::LoggedIn(_)) {
         session.reinitialize();
         session.restart_login_clock();
+    }
+    if session.login_needs_tls(name) {
+        session.login = Login::Greeted;
+        return Err(
+            Refusal::new(530, "Encrypt first: AUTH TLS (FTP over TLS, explicit).")
+                .logged("a login in the clear (setting: tls.mode, or require_tls of the user)"),
+        );
+    }
+    let config = Arc::clone(&session.config);
+    let names = &session.security.client_names;
+    if let Some(account) = config.accounts.by_certificate(name, names) {
+        enter(session, name.to_vec(), account)?;
+        return Ok(Reply::new(232, "Logged in by your certificate."));
     }
     session.login = Login::Named(name.to_vec());
     let anonymous = session.config.accounts.is_anonymous(name);
@@ -40,9 +55,17 @@ pub fn pass(session: &mut Session, password: &[u8]) -> Answer {
         }
     };
     let config = Arc::clone(&session.config);
-    let Some(account) = config.accounts.authenticate(&name, password) else {
+    let certificate = &session.security.client_names;
+    let Some(account) = config.accounts.authenticate(&name, password, certificate) else {
         return wrong(session, &name);
     };
+    enter(session, name, account)?;
+    Ok(Reply::new(230, "Logged in."))
+}
+
+/// Logs in; whoever calls has made sure of who it is.
+fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), Refusal> {
+    let config = Arc::clone(&session.config);
     let limit = account
         .sessions
         .or(config.sessions_per_user)
@@ -70,22 +93,23 @@ pub fn pass(session: &mut Session, password: &[u8]) -> Answer {
         ))
     })?;
     log::info!(
-        "{}@{}: logged in; root {}",
+        "{}@{}: logged in {}; root {}",
         printable(&name),
         session.peer.ip(),
+        session.control.stream().describe(),
         printable(account.view.root.as_os_str().as_encoded_bytes())
     );
     session.row.set_user(account.name.as_bytes());
     session.control.set_patience(config.timeouts.stalled);
-    session.login = Login::LoggedIn(Visitor {
+    session.login = Login::LoggedIn(Box::new(Visitor {
         anonymous: config.accounts.is_anonymous(&name),
         name,
         account: account.clone(),
         view: Arc::new(view),
         directory: VirtualPath::root(),
         slot,
-    });
-    Ok(Reply::new(230, "Logged in."))
+    }));
+    Ok(())
 }
 
 /// The same words and the same wait whether the name or the password was wrong.
@@ -117,9 +141,14 @@ pub fn acct(session: &mut Session, _: &[u8]) -> Answer {
     Ok(Reply::new(202, "ACCT is not needed here."))
 }
 
+/// The reply is still encrypted, what follows is not (RFC 4217 §11), but where TLS came before the first command.
 pub fn rein(session: &mut Session, _: &[u8]) -> Answer {
     session.reinitialize();
+    session.security.reset();
     session.restart_login_clock();
+    if session.control.stream().is_encrypted() && !session.security.implicit {
+        session.after_reply = Some(AfterReply::StopEncryption);
+    }
     Ok(Reply::new(220, session.config.banner.clone()))
 }
 

@@ -10,6 +10,7 @@ mod listing;
 mod login;
 mod navigation;
 mod parameters;
+mod security;
 mod site;
 mod transfer;
 
@@ -56,6 +57,8 @@ pub enum Marker {
 pub enum Feature {
     None,
     Line(&'static str),
+    /// The same, where there is encryption.
+    Secure(&'static str),
     /// The facts that MLST knows, with those that are on.
     Facts,
 }
@@ -156,6 +159,12 @@ impl Verb {
             ..self
         }
     }
+    const fn secure_feature(self, line: &'static str) -> Self {
+        Self {
+            feature: Feature::Secure(line),
+            ..self
+        }
+    }
     const fn lists_facts(self) -> Self {
         Self {
             feature: Feature::Facts,
@@ -179,6 +188,11 @@ pub const VERBS: &[Verb] = &[
     verb("REIN", "REIN", "RFC 959 §4.1.1", "logs out and starts anew", login::rein).always(),
     verb("QUIT", "QUIT", "RFC 959 §4.1.1", "ends the session", login::quit).always(),
     verb("HOST", "HOST <name>", "RFC 7151 §3", "names the host you mean; before USER", login::host).before_login().feature("HOST"),
+
+    verb("AUTH", "AUTH <TLS | TLS-C | TLS-P | SSL>", "RFC 2228 §3, RFC 4217 §4", "encrypts the control connection", security::auth).always().secure_feature("AUTH TLS"),
+    verb("PBSZ", "PBSZ <0>", "RFC 2228 §3, RFC 4217 §8", "comes before PROT", security::pbsz).always().secure_feature("PBSZ"),
+    verb("PROT", "PROT <C | P>", "RFC 2228 §3, RFC 4217 §9", "encrypts data connections, or not", security::prot).always().secure_feature("PROT"),
+    verb("CCC", "CCC", "RFC 2228 §3, RFC 4217 §12.1", "goes back to the clear on the control connection", security::ccc),
 
     verb("CWD", "CWD <directory>", "RFC 959 §4.1.1", "changes the working directory", navigation::cwd),
     verb("XCWD", "XCWD <directory>", "RFC 1123 §4.1.3.1", "is CWD", navigation::cwd),
@@ -236,11 +250,7 @@ pub const VERBS: &[Verb] = &[
     verb("SITE", "SITE <HELP | CHMOD | UTIME | IDLE | WHO> ...", "RFC 959 §4.1.3", "does what the standard has no verb for", site::site),
 
     verb("SMNT", "SMNT <path>", "RFC 959 §4.1.1", "is not offered", information::not_offered).always(),
-    verb("AUTH", "AUTH <mechanism>", "RFC 2228 §3", "is not offered", information::not_offered).always(),
     verb("ADAT", "ADAT <data>", "RFC 2228 §3", "is not offered", information::not_offered).always(),
-    verb("PBSZ", "PBSZ <size>", "RFC 2228 §3", "is not offered", information::not_offered).always(),
-    verb("PROT", "PROT <level>", "RFC 2228 §3", "is not offered", information::not_offered).always(),
-    verb("CCC", "CCC", "RFC 2228 §3", "is not offered", information::not_offered).always(),
     verb("MIC", "MIC <data>", "RFC 2228 §3", "is not offered", information::not_offered).always(),
     verb("CONF", "CONF <data>", "RFC 2228 §3", "is not offered", information::not_offered).always(),
     verb("ENC", "ENC <data>", "RFC 2228 §3", "is not offered", information::not_offered).always(),
@@ -280,6 +290,7 @@ pub fn run(session: &mut Session, command: &Command) {
         refusal.reply
     });
     session.reply(&reply);
+    session.finish_reply();
 }
 
 fn allowed(session: &Session, verb: &Verb, command: &Command) -> Result<(), Refusal> {

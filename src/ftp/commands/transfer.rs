@@ -2,7 +2,6 @@
 //! listings: opening the data connection, and telling how it ended.
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
-use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,13 +9,14 @@ use super::Answer;
 use super::interrupts::Interrupts;
 use crate::ftp::data::open::{DataPort, OpenError, open};
 use crate::ftp::data::watch::Watch;
-use crate::ftp::data::{Outcome, receive, send};
+use crate::ftp::data::{Outcome, receive, secure, send};
 use crate::ftp::protocol::numbers::{parse_allo, parse_decimal};
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::session::{Refusal, Representation, Session};
 use crate::observe::printable;
 use crate::observe::transfer_log::{Direction, Entry};
 use crate::storage::{Download, How, Upload, View, VirtualPath};
+use crate::tls::{Purpose, Stream};
 
 /// What came of a transfer.
 pub struct Transferred {
@@ -26,18 +26,19 @@ pub struct Transferred {
     pub duration: Duration,
 }
 
-/// Opens the data connection behind the reply 150 and lets `work` use it.
+/// Opens the data connection behind the reply 150, encrypts it where that was agreed upon, and lets `work` use it.
 ///
 /// # Errors
-/// 425, when there is no data connection; before 150 when none was agreed upon.
+/// 425 (or 522), when there is no data connection; before 150 when none was agreed upon.
 pub fn transfer(
     session: &mut Session,
     what: &str,
     opening: impl AsRef<[u8]>,
-    may_hang_up: bool,
-    work: &mut dyn FnMut(TcpStream, &mut Watch<'_>) -> Outcome,
+    (purpose, may_hang_up): (Purpose, bool),
+    work: &mut dyn FnMut(Stream, &mut Watch<'_>) -> Outcome,
 ) -> Result<Transferred, Refusal> {
     must_have_data_port(session)?;
+    let protection = session.protection();
     let port = std::mem::take(&mut session.data_port);
     session.control.queue(&Reply::new(150, opening));
     let from = session.active_from();
@@ -52,15 +53,22 @@ pub fn transfer(
     let mut watch = Watch::new(&mut interrupts, &session.stop, timeouts.stalled);
     let opened = begun
         .map_err(OpenError::Interrupted)
-        .and_then(|()| open(port, from, timeouts.data_connect, &mut watch));
+        .and_then(|()| open(port, from, timeouts.data_connect, &mut watch))
+        .map(Stream::clear)
+        .and_then(|mut stream| {
+            if let Some(protection) = &protection {
+                let time = timeouts.data_connect;
+                secure::encrypt(&mut stream, protection, purpose, time, &mut watch)?;
+            }
+            Ok(stream)
+        });
     let outcome = match opened {
         Ok(stream) => work(stream, &mut watch),
         Err(OpenError::Interrupted(outcome)) => outcome,
         Err(error) => {
             session.row.set_doing(b"");
-            return Err(
-                Refusal::new(425, error.to_string()).logged(format!("no data connection: {error}"))
-            );
+            return Err(Refusal::new(error.code(), error.to_string())
+                .logged(format!("no data connection: {error}")));
         }
     };
     let bytes = watch.bytes();
@@ -72,8 +80,15 @@ pub fn transfer(
     })
 }
 
-/// Refuses before anything is touched what cannot be done for want of a data connection.
+/// Refuses before anything is touched what cannot be done for want of a data connection, or of its encryption (RFC 4217
+/// §9).
 pub fn must_have_data_port(session: &mut Session) -> Result<(), Refusal> {
+    if session.must_protect_data() && !session.security.private_data {
+        return Err(Refusal::new(
+            521,
+            "Data connections must be encrypted here: use PROT P.",
+        ));
+    }
     let error = match session.data_port {
         DataPort::None => OpenError::NothingAgreed,
         DataPort::Expired => OpenError::Expired,
@@ -143,7 +158,8 @@ pub fn retr(session: &mut Session, argument: &[u8]) -> Answer {
     opening.extend(argument);
     opening.extend(format!(" ({} bytes).", size - offset).into_bytes());
     let what = format!("RETR {}", printable(path.as_bytes()));
-    let sent = transfer(session, &what, opening, false, &mut |stream, watch| {
+    let how = (Purpose::Sending, false);
+    let sent = transfer(session, &what, opening, how, &mut |stream, watch| {
         if ascii {
             send::file_as_ascii(stream, &file, size, watch)
         } else {
@@ -226,12 +242,18 @@ fn receive_into(session: &mut Session, verb: &str, upload: Upload, opening: Vec<
         session,
         &what,
         opening,
-        may_hang_up,
-        &mut |stream, watch| {
+        (Purpose::Receiving, may_hang_up),
+        &mut |mut stream, watch| {
             let Some(mut upload) = upload.take() else {
                 return Outcome::ControlLost;
             };
-            let outcome = receive_all(&stream, &mut upload, ascii, watch);
+            if may_hang_up {
+                stream.accept_truncation();
+            }
+            let outcome = receive_all(&mut stream, &mut upload, ascii, watch);
+            if outcome.is_err() {
+                receive::break_off(stream);
+            }
             let outcome = outcome.and_then(|()| announced_came(announced, strict, watch.bytes()));
             // The client may have died and its kernel closed both connections in order: then the end of the data is
             // not the end of the file.
@@ -241,10 +263,7 @@ fn receive_into(session: &mut Session, verb: &str, upload: Upload, opening: Vec<
                     size = whole;
                     Outcome::Complete
                 }
-                Err(outcome) => {
-                    receive::break_off(stream);
-                    outcome
-                }
+                Err(outcome) => outcome,
             }
         },
     )?;
@@ -269,7 +288,7 @@ fn receive_into(session: &mut Session, verb: &str, upload: Upload, opening: Vec<
 }
 
 fn receive_all(
-    stream: &TcpStream,
+    stream: &mut Stream,
     upload: &mut Upload,
     ascii: bool,
     watch: &mut Watch<'_>,

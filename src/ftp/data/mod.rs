@@ -5,6 +5,7 @@
 //! are non-blocking; nothing here waits without a deadline and without seeing the control connection and the shutdown.
 pub mod open;
 pub mod receive;
+pub mod secure;
 pub mod send;
 pub mod socket;
 pub mod watch;

@@ -16,6 +16,7 @@ use super::watch::Watch;
 use crate::config::PortRange;
 use crate::server::addresses::canonical;
 use crate::server::ready::Want;
+use crate::tls::HandshakeError;
 
 /// The port active data connections come from (RFC 959 §3.2: the one before the control port).
 const DATA_PORT: u16 = 20;
@@ -156,6 +157,11 @@ pub enum OpenError {
     /// The client's address could not be reached.
     Unreachable(SocketAddr, io::Error),
     Accept(io::Error),
+    /// It could not be encrypted.
+    Handshake(HandshakeError),
+    HandshakeTimedOut,
+    /// It did not resume the control connection's TLS session, as it has to.
+    NotResumed,
     /// ABOR, the shutdown, or the client is gone.
     Interrupted(Outcome),
 }
@@ -170,7 +176,26 @@ impl fmt::Display for OpenError {
             Self::TimedOut => f.write_str("No data connection was made in time."),
             Self::Unreachable(address, error) => write!(f, "Cannot connect to {address}: {error}."),
             Self::Accept(error) => write!(f, "Cannot accept the data connection: {error}."),
+            Self::Handshake(error) => {
+                write!(f, "The data connection cannot be encrypted: {error}.")
+            }
+            Self::HandshakeTimedOut => {
+                f.write_str("The data connection was not encrypted in time.")
+            }
+            Self::NotResumed => f.write_str(
+                "The data connection must resume the TLS session of the control connection.",
+            ),
             Self::Interrupted(outcome) => write!(f, "No data connection: {}.", outcome.describe()),
+        }
+    }
+}
+
+impl OpenError {
+    /// The reply code (RFC 959 §4.2, RFC 4217 §9).
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::NotResumed => 522,
+            _ => 425,
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Receiving over the data connection into an upload.
-use std::io::{ErrorKind, Read as _};
-use std::net::TcpStream;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -12,6 +11,7 @@ use super::{Outcome, socket};
 use crate::ftp::protocol::ascii::FromNetwork;
 use crate::server::ready::Want;
 use crate::storage::Upload;
+use crate::tls::Stream;
 
 /// Bytes read at a time where they pass through memory of ours.
 const SLICE: usize = 256 * 1024;
@@ -24,7 +24,7 @@ const PIPE: i32 = 1024 * 1024;
 /// # Errors
 /// As [`into_upload`].
 pub fn ascii_into_upload(
-    stream: &TcpStream,
+    stream: &mut Stream,
     upload: &mut Upload,
     watch: &mut Watch<'_>,
 ) -> Result<(), Outcome> {
@@ -47,8 +47,8 @@ pub fn ascii_into_upload(
 }
 
 /// Ends a data connection whose bytes do not become a file, so that the client cannot go on sending in good faith.
-pub fn break_off(stream: TcpStream) {
-    socket::break_off(stream);
+pub fn break_off(stream: Stream) {
+    socket::break_off(stream.into_socket());
 }
 
 /// Receives until the client ends the data connection in order. Small files end within the first slice and never pay
@@ -57,7 +57,7 @@ pub fn break_off(stream: TcpStream) {
 /// # Errors
 /// What ended the transfer before.
 pub fn into_upload(
-    stream: &TcpStream,
+    stream: &mut Stream,
     upload: &mut Upload,
     watch: &mut Watch<'_>,
 ) -> Result<(), Outcome> {
@@ -73,7 +73,13 @@ pub fn into_upload(
         }
         first += length;
     }
-    if let Some(pipe) = Pipe::new() {
+    // What has to be opened passes through memory of ours.
+    let pipe = if stream.is_encrypted() {
+        None
+    } else {
+        Pipe::new()
+    };
+    if let Some(pipe) = pipe {
         match pipe.carry(stream, upload, watch)? {
             Carried::All => return Ok(()),
             Carried::NotSupported => {}
@@ -90,23 +96,24 @@ pub fn into_upload(
     }
 }
 
-/// Waits for bytes and reads them; 0 is the end.
-fn read(
-    mut stream: &TcpStream,
-    buffer: &mut [u8],
-    watch: &mut Watch<'_>,
-) -> Result<usize, Outcome> {
+/// Waits for bytes and reads them; 0 is the end, which is answered at once: a client that says close_notify may wait for
+/// ours before it reads the reply.
+fn read(stream: &mut Stream, buffer: &mut [u8], watch: &mut Watch<'_>) -> Result<usize, Outcome> {
     loop {
         match stream.read(buffer) {
             Ok(length) => {
                 watch.add(length);
                 if length > 0 {
                     watch.glance()?;
+                } else {
+                    stream.close_notify();
+                    // One small record; when there is no room for it, the client is not waiting for it either.
+                    let _ = stream.flush();
                 }
                 return Ok(length);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                watch.wait(stream.as_fd(), Want::Input)?
+                watch.wait(stream.fd(), Want::Input)?
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(Outcome::Reset(error)),
@@ -143,13 +150,20 @@ impl Pipe {
 
     fn carry(
         &self,
-        stream: &TcpStream,
+        stream: &mut Stream,
         upload: &mut Upload,
         watch: &mut Watch<'_>,
     ) -> Result<Carried, Outcome> {
         let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
         loop {
-            match splice(stream, None, &self.input, None, self.capacity, flags) {
+            match splice(
+                stream.socket(),
+                None,
+                &self.input,
+                None,
+                self.capacity,
+                flags,
+            ) {
                 Ok(0) => return Ok(Carried::All),
                 Ok(length) => {
                     watch.add(length);
@@ -158,7 +172,7 @@ impl Pipe {
                     }
                     watch.glance()?;
                 }
-                Err(Errno::EAGAIN) => watch.wait(stream.as_fd(), Want::Input)?,
+                Err(Errno::EAGAIN) => watch.wait(stream.fd(), Want::Input)?,
                 Err(Errno::EINTR) => {}
                 Err(Errno::EINVAL | Errno::ENOSYS) => return Ok(Carried::NotSupported),
                 Err(errno) => return Err(Outcome::Reset(errno.into())),

@@ -1,8 +1,8 @@
-//! Sending over the data connection: a file without copying it, or bytes as they are made.
+//! Sending over the data connection: a file without copying it where nothing has to be done to it, or bytes as they are
+//! made.
 use std::fs::File;
-use std::io::{self, ErrorKind, Write as _};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind};
+use std::net::Shutdown;
 use std::os::unix::fs::FileExt as _;
 
 use nix::errno::Errno;
@@ -12,28 +12,36 @@ use super::watch::Watch;
 use super::{Outcome, socket};
 use crate::ftp::protocol::ascii::ToNetwork;
 use crate::server::ready::Want;
+use crate::tls::Stream;
 
 /// Bytes a sendfile(2): from 256 KiB on its cost no longer depends on it, and the control connection is looked at
 /// in between.
 const CHUNK: u64 = 512 * 1024;
+
+/// Bytes read and sealed at a time: sixteen full records, which go out in one writev(2).
+const ENCRYPTED_SLICE: usize = 256 * 1024;
 
 /// Bytes read from a file at a time where they have to be converted.
 const SLICE: usize = 64 * 1024;
 
 /// Sends the file from `offset` to `end` and closes the connection.
 pub fn file(
-    stream: TcpStream,
+    mut stream: Stream,
     file: &File,
     offset: u64,
     end: u64,
     watch: &mut Watch<'_>,
 ) -> Outcome {
-    let outcome = send_range(&stream, file, offset, end, watch);
-    conclude(stream, outcome)
+    let outcome = if stream.is_encrypted() {
+        copy_range(&mut stream, file, offset, end, ENCRYPTED_SLICE, watch)
+    } else {
+        send_range(&mut stream, file, offset, end, watch)
+    };
+    conclude(stream, outcome, watch)
 }
 
 fn send_range(
-    stream: &TcpStream,
+    stream: &mut Stream,
     file: &File,
     offset: u64,
     end: u64,
@@ -44,13 +52,13 @@ fn send_range(
     let end = i64::try_from(end).map_err(|_| Outcome::Shrunk)?;
     while position < end {
         let left = (end - position).unsigned_abs().min(CHUNK);
-        match sendfile64(stream, file, Some(&mut position), left as usize) {
+        match sendfile64(stream.socket(), file, Some(&mut position), left as usize) {
             Ok(0) => return Err(Outcome::Shrunk),
             Ok(sent) => {
                 watch.add(sent);
                 watch.glance()?;
             }
-            Err(Errno::EAGAIN) => watch.wait(stream.as_fd(), Want::Output)?,
+            Err(Errno::EAGAIN) => watch.wait(stream.fd(), Want::Output)?,
             Err(Errno::EINTR) => {}
             // File systems that cannot do it (some FUSE ones).
             Err(Errno::EINVAL | Errno::ENOSYS) => {
@@ -59,6 +67,7 @@ fn send_range(
                     file,
                     position.unsigned_abs(),
                     end.unsigned_abs(),
+                    SLICE,
                     watch,
                 );
             }
@@ -74,30 +83,34 @@ fn send_range(
 }
 
 fn copy_range(
-    stream: &TcpStream,
+    stream: &mut Stream,
     file: &File,
     offset: u64,
     end: u64,
+    slice: usize,
     watch: &mut Watch<'_>,
 ) -> Result<(), Outcome> {
-    let mut buffer = vec![0; SLICE];
+    // Small files pay for no more than they are.
+    let whole = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut buffer = vec![0; slice.min(whole)];
     let mut position = offset;
     while position < end {
         let length = read_at(file, &mut buffer, position, end)?;
         all(stream, &buffer[..length], watch)?;
+        watch.glance()?;
         position += length as u64;
     }
     Ok(())
 }
 
 /// Sends the file in ASCII type (RFC 959 §3.1.1.1) up to `end` and closes the connection.
-pub fn file_as_ascii(stream: TcpStream, file: &File, end: u64, watch: &mut Watch<'_>) -> Outcome {
-    let outcome = send_converted(&stream, file, end, watch);
-    conclude(stream, outcome)
+pub fn file_as_ascii(mut stream: Stream, file: &File, end: u64, watch: &mut Watch<'_>) -> Outcome {
+    let outcome = send_converted(&mut stream, file, end, watch);
+    conclude(stream, outcome, watch)
 }
 
 fn send_converted(
-    stream: &TcpStream,
+    stream: &mut Stream,
     file: &File,
     end: u64,
     watch: &mut Watch<'_>,
@@ -134,7 +147,7 @@ fn read_at(file: &File, buffer: &mut [u8], position: u64, end: u64) -> Result<us
 /// Sends what `produce` makes until it makes no more, and closes the connection. `produce` adds some to the buffer at
 /// each call and says whether there is more.
 pub fn produced(
-    stream: TcpStream,
+    mut stream: Stream,
     produce: &mut dyn FnMut(&mut Vec<u8>) -> Result<bool, Outcome>,
     watch: &mut Watch<'_>,
 ) -> Outcome {
@@ -146,16 +159,16 @@ pub fn produced(
             while more && buffer.len() < SLICE / 2 {
                 more = produce(&mut buffer)?;
             }
-            all(&stream, &buffer, watch)?;
+            all(&mut stream, &buffer, watch)?;
             watch.glance()?;
         }
         Ok(())
     };
     let outcome = send();
-    conclude(stream, outcome)
+    conclude(stream, outcome, watch)
 }
 
-fn all(mut stream: &TcpStream, bytes: &[u8], watch: &mut Watch<'_>) -> Result<(), Outcome> {
+fn all(stream: &mut Stream, bytes: &[u8], watch: &mut Watch<'_>) -> Result<(), Outcome> {
     let mut sent = 0;
     while sent < bytes.len() {
         match stream.write(&bytes[sent..]) {
@@ -165,7 +178,7 @@ fn all(mut stream: &TcpStream, bytes: &[u8], watch: &mut Watch<'_>) -> Result<()
                 watch.add(length);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                watch.wait(stream.as_fd(), Want::Output)?
+                watch.wait(stream.fd(), Want::Output)?
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(Outcome::Reset(error)),
@@ -175,17 +188,36 @@ fn all(mut stream: &TcpStream, bytes: &[u8], watch: &mut Watch<'_>) -> Result<()
 }
 
 /// A whole transfer ends in order, without lingering; a broken one must not look whole.
-fn conclude(stream: TcpStream, outcome: Result<(), Outcome>) -> Outcome {
-    match outcome {
-        Ok(()) => match stream.shutdown(Shutdown::Write) {
+fn conclude(mut stream: Stream, outcome: Result<(), Outcome>, watch: &mut Watch<'_>) -> Outcome {
+    match outcome.and_then(|()| say_all(&mut stream, watch)) {
+        Ok(()) => match stream.socket().shutdown(Shutdown::Write) {
             Err(error) if error.kind() == ErrorKind::NotConnected => {
                 Outcome::Reset(broken_at_the_end())
             }
-            _ => Outcome::Complete,
+            _ => {
+                // A connection closed with bytes unread is reset, and the reset can overtake the file.
+                let _ = stream.read(&mut [0; 1024]);
+                Outcome::Complete
+            }
         },
         Err(outcome) => {
-            socket::break_off(stream);
+            socket::break_off(stream.into_socket());
             outcome
+        }
+    }
+}
+
+/// Sends the records that wait yet, and close_notify, by which the client knows that nothing is missing (RFC 8446
+/// §6.1). The client's own is not waited for: some say it only after the reply.
+fn say_all(stream: &mut Stream, watch: &mut Watch<'_>) -> Result<(), Outcome> {
+    stream.close_notify();
+    loop {
+        match stream.flush() {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                watch.wait(stream.fd(), Want::Output)?;
+            }
+            Err(error) => return Err(Outcome::Reset(error)),
         }
     }
 }

@@ -1,0 +1,55 @@
+//! Encrypting a data connection: the handshake behind the reply 150 (RFC 4217 §9), and whether it is the session's own.
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::open::OpenError;
+use super::watch::Watch;
+use crate::server::ready::Want;
+use crate::tls::{Answers, Handshake, Need, Purpose, SessionId, Stream};
+
+/// How a session's data connections are encrypted.
+#[derive(Clone, Debug)]
+pub struct Protection {
+    pub answers: Arc<Answers>,
+    /// What the tickets of the control connection say.
+    pub session: SessionId,
+    /// Only a client that resumes the control connection's TLS session is let in.
+    pub must_resume: bool,
+}
+
+/// Encrypts the connection, watching the control connection meanwhile.
+///
+/// # Errors
+/// Why it could not be; the connection is of no use any more.
+pub fn encrypt(
+    stream: &mut Stream,
+    protection: &Protection,
+    purpose: Purpose,
+    time: Duration,
+    watch: &mut Watch<'_>,
+) -> Result<(), OpenError> {
+    let deadline = Instant::now() + time;
+    let mut handshake =
+        Handshake::new(Arc::clone(&protection.answers), purpose, protection.session);
+    loop {
+        let want = match handshake
+            .step(stream.socket())
+            .map_err(OpenError::Handshake)?
+        {
+            Need::Input => Want::Input,
+            Need::Output => Want::Output,
+            Need::Nothing => break,
+        };
+        let came = watch.wait_until(stream.fd(), want, deadline);
+        if !came.map_err(OpenError::Interrupted)? {
+            return Err(OpenError::HandshakeTimedOut);
+        }
+    }
+    if let Some(encryption) = handshake.finish() {
+        stream.encrypt(encryption);
+    }
+    if protection.must_resume && !stream.is_resumed() {
+        return Err(OpenError::NotResumed);
+    }
+    Ok(())
+}
