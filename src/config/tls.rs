@@ -27,7 +27,6 @@ pub struct TlsSettings {
     pub service: Settings,
     /// Listeners on which TLS begins with the first byte.
     pub implicit: Vec<SocketAddr>,
-    pub reuse: Reuse,
     /// CCC may bring the control connection back to the clear.
     pub allow_ccc: bool,
 }
@@ -91,9 +90,9 @@ impl Checker<'_> {
                     .client_ca
                     .as_ref()
                     .map(|file| self.beside(file.get_ref())),
+                reuse: reuse.unwrap_or_default(),
             },
             implicit,
-            reuse: reuse.unwrap_or_default(),
             allow_ccc: section.allow_ccc,
         })
     }
@@ -159,7 +158,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            (tls.mode, tls.reuse, tls.allow_ccc),
+            (tls.mode, tls.service.reuse, tls.allow_ccc),
             (TlsMode::Required, Reuse::Require, true)
         );
         assert_eq!(tls.implicit.len(), 1);

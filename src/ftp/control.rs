@@ -239,6 +239,7 @@ impl Control {
     /// # Errors
     /// When the client does not say it in time; the connection is of no use any more.
     pub fn stop_encryption(&mut self, stop: &Stop, deadline: Instant) -> io::Result<()> {
+        self.flush()?;
         self.stream.close_notify();
         self.flush()?;
         loop {

@@ -244,7 +244,7 @@ impl Session {
 
     /// How the next data connection is encrypted, if it is.
     pub fn protection(&self) -> Option<Protection> {
-        let must_resume = self.config.tls.reuse == Reuse::Require;
+        let must_resume = self.config.tls.service.reuse == Reuse::Require;
         self.security.protection(must_resume)
     }
 

@@ -1,4 +1,6 @@
 //! The system calls that no safe wrapper offers: the only `unsafe` of the room.
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
 use nix::errno::Errno;
 use nix::libc::{self, c_int, nfds_t, pollfd};
 
@@ -23,4 +25,24 @@ pub fn give_back_large_blocks() {
         // SAFETY: mallopt takes two numbers and changes a setting of the allocator only; no other thread allocates yet.
         unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
     }
+}
+
+/// Sets TCP_QUICKACK (tcp(7)), which the kernel takes back by itself.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn acknowledge_now(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let on: c_int = 1;
+    // SAFETY: the descriptor is borrowed for the call; the value is one c_int, of the length that is given, which the kernel
+    // only reads.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_QUICKACK,
+            (&raw const on).cast(),
+            size_of::<c_int>() as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
 }

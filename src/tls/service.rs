@@ -22,11 +22,10 @@ use super::suites;
 /// A certificate that expires within so many days is worth a warning.
 const DAYS_OF_WARNING: i64 = 14;
 
-/// TLS 1.3 tickets that a control connection brings: more than a client that uses each once spends on its way to the
-/// next ones, which every download brings. Uploads bring none: a client that closes with tickets unread resets the
-/// connection under its own data.
+/// TLS 1.3 tickets that connections bring, so that a client which uses each once never runs out. Uploads bring some only
+/// where they are asked for: a client that closes with tickets unread resets the connection under its own data.
 const TICKETS_OF_CONTROL: usize = 32;
-const TICKETS_OF_DOWNLOAD: usize = 2;
+const TICKETS_OF_DATA: usize = 2;
 
 /// Whether a data connection must prove by a resumed TLS session that it is its control connection's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +42,7 @@ pub struct Settings {
     pub certificates: Vec<Source>,
     /// PEM file of the authorities whose client certificates are believed; None: clients are not asked for any.
     pub client_ca: Option<PathBuf>,
+    pub reuse: Reuse,
 }
 
 /// TLS as the server offers it.
@@ -164,7 +164,7 @@ fn read(
         .unwrap_or_default();
     let by_name: Arc<dyn ResolvesServerCert> = Arc::new(ByName(certificates));
     let verifier = verifier(settings.client_ca.as_deref(), &ours)?;
-    let make = |provider| configs(provider, &verifier, &by_name, ticketer);
+    let make = |provider| configs(provider, &verifier, &by_name, ticketer, settings.reuse);
     let answers = Answers {
         chacha: make(Arc::new(suites::provider(true)))?,
         ours: make(ours)?,
@@ -221,6 +221,7 @@ fn configs(
     verifier: &Arc<dyn ClientCertVerifier>,
     by_name: &Arc<dyn ResolvesServerCert>,
     ticketer: &Arc<dyn ProducesTickets>,
+    reuse: Reuse,
 ) -> Result<Configs, CertificateError> {
     let mut base = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
@@ -236,9 +237,11 @@ fn configs(
     base.send_tls13_tickets = TICKETS_OF_CONTROL;
     let mut sending = base.clone();
     sending.alpn_protocols = vec![b"ftp-data".to_vec(), b"ftp".to_vec()];
-    sending.send_tls13_tickets = TICKETS_OF_DOWNLOAD;
+    sending.send_tls13_tickets = TICKETS_OF_DATA;
     let mut receiving = sending.clone();
-    receiving.send_tls13_tickets = 0;
+    if reuse == Reuse::Prefer {
+        receiving.send_tls13_tickets = 0;
+    }
     Ok(Configs {
         control: Arc::new(base),
         sending: Arc::new(sending),

@@ -78,6 +78,16 @@ impl Client {
         Self::over(connect_from(SocketAddr::new(from, 0), server), server)
     }
 
+    /// Goes on with a connection that has been used before.
+    pub fn over_stream(stream: TcpStream, server: SocketAddr) -> Self {
+        Self::over(stream, server)
+    }
+
+    /// The socket; what was read ahead is lost.
+    pub fn into_stream(self) -> TcpStream {
+        self.reader.into_inner()
+    }
+
     fn over(stream: TcpStream, server: SocketAddr) -> Self {
         patient(&stream);
         stream.set_nodelay(true).unwrap();
@@ -422,7 +432,7 @@ pub fn port_command(address: SocketAddr) -> String {
     format!("PORT {a},{b},{c},{d},{high},{low}")
 }
 
-fn patient(stream: &TcpStream) {
+pub fn patient(stream: &TcpStream) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
 }

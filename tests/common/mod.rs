@@ -8,6 +8,7 @@
 
 mod client;
 mod programs;
+pub mod secure;
 mod server;
 
 pub use client::{Client, Reply, connect_from, data_connection, port_command, reset};

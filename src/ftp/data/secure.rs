@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::open::OpenError;
+use super::socket;
 use super::watch::Watch;
 use crate::server::ready::Want;
 use crate::tls::{Answers, Handshake, Need, Purpose, SessionId, Stream};
@@ -28,6 +29,8 @@ pub fn encrypt(
     time: Duration,
     watch: &mut Watch<'_>,
 ) -> Result<(), OpenError> {
+    // The messages of a handshake are small and wait for one another: none may wait for an acknowledgement.
+    let _ = stream.socket().set_nodelay(true);
     let deadline = Instant::now() + time;
     let mut handshake =
         Handshake::new(Arc::clone(&protection.answers), purpose, protection.session);
@@ -48,6 +51,8 @@ pub fn encrypt(
     if let Some(encryption) = handshake.finish() {
         stream.encrypt(encryption);
     }
+    // The client's system may hold its first bytes back until it knows that its last message has come.
+    socket::acknowledge_now(stream.fd());
     if protection.must_resume && !stream.is_resumed() {
         return Err(OpenError::NotResumed);
     }

@@ -1,10 +1,12 @@
 //! Options of the sockets.
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::server::system;
 
 /// Seconds of silence before the kernel asks whether the peer is still there, between questions, and how many go
 /// unanswered: a client that lost its network is noticed after some five minutes, whatever the idle time-out.
@@ -25,6 +27,12 @@ pub fn prepare_control(stream: &TcpStream) -> io::Result<()> {
     setsockopt(fd, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
     setsockopt(fd, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)?;
     Ok(())
+}
+
+/// Has what came acknowledged without delay, this once: a peer with Nagle's algorithm on waits for it up to 40 ms.
+pub fn acknowledge_now(fd: BorrowedFd<'_>) {
+    // Nothing depends on it but time.
+    let _ = system::acknowledge_now(fd);
 }
 
 /// Ends a data connection so that the peer cannot take what it got for the whole: with a reset instead of an end.
