@@ -3,14 +3,15 @@ use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
 
-use super::Outcome;
+use super::{Outcome, cert};
 use crate::accounts::Account;
-use crate::config::Config;
+use crate::config::{Config, TlsMode};
 use crate::observe::printable;
 use crate::server::limits::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_SESSION};
 use crate::server::privileges::{self, Identity};
 use crate::server::{environment, listen};
 use crate::storage::{Permission, Permissions};
+use crate::tls::{Settings, Tls};
 
 /// read a configuration file and say what is wrong, or what will be served
 #[derive(FromArgs, Debug)]
@@ -28,6 +29,7 @@ pub struct CheckArguments {
 pub fn run(arguments: &CheckArguments) -> Outcome {
     let config = Config::load(&arguments.config).map_err(|error| error.to_string())?;
     print_settings(&config);
+    print_tls(&config);
     for account in config.accounts.iter().chain(config.accounts.anonymous()) {
         print_account(account);
     }
@@ -80,6 +82,53 @@ fn print_settings(config: &Config) {
     println!(
         "time-outs: idle {idle} s, login {login} s, data connection {data} s, stalled {stalled} s, shutdown {grace} s"
     );
+}
+
+fn print_tls(config: &Config) {
+    println!("TLS: {}", config.tls.mode.name());
+    for address in &config.tls.implicit {
+        println!("  implicit on {address}");
+    }
+    for source in &config.tls.service.certificates {
+        if let Ok(certificate) = cert::describe(source) {
+            println!(
+                "  certificate for {} until {}",
+                certificate.names.join(", "),
+                certificate.last_day()
+            );
+        }
+    }
+}
+
+/// Certificates and authorities, as the start would find them.
+fn problems_of_tls(config: &Config) -> Vec<String> {
+    if config.tls.mode == TlsMode::Off {
+        return Vec::new();
+    }
+    let mut problems = Vec::new();
+    for source in &config.tls.service.certificates {
+        match cert::describe(source) {
+            Ok(certificate) if certificate.days_left() < 14 => problems.push(format!(
+                "tls: the certificate for {} expires on {}",
+                certificate.names.join(", "),
+                certificate.last_day()
+            )),
+            Ok(_) => {}
+            Err(error) => problems.push(format!("tls: {error}")),
+        }
+    }
+    let authorities = Settings {
+        certificates: Vec::new(),
+        ..config.tls.service.clone()
+    };
+    if let Err(error) = Tls::open(authorities) {
+        problems.push(format!("tls: {error}"));
+    }
+    if !config.tls.implicit.is_empty() {
+        let listens = environment::can_listen(&config.tls.implicit, default_port());
+        problems.extend(listens.err().map(|error| error.to_string()));
+    }
+    problems
 }
 
 fn print_account(account: &Account) {
@@ -157,6 +206,7 @@ fn problems(config: &Config) -> Vec<String> {
             ));
         }
     }
+    problems.extend(problems_of_tls(config));
     if config.passive_ports.count() < config.sessions {
         problems.push(format!(
             "passive_ports: {} ports are too few for {} sessions: each can need one",

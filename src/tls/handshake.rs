@@ -9,7 +9,7 @@ use rustls::server::{Accepted, Acceptor, ServerConfig};
 
 use super::stream::Encryption;
 use super::suites::is_chacha;
-use super::tickets::Tickets;
+use super::tickets::{Cached, Owner, Tickets};
 
 /// Bytes of a session's name in its tickets.
 pub const SESSION_ID: usize = 16;
@@ -61,8 +61,18 @@ impl Answers {
             Purpose::Receiving => &configs.receiving,
         };
         let mut config = ServerConfig::clone(config);
-        let sealer = Arc::clone(&config.ticketer);
-        config.ticketer = Arc::new(Tickets::new(sealer, session, purpose != Purpose::Control));
+        let owner = Owner {
+            session,
+            only_own: purpose != Purpose::Control,
+        };
+        config.ticketer = Arc::new(Tickets {
+            sealer: config.ticketer,
+            owner,
+        });
+        config.session_storage = Arc::new(Cached {
+            cache: config.session_storage,
+            owner,
+        });
         Arc::new(config)
     }
 }

@@ -9,8 +9,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::Ticketer;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
-    ClientHello, NoClientAuth, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
-    ServerConfig, WebPkiClientVerifier,
+    ClientHello, NoClientAuth, ProducesTickets, ResolvesServerCert, ServerConfig,
+    ServerSessionMemoryCache, StoresServerSessions, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, version};
@@ -24,8 +24,12 @@ const DAYS_OF_WARNING: i64 = 14;
 
 /// TLS 1.3 tickets that connections bring, so that a client which uses each once never runs out. Uploads bring some only
 /// where they are asked for: a client that closes with tickets unread resets the connection under its own data.
-const TICKETS_OF_CONTROL: usize = 32;
+/// Go's clients take sixteen in a row for an attack.
+const TICKETS_OF_CONTROL: usize = 8;
 const TICKETS_OF_DATA: usize = 2;
+
+/// Sessions kept for clients that keep no tickets; a few hundred bytes each.
+const CACHED_SESSIONS: usize = 256;
 
 /// Whether a data connection must prove by a resumed TLS session that it is its control connection's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,8 +53,15 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Tls {
     settings: Settings,
-    ticketer: Arc<dyn ProducesTickets>,
+    resumption: Resumption,
     state: Mutex<State>,
+}
+
+/// By which sessions are resumed: tickets, or the cache.
+#[derive(Clone, Debug)]
+struct Resumption {
+    ticketer: Arc<dyn ProducesTickets>,
+    cache: Arc<dyn StoresServerSessions>,
 }
 
 #[derive(Debug)]
@@ -75,7 +86,8 @@ impl Tls {
                 format!("no random numbers to be had: {error}"),
             )
         })?;
-        Self::with_ticketer(settings, ticketer)
+        let cache = ServerSessionMemoryCache::new(CACHED_SESSIONS);
+        Self::with(settings, Resumption { ticketer, cache })
     }
 
     /// The same service from other settings; sessions made before can still be resumed.
@@ -83,17 +95,14 @@ impl Tls {
     /// # Errors
     /// As [`Tls::open`].
     pub fn reopened(&self, settings: Settings) -> Result<Self, CertificateError> {
-        Self::with_ticketer(settings, Arc::clone(&self.ticketer))
+        Self::with(settings, self.resumption.clone())
     }
 
-    fn with_ticketer(
-        settings: Settings,
-        ticketer: Arc<dyn ProducesTickets>,
-    ) -> Result<Self, CertificateError> {
-        let state = Mutex::new(read(&settings, &ticketer)?);
+    fn with(settings: Settings, resumption: Resumption) -> Result<Self, CertificateError> {
+        let state = Mutex::new(read(&settings, &resumption)?);
         Ok(Self {
             settings,
-            ticketer,
+            resumption,
             state,
         })
     }
@@ -103,7 +112,7 @@ impl Tls {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = stamps(&self.settings);
         if stamps != state.stamps {
-            match read(&self.settings, &self.ticketer) {
+            match read(&self.settings, &self.resumption) {
                 Ok(new) => {
                     log::info!(
                         "new certificate for new connections: SHA-256 {}",
@@ -145,10 +154,7 @@ fn stamp(file: &Path) -> Stamp {
     Some((m.dev(), m.ino(), m.size(), m.mtime(), m.mtime_nsec()))
 }
 
-fn read(
-    settings: &Settings,
-    ticketer: &Arc<dyn ProducesTickets>,
-) -> Result<State, CertificateError> {
+fn read(settings: &Settings, resumption: &Resumption) -> Result<State, CertificateError> {
     // Before the files: a change while they are read is seen at the next look.
     let stamps = stamps(settings);
     let ours = Arc::new(super::provider());
@@ -164,7 +170,7 @@ fn read(
         .unwrap_or_default();
     let by_name: Arc<dyn ResolvesServerCert> = Arc::new(ByName(certificates));
     let verifier = verifier(settings.client_ca.as_deref(), &ours)?;
-    let make = |provider| configs(provider, &verifier, &by_name, ticketer, settings.reuse);
+    let make = |provider| configs(provider, &verifier, &by_name, resumption, settings.reuse);
     let answers = Answers {
         chacha: make(Arc::new(suites::provider(true)))?,
         ours: make(ours)?,
@@ -220,7 +226,7 @@ fn configs(
     provider: Arc<CryptoProvider>,
     verifier: &Arc<dyn ClientCertVerifier>,
     by_name: &Arc<dyn ResolvesServerCert>,
-    ticketer: &Arc<dyn ProducesTickets>,
+    Resumption { ticketer, cache }: &Resumption,
     reuse: Reuse,
 ) -> Result<Configs, CertificateError> {
     let mut base = ServerConfig::builder_with_provider(provider)
@@ -230,8 +236,7 @@ fn configs(
         .with_cert_resolver(Arc::clone(by_name));
     base.ignore_client_order = true;
     base.ticketer = Arc::clone(ticketer);
-    // Sessions are kept by clients, in tickets, and not here.
-    base.session_storage = Arc::new(NoServerSessionStorage {});
+    base.session_storage = Arc::clone(cache);
     // A client that names a protocol must name ours: nothing meant for another service is taken (RFC 7301 §3.2).
     base.alpn_protocols = vec![b"ftp".to_vec()];
     base.send_tls13_tickets = TICKETS_OF_CONTROL;

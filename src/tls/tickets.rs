@@ -1,27 +1,64 @@
-//! Session tickets that carry the name of the session they were given to (RFC 5077, RFC 8446 §4.6.1): a data connection
-//! that resumes one proves by it whose it is, in TLS 1.2 as in 1.3.
+//! Resumed TLS sessions that tell whose they are: a session's state carries the name of the FTP session it was made for, in
+//! the tickets that clients keep (RFC 5077, RFC 8446 §4.6.1) as in the cache for those that keep none (RFC 5246 §7.3; curl
+//! with TLS 1.2). A data connection that resumes one proves by it that it belongs to its control connection.
 use std::sync::Arc;
 
-use rustls::server::ProducesTickets;
+use rustls::server::{ProducesTickets, StoresServerSessions};
 
 use super::handshake::{SESSION_ID, SessionId};
+
+/// Whose sessions a connection makes and resumes.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    pub session: SessionId,
+    /// The state of other sessions is as good as none.
+    pub only_own: bool,
+}
+
+impl Owner {
+    fn sign(&self, state: &[u8]) -> Vec<u8> {
+        [&self.session, state].concat()
+    }
+
+    fn accept(&self, mut signed: Vec<u8>) -> Option<Vec<u8>> {
+        let (session, _) = signed.split_first_chunk::<SESSION_ID>()?;
+        if self.only_own && *session != self.session {
+            return None;
+        }
+        signed.drain(..SESSION_ID);
+        Some(signed)
+    }
+}
 
 /// The tickets of one connection. What seals them is shared by all.
 #[derive(Debug)]
 pub struct Tickets {
-    sealer: Arc<dyn ProducesTickets>,
-    session: SessionId,
-    /// Tickets given to other sessions are as good as none.
-    only_own: bool,
+    pub sealer: Arc<dyn ProducesTickets>,
+    pub owner: Owner,
 }
 
-impl Tickets {
-    pub fn new(sealer: Arc<dyn ProducesTickets>, session: SessionId, only_own: bool) -> Self {
-        Self {
-            sealer,
-            session,
-            only_own,
-        }
+/// The cached sessions of one connection. The cache is shared by all.
+#[derive(Debug)]
+pub struct Cached {
+    pub cache: Arc<dyn StoresServerSessions>,
+    pub owner: Owner,
+}
+
+impl StoresServerSessions for Cached {
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        self.cache.put(key, self.owner.sign(&value))
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.owner.accept(self.cache.get(key)?)
+    }
+
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.owner.accept(self.cache.take(key)?)
+    }
+
+    fn can_cache(&self) -> bool {
+        self.cache.can_cache()
     }
 }
 
@@ -35,29 +72,31 @@ impl ProducesTickets for Tickets {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.sealer.encrypt(&[&self.session, plain].concat())
+        self.sealer.encrypt(&self.owner.sign(plain))
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        let mut opened = self.sealer.decrypt(ticket)?;
-        let (session, _) = opened.split_first_chunk::<SESSION_ID>()?;
-        if self.only_own && *session != self.session {
-            return None;
-        }
-        opened.drain(..SESSION_ID);
-        Some(opened)
+        self.owner.accept(self.sealer.decrypt(ticket)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rustls::server::ServerSessionMemoryCache;
+
     use super::*;
 
     #[test]
     fn a_data_connection_resumes_its_own_session_only() {
         let sealer = rustls::crypto::ring::Ticketer::new().unwrap();
-        let tickets =
-            |id: u8, only_own| Tickets::new(Arc::clone(&sealer), [id; SESSION_ID], only_own);
+        let owner = |id: u8, only_own| Owner {
+            session: [id; SESSION_ID],
+            only_own,
+        };
+        let tickets = |id: u8, only_own| Tickets {
+            sealer: Arc::clone(&sealer),
+            owner: owner(id, only_own),
+        };
         let ticket = tickets(1, false).encrypt(b"state").unwrap();
         assert_eq!(tickets(1, true).decrypt(&ticket).unwrap(), b"state");
         assert_eq!(tickets(2, true).decrypt(&ticket), None);
@@ -66,5 +105,16 @@ mod tests {
         forged[20] ^= 1;
         assert_eq!(tickets(1, true).decrypt(&forged), None);
         assert_eq!(tickets(1, true).decrypt(b""), None);
+
+        let cache: Arc<dyn StoresServerSessions> = ServerSessionMemoryCache::new(8);
+        let cached = |id: u8, only_own| Cached {
+            cache: Arc::clone(&cache),
+            owner: owner(id, only_own),
+        };
+        assert!(cached(1, false).put(b"key".to_vec(), b"state".to_vec()));
+        assert_eq!(cached(1, true).get(b"key").unwrap(), b"state");
+        assert_eq!(cached(2, true).get(b"key"), None);
+        assert_eq!(cached(2, false).take(b"key").unwrap(), b"state");
+        assert_eq!(cached(1, true).get(b"key"), None);
     }
 }

@@ -5,6 +5,7 @@ use super::client::patient;
 use super::{PASSWORD, PATIENCE, Reply, Server, USER, data_connection};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
@@ -59,8 +60,15 @@ impl ServerCertVerifier for Anybody {
 
 /// A client that speaks this version, without a certificate of its own, and resumes its sessions.
 pub fn client_config(version: &'static SupportedProtocolVersion) -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    client_config_of(version, rustls::crypto::ring::default_provider())
+}
+
+/// The same with its cipher suites in this order.
+pub fn client_config_of(
+    version: &'static SupportedProtocolVersion,
+    provider: CryptoProvider,
+) -> ClientConfig {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[version])
         .unwrap()
         .dangerous()
