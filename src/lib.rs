@@ -1,4 +1,4 @@
-//! thriftpd: an FTP server for small hosts that takes a LAN's backups around the clock.
+//! thriftpd: an FTP and FTPS server for small hosts that takes a LAN's backups around the clock.
 //!
 //! Synchronous: one acceptor, a pool of worker threads, one thread a session, no timers while nothing happens. The map
 //! of the house, from what a person types down to the disk:

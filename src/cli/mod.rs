@@ -7,7 +7,7 @@ pub mod user;
 
 use argh::FromArgs;
 
-/// thriftpd: an FTP server for small hosts.
+/// thriftpd: an FTP and FTPS server for small hosts.
 #[derive(FromArgs, Debug)]
 pub struct Arguments {
     /// print the version
