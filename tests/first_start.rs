@@ -37,15 +37,20 @@ fn the_printed_url_works_and_the_password_is_kept_for_its_owner_only() {
         .unwrap();
     let printed = BufReader::new(child.stdout.take().unwrap());
     let _server = Ended(child);
-    let url = printed
-        .lines()
-        .map_while(Result::ok)
-        .find(|line| line.contains("ftp://backup:"))
+    let mut lines = printed.lines().map_while(Result::ok);
+    let fingerprint = lines
+        .find_map(|line| line.strip_prefix("Certificate SHA-256 ").map(str::to_owned))
         .unwrap();
+    assert_eq!(fingerprint.split(':').count(), 32);
+    let url = lines.find(|line| line.contains("  ftp://backup:")).unwrap();
+    assert!(lines.next().unwrap().starts_with("  ftpes://backup:"));
     let file = home.path().join("file");
     std::fs::write(&file, "contents").unwrap();
     let mut curl = the_program("curl", home.path());
-    curl.args(["-sS", "-T"]).arg(&file).arg(url.trim());
+    // The certificate that was made is the one that is shown.
+    curl.args(["-sS", "--ssl-reqd", "--cacert"])
+        .arg(home.path().join("config/certificate.pem"));
+    curl.arg("-T").arg(&file).arg(url.trim());
     run_client(&mut curl, 30).succeeded();
     assert_eq!(std::fs::read(served.join("file")).unwrap(), b"contents");
     let kept = home.path().join("config/backup.password");

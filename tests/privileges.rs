@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
+use common::secure::{Secure, client_config};
 use common::{Server, is_root};
 
 /// The user and group `nobody` of Debian.
@@ -54,6 +55,37 @@ fn the_owner_of_the_root_serves_and_root_cannot_be_taken_back() {
     fs::set_permissions(server.path("private"), fs::Permissions::from_mode(0o600)).unwrap();
     client.download("RETR private").1.expect(550);
     client.expect("MLST private", 250).says("perm=df;");
+}
+
+#[test]
+fn the_certificate_goes_with_the_server_and_can_be_renewed_by_root() {
+    let server = {
+        assert!(is_root(), "only root can give up being root");
+        let builder = Server::build().configuration("").with_flag_user();
+        chown(builder.root(), Some(NOBODY), Some(NOBODY)).unwrap();
+        let above = builder.root().parent().unwrap();
+        fs::set_permissions(above, fs::Permissions::from_mode(0o711)).unwrap();
+        builder.start()
+    };
+    let certificate = server.home().join("certificate.pem");
+    let owner_and_mode = || {
+        let metadata = fs::metadata(&certificate).unwrap();
+        (metadata.uid(), metadata.mode() & 0o777)
+    };
+    assert_eq!(owner_and_mode(), (NOBODY, 0o600));
+    let shown = || {
+        let client = Secure::client(&server, client_config(&rustls::version::TLS13));
+        client.connection().peer_certificates().unwrap()[0]
+            .clone()
+            .into_owned()
+    };
+    let old = shown();
+    let config = server.home().join("thriftpd.toml");
+    let mut renew = std::process::Command::new(env!("CARGO_BIN_EXE_thriftpd"));
+    renew.args(["cert", "renew", "--config"]).arg(config);
+    assert!(renew.output().unwrap().status.success());
+    assert_eq!(owner_and_mode(), (NOBODY, 0o600));
+    assert_ne!(shown(), old);
 }
 
 #[test]

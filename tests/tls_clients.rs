@@ -281,7 +281,7 @@ fn five_gibibytes_arrive_whole() {
     );
     let said = run_client(the_program("sh", server.home()).args(["-c", &script]), 110).succeeded();
     assert_eq!(said.text(), "landmar");
-    // And the other way, which would fill the disk were it not holes that are read.
+    // And some of it the other way.
     let script = format!(
         "tail -c {} {} | curl -sSk --ssl-reqd -T - {}",
         64 << 20,

@@ -1,6 +1,7 @@
 //! What handshakes are answered with: certificates by name, tickets, authorities of clients. Certificate files that have
 //! changed are taken up by the next connection; a broken one is said once, and the old certificate stays.
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -111,7 +112,7 @@ impl Tls {
     pub fn answers(&self) -> Arc<Answers> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = stamps(&self.settings);
-        if stamps != state.stamps {
+        if let Some(stamps) = stamps.filter(|stamps| *stamps != state.stamps) {
             match read(&self.settings, &self.resumption) {
                 Ok(new) => {
                     log::info!(
@@ -137,7 +138,8 @@ impl Tls {
     }
 }
 
-fn stamps(settings: &Settings) -> Vec<Stamp> {
+/// None where the server may not look, having given up root: then nothing changes.
+fn stamps(settings: &Settings) -> Option<Vec<Stamp>> {
     let mut files: Vec<&Path> = Vec::new();
     for source in &settings.certificates {
         if let Source::Files { certificate, key } = source {
@@ -148,15 +150,23 @@ fn stamps(settings: &Settings) -> Vec<Stamp> {
     files.into_iter().map(stamp).collect()
 }
 
-fn stamp(file: &Path) -> Stamp {
-    let metadata = fs::metadata(file).ok()?;
-    let m = &metadata;
-    Some((m.dev(), m.ino(), m.size(), m.mtime(), m.mtime_nsec()))
+fn stamp(file: &Path) -> Option<Stamp> {
+    match fs::metadata(file) {
+        Ok(m) => Some(Some((
+            m.dev(),
+            m.ino(),
+            m.size(),
+            m.mtime(),
+            m.mtime_nsec(),
+        ))),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
+        Err(_) => Some(None),
+    }
 }
 
 fn read(settings: &Settings, resumption: &Resumption) -> Result<State, CertificateError> {
     // Before the files: a change while they are read is seen at the next look.
-    let stamps = stamps(settings);
+    let stamps = stamps(settings).unwrap_or_default();
     let ours = Arc::new(super::provider());
     let certificates = settings
         .certificates
