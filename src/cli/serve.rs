@@ -12,6 +12,7 @@ use crate::config::{
     Config, FirstUser, Flags, PortRange, TlsMode, directory, first_user, is_user_name,
     parse_listen, parse_ports, plain_view,
 };
+use crate::ftp::data::kernel_tls;
 use crate::ftp::{Ftp, Shared};
 use crate::observe::log_lines;
 use crate::observe::sessions::Sessions;
@@ -83,6 +84,10 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     let certificate = cert::provide(&mut config, file.as_deref())
         .map_err(|error| format!("cannot make a certificate: {error}"))?;
     let tls = open_tls(&config)?;
+    if tls.is_some() && config.tls.by_kernel {
+        let kinds = kernel_tls::probe().len();
+        log::debug!("the kernel seals {kinds} of 6 kinds of TLS");
+    }
     limits::raise_open_files(config.sessions);
     let default_port = if privileges::is_root() {
         listen::FTP_PORT

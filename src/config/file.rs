@@ -57,6 +57,7 @@ pub struct Tls {
     pub implicit: Vec<Spanned<String>>,
     pub client_ca: Option<Spanned<String>>,
     pub data_session_reuse: Option<Spanned<String>>,
+    pub kernel: Option<bool>,
     #[serde(default)]
     pub allow_ccc: bool,
 }

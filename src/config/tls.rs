@@ -20,15 +20,29 @@ pub enum TlsMode {
 }
 
 /// The section, checked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     pub mode: TlsMode,
     /// Certificates and authorities. No certificate: one is made.
     pub service: Settings,
     /// Listeners on which TLS begins with the first byte.
     pub implicit: Vec<SocketAddr>,
+    /// Downloads may be sealed by the kernel.
+    pub by_kernel: bool,
     /// CCC may bring the control connection back to the clear.
     pub allow_ccc: bool,
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self {
+            mode: TlsMode::default(),
+            service: Settings::default(),
+            implicit: Vec::new(),
+            by_kernel: true,
+            allow_ccc: false,
+        }
+    }
 }
 
 const MODES: [(&str, TlsMode); 4] = [
@@ -93,6 +107,7 @@ impl Checker<'_> {
                 reuse: reuse.unwrap_or_default(),
             },
             implicit,
+            by_kernel: section.kernel.unwrap_or(true),
             allow_ccc: section.allow_ccc,
         })
     }
@@ -140,7 +155,7 @@ mod tests {
     #[test]
     fn the_section_is_read_and_files_lie_beside_the_configuration() {
         let text = "[tls]\nmode = \"required\"\ncert = \"nas.pem\"\nimplicit = [\"127.0.0.1:990\"]\n\
-            client_ca = \"/etc/ca.pem\"\ndata_session_reuse = \"require\"\nallow_ccc = true\n\
+            client_ca = \"/etc/ca.pem\"\ndata_session_reuse = \"require\"\nallow_ccc = true\nkernel = false\n\
             [[tls.certificate]]\ncert = \"b.pem\"\nkey = \"b.key\"\n";
         let tls = parse(text).unwrap();
         let at = |name: &str| Path::new("/etc/thriftpd").join(name);

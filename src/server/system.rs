@@ -46,3 +46,42 @@ pub fn acknowledge_now(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     };
     Errno::result(result).map(drop)
 }
+
+/// Sends a record of its own content type over a connection that the kernel seals.
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub fn send_tls_record(
+    socket: BorrowedFd<'_>,
+    content_type: u8,
+    bytes: &[u8],
+) -> Result<usize, Errno> {
+    /// A control message with one byte in it fits, aligned as its header must be.
+    #[repr(C)]
+    union Control {
+        header: libc::cmsghdr,
+        bytes: [u8; 64],
+    }
+    let mut control = Control { bytes: [0; 64] };
+    let mut part = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: all zeros is a msghdr without a name and without parts. CMSG_FIRSTHDR and CMSG_DATA stay within `control`,
+    // which is longer than CMSG_SPACE(1) and aligned as a cmsghdr; what the message points to outlives the call, and the
+    // kernel only reads it.
+    let sent = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = libc::CMSG_SPACE(1) as _;
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_TLS;
+        (*header).cmsg_type = libc::TLS_SET_RECORD_TYPE;
+        (*header).cmsg_len = libc::CMSG_LEN(1) as _;
+        *libc::CMSG_DATA(header) = content_type;
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
+    };
+    Errno::result(sent).map(|sent| sent.unsigned_abs())
+}

@@ -24,7 +24,7 @@ pub use certificate::{Certificate, CertificateError, Source};
 pub use handshake::{Answers, Handshake, HandshakeError, Need, Purpose, SESSION_ID, SessionId};
 pub use self_signed::{Made, ensure, renew};
 pub use service::{Reuse, Settings, Tls};
-pub use stream::{Encryption, Stream};
+pub use stream::{Cipher, Encryption, Sealing, Stream};
 
 /// The cryptography that everything here is done with.
 pub fn provider() -> rustls::crypto::CryptoProvider {

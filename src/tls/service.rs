@@ -254,6 +254,8 @@ fn configs(
     sending.alpn_protocols = vec![b"ftp-data".to_vec(), b"ftp".to_vec()];
     sending.send_tls13_tickets = TICKETS_OF_DATA;
     let mut receiving = sending.clone();
+    // What is sent may be left to the kernel.
+    sending.enable_secret_extraction = true;
     if reuse == Reuse::Prefer {
         receiving.send_tls13_tickets = 0;
     }

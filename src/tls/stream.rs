@@ -4,7 +4,8 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustls::{HandshakeKind, ServerConnection};
+use rustls::{ConnectionTrafficSecrets, HandshakeKind, ProtocolVersion, ServerConnection};
+use zeroize::Zeroizing;
 
 use super::certificate::all_names;
 use super::handshake::Purpose;
@@ -24,6 +25,39 @@ const OUTPUT_LIMIT: usize = 512 * 1024;
 pub struct Stream {
     socket: TcpStream,
     encryption: Option<Box<Encryption>>,
+}
+
+/// Ciphers by which records are sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cipher {
+    Aes128Gcm,
+    Aes256Gcm,
+    ChaCha20Poly1305,
+}
+
+/// What it takes to seal what is sent from now on. Not to be shown to anybody but the kernel.
+pub struct Sealing {
+    /// TLS 1.3; else 1.2.
+    pub tls13: bool,
+    pub cipher: Cipher,
+    pub key: Zeroizing<Vec<u8>>,
+    pub iv: [u8; 12],
+    /// The number of the next record.
+    pub sequence: u64,
+}
+
+impl Sealing {
+    /// Of the right form, for trying out.
+    pub fn of_no_secret(tls13: bool, cipher: Cipher) -> Self {
+        let length = if cipher == Cipher::Aes128Gcm { 16 } else { 32 };
+        Self {
+            tls13,
+            cipher,
+            key: Zeroizing::new(vec![0; length]),
+            iv: [0; 12],
+            sequence: 0,
+        }
+    }
 }
 
 /// What a handshake ends with.
@@ -93,6 +127,50 @@ impl Stream {
                 .map(|suite| suite.suite())
                 .unwrap_or(rustls::CipherSuite::Unknown(0))
         )
+    }
+
+    /// Version (whether it is 1.3) and cipher of what is sent; None where it is in the clear, or must stay as it is.
+    pub fn sealing_kind(&self) -> Option<(bool, Cipher)> {
+        let connection = &self.encryption.as_ref()?.connection;
+        let settled = !connection.is_handshaking() && !connection.wants_write();
+        let tls13 = connection.protocol_version()? == ProtocolVersion::TLSv1_3;
+        let suite = connection.negotiated_cipher_suite()?.suite();
+        let name = suite.as_str().filter(|_| settled)?;
+        let ciphers = [
+            ("AES_128_GCM", Cipher::Aes128Gcm),
+            ("AES_256_GCM", Cipher::Aes256Gcm),
+            ("CHACHA20_POLY1305", Cipher::ChaCha20Poly1305),
+        ];
+        let known = ciphers.iter().find(|(part, _)| name.contains(part))?;
+        Some((tls13, known.1))
+    }
+
+    /// The socket and what seals it. Nothing more can be read from it than records.
+    ///
+    /// # Errors
+    /// When it is in the clear, or rustls keeps the keys.
+    pub fn into_sealing(self) -> io::Result<(TcpStream, Sealing)> {
+        let kind = self.sealing_kind();
+        let (Some((tls13, cipher)), Some(encryption)) = (kind, self.encryption) else {
+            return Err(ErrorKind::Unsupported.into());
+        };
+        let secrets = encryption.connection.dangerous_extract_secrets();
+        let (sequence, secrets) = secrets.map_err(io::Error::other)?.tx;
+        let (key, iv) = match &secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+            | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+            | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (key, iv),
+            _ => return Err(ErrorKind::Unsupported.into()),
+        };
+        let unfit = |_| io::Error::from(ErrorKind::Unsupported);
+        let sealing = Sealing {
+            tls13,
+            cipher,
+            key: Zeroizing::new(key.as_ref().to_vec()),
+            iv: iv.as_ref().try_into().map_err(unfit)?,
+            sequence,
+        };
+        Ok((self.socket, sealing))
     }
 
     /// Whether the client resumed a TLS session; on a data connection that can only be its control connection's.

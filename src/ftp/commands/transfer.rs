@@ -159,11 +159,12 @@ pub fn retr(session: &mut Session, argument: &[u8]) -> Answer {
     opening.extend(format!(" ({} bytes).", size - offset).into_bytes());
     let what = format!("RETR {}", printable(path.as_bytes()));
     let how = (Purpose::Sending, false);
+    let by_kernel = session.config.tls.by_kernel;
     let sent = transfer(session, &what, opening, how, &mut |stream, watch| {
         if ascii {
             send::file_as_ascii(stream, &file, size, watch)
         } else {
-            send::file(stream, &file, offset, size, watch)
+            send::file(stream, &file, offset, size, by_kernel, watch)
         }
     })?;
     log_transfer(

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
 
+use super::kernel_tls::{self, Offered};
 use super::watch::Watch;
 use super::{Outcome, socket};
 use crate::ftp::protocol::ascii::ToNetwork;
@@ -24,19 +25,36 @@ const ENCRYPTED_SLICE: usize = 256 * 1024;
 /// Bytes read from a file at a time where they have to be converted.
 const SLICE: usize = 64 * 1024;
 
-/// Sends the file from `offset` to `end` and closes the connection.
+/// Sends the file from `offset` to `end` and closes the connection. An encrypted one is left to the kernel where that is
+/// allowed and possible.
 pub fn file(
     mut stream: Stream,
     file: &File,
     offset: u64,
     end: u64,
+    by_kernel: bool,
     watch: &mut Watch<'_>,
 ) -> Outcome {
+    let mut sealed_by_kernel = false;
+    if by_kernel && stream.is_encrypted() {
+        stream = match kernel_tls::offer(stream, end.saturating_sub(offset)) {
+            Offered::Taken(socket) => {
+                sealed_by_kernel = true;
+                Stream::clear(socket)
+            }
+            Offered::Declined(stream) => stream,
+            Offered::Lost(error) => return Outcome::Reset(error),
+        };
+    }
     let outcome = if stream.is_encrypted() {
         copy_range(&mut stream, file, offset, end, ENCRYPTED_SLICE, watch)
     } else {
         send_range(&mut stream, file, offset, end, watch)
     };
+    let outcome = outcome.and_then(|()| match sealed_by_kernel {
+        true => kernel_tls::close_notify(stream.socket(), watch),
+        false => Ok(()),
+    });
     conclude(stream, outcome, watch)
 }
 
