@@ -166,9 +166,14 @@ fn a_server_says_why_it_cannot_start() {
     let root = root.to_str().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
+    let empty = place.home.path().join("empty.toml");
+    fs::write(&empty, "").unwrap();
+    let empty = empty.to_str().unwrap();
     for (arguments, expected) in [
         (
-            vec!["serve", root, "--user", "t:pw", "--listen", &taken],
+            vec![
+                "serve", root, "--config", empty, "--user", "t:pw", "--listen", &taken,
+            ],
             "is in use already; stop the other server",
         ),
         (
@@ -352,11 +357,14 @@ fn names_cannot_forge_log_lines_and_passwords_are_not_logged() {
 #[test]
 fn under_systemd_lines_carry_priorities_and_no_time() {
     let home = tempfile::tempdir().unwrap();
+    let config = home.path().join("empty.toml");
+    fs::write(&config, "").unwrap();
     let mut command = Command::new("timeout");
     command
         .args(["-s", "TERM", "2", env!("CARGO_BIN_EXE_thriftpd"), "serve"])
         .arg(home.path())
-        .args(["--listen", "127.0.0.1:0", "--user", "t:pw"])
+        .args(["--listen", "127.0.0.1:0", "--user", "t:pw", "--config"])
+        .arg(config)
         .env("JOURNAL_STREAM", "8:1");
     let said = run_client(&mut command, 20).stderr;
     assert!(

@@ -124,9 +124,18 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     let acceptor =
         Acceptor::new(listeners, admission).map_err(|error| format!("cannot start: {error}"))?;
     let fingerprint = tls.as_ref().map(tls::Tls::fingerprint);
+    let own = certificate.as_ref().map(|made| made.source.clone());
     let reload = move || {
         let mut config = Config::of(file.as_deref(), &flags).map_err(|error| error.to_string())?;
-        cert::provide(&mut config, file.as_deref()).map_err(|error| error.to_string())?;
+        match &own {
+            // The one of the start, even where the server may no longer look at it.
+            Some(own) if config.tls.service.certificates.is_empty() => {
+                config.tls.service.certificates.push(own.clone());
+            }
+            _ => {
+                cert::provide(&mut config, file.as_deref()).map_err(|error| error.to_string())?;
+            }
+        }
         Ok(config)
     };
     let ftp = Arc::new(Ftp::new(config, tls, shared, Box::new(reload)));

@@ -177,6 +177,7 @@ mod tests {
             (TlsMode::Required, Reuse::Require, true)
         );
         assert_eq!(tls.implicit.len(), 1);
+        assert!(!tls.by_kernel && TlsSettings::default().by_kernel);
         assert_eq!(
             tls.service.client_ca.as_deref(),
             Some(Path::new("/etc/ca.pem"))

@@ -28,6 +28,8 @@ pub enum Source {
 pub struct CertificateError {
     pub file: PathBuf,
     pub what: String,
+    /// Nothing is wrong with it but its age.
+    pub expired: bool,
 }
 
 impl CertificateError {
@@ -35,6 +37,7 @@ impl CertificateError {
         Self {
             file: file.to_owned(),
             what: what.into(),
+            expired: false,
         }
     }
 
@@ -113,13 +116,12 @@ impl Certificate {
         let certified = certified_key(chain_file, chain, key_file, key, provider)?;
         let described = describe(chain_file, &leaf)?;
         if described.not_after <= now() {
-            return Err(CertificateError::new(
-                chain_file,
-                format!(
-                    "the certificate expired on {}; put a new one there",
-                    day(described.not_after)
-                ),
-            ));
+            let day = day(described.not_after);
+            let what = format!("the certificate expired on {day}; put a new one there");
+            return Err(CertificateError {
+                expired: true,
+                ..CertificateError::new(chain_file, what)
+            });
         }
         Ok(Self {
             certified: Arc::new(certified),

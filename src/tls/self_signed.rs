@@ -28,7 +28,7 @@ pub fn ensure(file: &Path, names: &[String]) -> io::Result<Made> {
     let source = in_file(file);
     if file.exists() {
         match Certificate::load(&source, &super::provider()) {
-            Err(error) if error.what.contains("expired") => {
+            Err(error) if error.expired => {
                 log::warn!("{error}; making a new one");
             }
             _ => {

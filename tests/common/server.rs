@@ -102,8 +102,10 @@ impl Builder {
             let user = format!("{USER}:{PASSWORD}");
             command.arg(&self.root).args(["--user", &user]);
         }
-        if let Some(toml) = &self.configuration {
+        // Even where nothing is configured: what the server keeps lies beside the file, and never in /etc.
+        if !self.arguments.iter().any(|argument| argument == "--config") {
             let file = self.home.path().join("thriftpd.toml");
+            let toml = self.configuration.as_deref().unwrap_or_default();
             std::fs::write(&file, self.filled_in(toml)).unwrap();
             command.arg("--config").arg(file);
         }

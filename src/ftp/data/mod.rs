@@ -3,6 +3,7 @@
 //!
 //! Every transfer takes a [`watch::Watch`] and returns an [`Outcome`], whatever its direction and type. Data sockets
 //! are non-blocking; nothing here waits without a deadline and without seeing the control connection and the shutdown.
+mod buffers;
 pub mod kernel_tls;
 pub mod open;
 pub mod receive;

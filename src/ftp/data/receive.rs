@@ -6,15 +6,13 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
+use super::buffers::{self, Buffer};
 use super::watch::Watch;
 use super::{Outcome, socket};
 use crate::ftp::protocol::ascii::FromNetwork;
 use crate::server::ready::Want;
 use crate::storage::Upload;
 use crate::tls::Stream;
-
-/// Bytes read at a time where they pass through memory of ours.
-const SLICE: usize = 256 * 1024;
 
 /// The pipe that bytes are spliced through; unprivileged users get less when they hold many.
 const PIPE: i32 = 1024 * 1024;
@@ -30,7 +28,7 @@ pub fn ascii_into_upload(
 ) -> Result<(), Outcome> {
     let mut convert = FromNetwork::default();
     let mut converted = Vec::new();
-    let mut buffer = vec![0; SLICE / 4];
+    let mut buffer = vec![0; buffers::SIZE / 4];
     loop {
         let length = read(stream, &mut buffer, watch)?;
         converted.clear();
@@ -61,9 +59,9 @@ pub fn into_upload(
     upload: &mut Upload,
     watch: &mut Watch<'_>,
 ) -> Result<(), Outcome> {
-    let mut buffer = vec![0; SLICE];
+    let mut buffer = Buffer::take(u64::MAX);
     let mut first = 0;
-    while first < SLICE {
+    while first < buffer.len() {
         let length = read(stream, &mut buffer, watch)?;
         upload
             .write_all(&buffer[..length])

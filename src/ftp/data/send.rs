@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
 
+use super::buffers::Buffer;
 use super::kernel_tls::{self, Offered};
 use super::watch::Watch;
 use super::{Outcome, socket};
@@ -18,9 +19,6 @@ use crate::tls::Stream;
 /// Bytes a sendfile(2): from 256 KiB on its cost no longer depends on it, and the control connection is looked at
 /// in between.
 const CHUNK: u64 = 512 * 1024;
-
-/// Bytes read and sealed at a time: sixteen full records, which go out in one writev(2).
-const ENCRYPTED_SLICE: usize = 256 * 1024;
 
 /// Bytes read from a file at a time where they have to be converted.
 const SLICE: usize = 64 * 1024;
@@ -47,7 +45,7 @@ pub fn file(
         };
     }
     let outcome = if stream.is_encrypted() {
-        copy_range(&mut stream, file, offset, end, ENCRYPTED_SLICE, watch)
+        copy_range(&mut stream, file, offset, end, watch)
     } else {
         send_range(&mut stream, file, offset, end, watch)
     };
@@ -85,7 +83,6 @@ fn send_range(
                     file,
                     position.unsigned_abs(),
                     end.unsigned_abs(),
-                    SLICE,
                     watch,
                 );
             }
@@ -105,12 +102,9 @@ fn copy_range(
     file: &File,
     offset: u64,
     end: u64,
-    slice: usize,
     watch: &mut Watch<'_>,
 ) -> Result<(), Outcome> {
-    // Small files pay for no more than they are.
-    let whole = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX);
-    let mut buffer = vec![0; slice.min(whole)];
+    let mut buffer = Buffer::take(end.saturating_sub(offset));
     let mut position = offset;
     while position < end {
         let length = read_at(file, &mut buffer, position, end)?;
