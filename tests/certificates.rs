@@ -464,3 +464,25 @@ fn a_certificate_of_another_authority_is_refused() {
         server.connect().command("NOOP").code == 200
     });
 }
+
+#[test]
+fn a_resumed_session_does_not_outlive_the_trust_in_its_authority() {
+    let authority = Authority::new("our authority");
+    let server = server_that_asks(&authority);
+    let (alice, _) = authority.certify("Alice A", &[]);
+    let alice = Arc::new(alice);
+    Secure::explicit_as(&server, &alice, "localhost").expect("USER alice", 232);
+    let mut again = Secure::explicit_as(&server, &alice, "localhost");
+    again.expect("USER alice", 232);
+    let kind = again.connection().handshake_kind();
+    assert_eq!(kind, Some(rustls::HandshakeKind::Resumed));
+    let other = Authority::new("another authority");
+    std::fs::write(server.home().join("ca.pem"), &other.pem).unwrap();
+    let mut client = server.connect();
+    client.expect("AUTH TLS", 234);
+    if let Ok(mut stream) = handshake(&alice, "localhost", client.into_stream()) {
+        let read = std::io::Read::read(&mut stream, &mut [0]);
+        assert!(!matches!(read, Ok(1..)), "{read:?}");
+    }
+    server.wait_for_log("no TLS: invalid peer certificate");
+}

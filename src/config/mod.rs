@@ -1,17 +1,18 @@
 //! What may be configured, read from TOML into types that can't hold nonsense.
 //!
-//! `file` is the configuration file as it is written (serde); `checked` turns it into what it means and says what is
+//! `file` is the configuration file as it is written (serde); `values` and `tls` know its parts; `checked` turns it into what it means and says what is
 //! wrong, with line and key; `first_start` is what happens without a file. Every default stands in this file.
 mod checked;
 mod error;
 mod file;
 mod first_start;
 mod tls;
+mod values;
 
-pub use checked::{is_user_name, parse_listen, parse_ports};
 pub use error::ConfigError;
 pub use first_start::{FirstUser, directory, first_user};
 pub use tls::{TlsMode, TlsSettings};
+pub use values::{is_user_name, parse_listen, parse_ports};
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
 //! The section `[tls]`: whether and how connections are encrypted.
 use std::net::SocketAddr;
 
-use super::checked::{Checked, Checker, parse_listen};
+use super::checked::{Checked, Checker};
 use super::file;
+use super::values::parse_listen;
 use crate::tls::{Reuse, Settings, Source};
 
 /// What is asked of clients (RFC 4217 §11).

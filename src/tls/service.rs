@@ -54,7 +54,6 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Tls {
     settings: Settings,
-    resumption: Resumption,
     state: Mutex<State>,
 }
 
@@ -65,9 +64,33 @@ struct Resumption {
     cache: Arc<dyn StoresServerSessions>,
 }
 
+impl Resumption {
+    fn new() -> Result<Self, CertificateError> {
+        let ticketer = Ticketer::new().map_err(|error| {
+            CertificateError::new(
+                Path::new("tls"),
+                format!("no random numbers to be had: {error}"),
+            )
+        })?;
+        let cache = ServerSessionMemoryCache::new(CACHED_SESSIONS);
+        Ok(Self { ticketer, cache })
+    }
+
+    /// The same; but where clients are asked for certificates, a resumed session would be believed what an authority said
+    /// that may be trusted no more.
+    fn after_change(&self, asks_for_certificates: bool) -> Result<Self, CertificateError> {
+        if asks_for_certificates {
+            Self::new()
+        } else {
+            Ok(self.clone())
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     stamps: Vec<Stamp>,
+    resumption: Resumption,
     answers: Arc<Answers>,
     fingerprint: String,
 }
@@ -81,31 +104,23 @@ impl Tls {
     /// # Errors
     /// The first file that is of no use.
     pub fn open(settings: Settings) -> Result<Self, CertificateError> {
-        let ticketer = Ticketer::new().map_err(|error| {
-            CertificateError::new(
-                Path::new("tls"),
-                format!("no random numbers to be had: {error}"),
-            )
-        })?;
-        let cache = ServerSessionMemoryCache::new(CACHED_SESSIONS);
-        Self::with(settings, Resumption { ticketer, cache })
+        Self::with(settings, Resumption::new()?)
     }
 
-    /// The same service from other settings; sessions made before can still be resumed.
+    /// The same service from other settings; sessions made before can still be resumed, where no authority has changed.
     ///
     /// # Errors
     /// As [`Tls::open`].
     pub fn reopened(&self, settings: Settings) -> Result<Self, CertificateError> {
-        Self::with(settings, self.resumption.clone())
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let asks = settings.client_ca.is_some() || self.settings.client_ca.is_some();
+        let resumption = state.resumption.after_change(asks)?;
+        Self::with(settings, resumption)
     }
 
     fn with(settings: Settings, resumption: Resumption) -> Result<Self, CertificateError> {
-        let state = Mutex::new(read(&settings, &resumption)?);
-        Ok(Self {
-            settings,
-            resumption,
-            state,
-        })
+        let state = Mutex::new(read(&settings, resumption)?);
+        Ok(Self { settings, state })
     }
 
     /// What the next connection is answered with; files that have changed since are read again first.
@@ -113,7 +128,10 @@ impl Tls {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = stamps(&self.settings);
         if let Some(stamps) = stamps.filter(|stamps| *stamps != state.stamps) {
-            match read(&self.settings, &self.resumption) {
+            let resumption = state
+                .resumption
+                .after_change(self.settings.client_ca.is_some());
+            match resumption.and_then(|resumption| read(&self.settings, resumption)) {
                 Ok(new) => {
                     log::info!(
                         "new certificate for new connections: SHA-256 {}",
@@ -164,7 +182,7 @@ fn stamp(file: &Path) -> Option<Stamp> {
     }
 }
 
-fn read(settings: &Settings, resumption: &Resumption) -> Result<State, CertificateError> {
+fn read(settings: &Settings, resumption: Resumption) -> Result<State, CertificateError> {
     // Before the files: a change while they are read is seen at the next look.
     let stamps = stamps(settings).unwrap_or_default();
     let ours = Arc::new(super::provider());
@@ -180,13 +198,14 @@ fn read(settings: &Settings, resumption: &Resumption) -> Result<State, Certifica
         .unwrap_or_default();
     let by_name: Arc<dyn ResolvesServerCert> = Arc::new(ByName(certificates));
     let verifier = verifier(settings.client_ca.as_deref(), &ours)?;
-    let make = |provider| configs(provider, &verifier, &by_name, resumption, settings.reuse);
+    let make = |provider| configs(provider, &verifier, &by_name, &resumption, settings.reuse);
     let answers = Answers {
         chacha: make(Arc::new(suites::provider(true)))?,
         ours: make(ours)?,
     };
     Ok(State {
         stamps,
+        resumption,
         answers: Arc::new(answers),
         fingerprint,
     })

@@ -121,3 +121,32 @@ pub fn not_offered(_: &mut Session, _: &[u8]) -> Answer {
         "This command is known, but not offered here.",
     ))
 }
+
+/// The state of the session (RFC 959 §4.1.3 STAT without an argument).
+pub fn state(session: &Session) -> Reply {
+    let mut lines = vec![format!("Connected from {}", session.peer)];
+    if let Ok(visitor) = session.visitor() {
+        lines.push(format!("Logged in as {}", printable(&visitor.name)));
+    }
+    lines.push(format!(
+        "Type: {:?}; structure: file; mode: stream",
+        session.representation
+    ));
+    lines.push(format!("Idle time-out: {} s", session.idle.as_secs()));
+    lines.push(format!(
+        "Control connection: {}; data connections: {}",
+        session.control.stream().describe(),
+        if session.security.private_data {
+            "encrypted"
+        } else {
+            "in the clear"
+        }
+    ));
+    lines.push("No data connection".into());
+    Reply::multi(
+        211,
+        "State:",
+        lines.into_iter().map(String::into_bytes).collect(),
+        "End",
+    )
+}

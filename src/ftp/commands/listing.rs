@@ -37,7 +37,7 @@ pub fn nlst(session: &mut Session, argument: &[u8]) -> Answer {
 /// Without a path the state of the session; with one, LIST on the control connection.
 pub fn stat(session: &mut Session, argument: &[u8]) -> Answer {
     if argument.is_empty() {
-        return Ok(state(session));
+        return Ok(super::information::state(session));
     }
     let mut lister = Lister::for_argument(session, argument, Style::Long)?;
     let code = if lister.is_directory { 212 } else { 213 };
@@ -66,34 +66,6 @@ pub fn stat(session: &mut Session, argument: &[u8]) -> Answer {
         session.ended = session.control.flush_if_large().is_err();
     }
     Ok(Reply::new(code, "End"))
-}
-
-fn state(session: &Session) -> Reply {
-    let mut lines = vec![format!("Connected from {}", session.peer)];
-    if let Ok(visitor) = session.visitor() {
-        lines.push(format!("Logged in as {}", printable(&visitor.name)));
-    }
-    lines.push(format!(
-        "Type: {:?}; structure: file; mode: stream",
-        session.representation
-    ));
-    lines.push(format!("Idle time-out: {} s", session.idle.as_secs()));
-    lines.push(format!(
-        "Control connection: {}; data connections: {}",
-        session.control.stream().describe(),
-        if session.security.private_data {
-            "encrypted"
-        } else {
-            "in the clear"
-        }
-    ));
-    lines.push("No data connection".into());
-    Reply::multi(
-        211,
-        "State:",
-        lines.into_iter().map(String::into_bytes).collect(),
-        "End",
-    )
 }
 
 fn send_lines(session: &mut Session, verb: &str, mut lister: Lister) -> Answer {
