@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::secure::{Secure, VERSIONS, client_config, close_notify, handshake};
 use common::{Server, assert_same_bytes, connect_from, noise};
+use rustls::ClientConnection;
 use rustls::client::Resumption;
 use rustls::version::{TLS12, TLS13};
 
@@ -463,6 +464,67 @@ fn a_record_that_is_not_the_clients_ends_the_upload() {
     data.sock.write_all(&[7; 40]).unwrap();
     client.reply().expect(426);
     client.expect("NOOP", 200);
+}
+
+/// All that the client has to say, in pieces of so many bytes.
+fn say(connection: &mut ClientConnection, stream: &mut std::net::TcpStream, piece: usize) {
+    let mut bytes = Vec::new();
+    while connection.wants_write() {
+        connection.write_tls(&mut bytes).unwrap();
+    }
+    for piece in bytes.chunks(piece) {
+        stream.write_all(piece).unwrap();
+    }
+}
+
+#[test]
+fn an_upload_in_the_smallest_pieces_arrives_whole() {
+    let server = Server::start();
+    let contents = noise(50_000);
+    for version in VERSIONS {
+        for piece in [1, 7, 4097] {
+            let mut client = Secure::client(&server, client_config(version));
+            let mut stream = client.epsv();
+            stream.set_nodelay(true).unwrap();
+            client.expect("STOR file", 150);
+            let name = "localhost".try_into().unwrap();
+            let mut connection = ClientConnection::new(Arc::clone(&client.config), name).unwrap();
+            while connection.is_handshaking() {
+                say(&mut connection, &mut stream, piece);
+                if connection.is_handshaking() {
+                    connection.read_tls(&mut stream).unwrap();
+                    connection.process_new_packets().unwrap();
+                }
+            }
+            connection.writer().write_all(&contents).unwrap();
+            say(&mut connection, &mut stream, piece);
+            connection.send_close_notify();
+            say(&mut connection, &mut stream, piece);
+            client.reply().expect(226);
+            assert_same_bytes(&std::fs::read(server.path("file")).unwrap(), &contents);
+        }
+    }
+}
+
+#[test]
+fn garbage_at_every_byte_of_a_data_connections_first_message_is_a_425() {
+    let server = Server::start();
+    let mut client = Secure::client(&server, client_config(&TLS13));
+    let name = "localhost".try_into().unwrap();
+    let config = Arc::new(client_config(&TLS12));
+    let mut connection = ClientConnection::new(config, name).unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    for at in 0..hello.len() {
+        let mut bad = hello.clone();
+        bad[at] ^= 0xff;
+        let mut data = client.epsv();
+        client.expect("STOR file", 150);
+        data.write_all(&bad).unwrap();
+        data.shutdown(std::net::Shutdown::Write).unwrap();
+        client.reply().expect(425);
+    }
+    client.upload("STOR file", b"contents").expect(226);
 }
 
 // ---- while data flows

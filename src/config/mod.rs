@@ -1,7 +1,8 @@
 //! What may be configured, read from TOML into types that can't hold nonsense.
 //!
-//! `file` is the configuration file as it is written (serde); `values` and `tls` know its parts; `checked` turns it into what it means and says what is
-//! wrong, with line and key; `first_start` is what happens without a file. Every default stands in this file.
+//! `file` is the configuration file as it is written (serde); `values` and `tls` know its parts; `checked` turns it into
+//! what it means and says what is wrong, with line and key; `first_start` is what happens without a file. Every default
+//! stands in this file.
 mod checked;
 mod error;
 mod file;

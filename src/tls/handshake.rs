@@ -7,6 +7,8 @@ use std::sync::Arc;
 use rustls::ServerConnection;
 use rustls::server::{Accepted, Acceptor, ServerConfig};
 
+use super::duplex::Duplex;
+use super::inbound::Inbound;
 use super::stream::Encryption;
 use super::suites::is_chacha;
 use super::tickets::{Cached, Owner, Tickets};
@@ -114,12 +116,16 @@ pub struct Handshake {
     answers: Arc<Answers>,
     purpose: Purpose,
     session: SessionId,
+    /// What an upload's first message is made of.
+    greeting: Vec<u8>,
 }
 
 enum State {
     /// The client's first message has not arrived whole.
     Greeting(Box<Acceptor>),
     Running(Box<ServerConnection>),
+    /// An upload's; it begins again with the first message.
+    Inbound(Box<Inbound>),
 }
 
 impl Handshake {
@@ -130,6 +136,7 @@ impl Handshake {
             answers,
             purpose,
             session,
+            greeting: Vec::new(),
         }
     }
 
@@ -141,7 +148,11 @@ impl Handshake {
         loop {
             match &mut self.state {
                 State::Greeting(acceptor) => {
-                    match would_wait(acceptor.read_tls(&mut socket))? {
+                    let mut copying = Copying {
+                        socket,
+                        copy: &mut self.greeting,
+                    };
+                    match would_wait(acceptor.read_tls(&mut copying))? {
                         None => return Ok(Need::Input),
                         Some(0) => return Err(HandshakeError::Closed),
                         Some(_) => {}
@@ -154,7 +165,26 @@ impl Handshake {
                         }
                     };
                     if let Some(accepted) = accepted {
-                        self.state = State::Running(self.answer(accepted, socket)?);
+                        self.state = self.answer(accepted, socket)?;
+                    }
+                }
+                State::Inbound(inbound) => {
+                    let opened = inbound.open(&mut []);
+                    let flushed = inbound.flush(socket);
+                    let (_, over) = opened.map_err(HandshakeError::Tls)?;
+                    match flushed {
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                            return Ok(Need::Output);
+                        }
+                        other => other.map_err(HandshakeError::Io)?,
+                    }
+                    if over {
+                        return Ok(Need::Nothing);
+                    }
+                    match would_wait(inbound.fill(socket))? {
+                        None => return Ok(Need::Input),
+                        Some(0) => return Err(HandshakeError::Closed),
+                        Some(_) => {}
                     }
                 }
                 State::Running(connection) => {
@@ -181,14 +211,14 @@ impl Handshake {
         }
     }
 
-    fn answer(
-        &self,
-        accepted: Accepted,
-        mut socket: &TcpStream,
-    ) -> Result<Box<ServerConnection>, HandshakeError> {
+    fn answer(&self, accepted: Accepted, mut socket: &TcpStream) -> Result<State, HandshakeError> {
         let config = self.answers.to(&accepted, self.purpose, self.session);
+        if self.purpose == Purpose::Receiving {
+            let inbound = Inbound::new(config, &self.greeting).map_err(HandshakeError::Tls)?;
+            return Ok(State::Inbound(Box::new(inbound)));
+        }
         match accepted.into_connection(config) {
-            Ok(connection) => Ok(Box::new(connection)),
+            Ok(connection) => Ok(State::Running(Box::new(connection))),
             Err((error, mut alert)) => {
                 let _ = alert.write_all(&mut socket);
                 Err(HandshakeError::Tls(error))
@@ -200,10 +230,27 @@ impl Handshake {
     pub fn finish(self) -> Option<Encryption> {
         match self.state {
             State::Running(connection) if !connection.is_handshaking() => {
-                Some(Encryption::new(connection, self.purpose))
+                Some(Encryption::Duplex(Box::new(Duplex::new(connection))))
+            }
+            State::Inbound(inbound) if !inbound.state().is_handshaking() => {
+                Some(Encryption::Inbound(inbound))
             }
             _ => None,
         }
+    }
+}
+
+/// Reads, and keeps a copy.
+struct Copying<'a> {
+    socket: &'a TcpStream,
+    copy: &'a mut Vec<u8>,
+}
+
+impl io::Read for Copying<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = io::Read::read(&mut self.socket, buffer)?;
+        self.copy.extend_from_slice(&buffer[..length]);
+        Ok(length)
     }
 }
 

@@ -10,10 +10,15 @@
 //! | `tickets` | what a resumed session proves |
 //! | `handshake` | a connection on its way to being encrypted |
 //! | `stream` | a connection in the clear or encrypted |
+//! | `duplex`, `inbound` | encryption both ways, and of uploads |
+//! | `sealing` | the keys of what is sent, for the kernel |
 //!
 //! rustls does the work, with the cryptography of ring: TLS 1.2 and 1.3, AEAD suites only, no renegotiation.
 mod certificate;
+mod duplex;
 mod handshake;
+mod inbound;
+mod sealing;
 mod self_signed;
 mod service;
 mod stream;
@@ -22,9 +27,10 @@ mod tickets;
 
 pub use certificate::{Certificate, CertificateError, Source};
 pub use handshake::{Answers, Handshake, HandshakeError, Need, Purpose, SESSION_ID, SessionId};
+pub use sealing::{Cipher, Sealing};
 pub use self_signed::{Made, ensure, renew};
 pub use service::{Reuse, Settings, Tls};
-pub use stream::{Cipher, Encryption, Sealing, Stream};
+pub use stream::{Encryption, Stream};
 
 /// The cryptography that everything here is done with.
 pub fn provider() -> rustls::crypto::CryptoProvider {
