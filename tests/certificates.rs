@@ -345,6 +345,44 @@ fn check_looks_at_certificates() {
     assert!(!told.contains("problem: tls"), "{told}");
 }
 
+#[test]
+fn a_chain_is_shown_whole() {
+    let home = tempfile::tempdir().unwrap();
+    let root = Authority::new("the root");
+    let key = KeyPair::generate().unwrap();
+    let mut parameters = CertificateParams::default();
+    parameters
+        .distinguished_name
+        .push(DnType::CommonName, "between");
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let between = parameters.signed_by(&key, &root.issuer).unwrap().pem();
+    let issuer = Issuer::new(parameters, key);
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &issuer).unwrap().pem();
+    let write = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let chain = write("chain.pem", &(leaf + &between));
+    let key = write("chain.key", &key.serialize_pem());
+    let server = Server::build()
+        .arguments(&["--cert", &chain, "--key", &key])
+        .start();
+    server.write("file", "contents");
+    // curl is given the root alone.
+    let mut curl = the_program("curl", server.home());
+    curl.args([
+        "-sS",
+        "--ssl-reqd",
+        "--cacert",
+        &write("root.pem", &root.pem),
+    ]);
+    curl.arg(server.url("file"));
+    assert_eq!(run_client(&mut curl, 30).succeeded().text(), "contents");
+}
+
 // ---- asked of clients
 
 struct Authority {

@@ -67,9 +67,9 @@ pub struct Certificate {
     /// What its subject alternative names say, or its common name where there are none: host names and addresses.
     pub names: Vec<String>,
     /// Seconds since 1970.
-    pub not_before: i64,
+    not_before: i64,
     /// Seconds since 1970.
-    pub not_after: i64,
+    not_after: i64,
     /// SHA-256 of the certificate, as browsers and clients show it: `AB:CD:...`.
     pub fingerprint: String,
 }
@@ -135,6 +135,11 @@ impl Certificate {
     /// Whole days until it expires.
     pub fn days_left(&self) -> i64 {
         (self.not_after - now()).div_euclid(24 * 3600)
+    }
+
+    /// Whether its life has not begun, as on a host that starts without a clock.
+    pub fn is_early(&self) -> bool {
+        now() < self.not_before
     }
 
     /// The last day of its life, as `2036-11-24`.

@@ -6,8 +6,10 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rustls::server::{ServerConfig, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::server::{ServerConfig, ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus,
+};
 use rustls::{CommonState, Error};
 
 use super::stream::{read_again, truncated};
@@ -91,11 +93,7 @@ impl Inbound {
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    append(&mut self.output, |room| match data.encode(room) {
-                        Err(EncodeError::InsufficientSize(size)) => Err(Some(size.required_size)),
-                        Err(_) => Err(None),
-                        Ok(length) => Ok(length),
-                    });
+                    encode(&mut self.output, &mut data);
                 }
                 // It is in the output, and goes out before anything is waited for.
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
@@ -124,11 +122,7 @@ impl Inbound {
         while let Ok(ConnectionState::EncodeTlsData(mut data)) =
             self.connection.process_tls_records(&mut []).state
         {
-            append(&mut self.output, |room| match data.encode(room) {
-                Err(EncodeError::InsufficientSize(size)) => Err(Some(size.required_size)),
-                Err(_) => Err(None),
-                Ok(length) => Ok(length),
-            });
+            encode(&mut self.output, &mut data);
         }
     }
 
@@ -219,6 +213,14 @@ impl Inbound {
             });
         }
     }
+}
+
+fn encode(output: &mut Vec<u8>, data: &mut EncodeTlsData<'_, ServerConnectionData>) {
+    append(output, |room| match data.encode(room) {
+        Err(EncodeError::InsufficientSize(size)) => Err(Some(size.required_size)),
+        Err(_) => Err(None),
+        Ok(length) => Ok(length),
+    });
 }
 
 /// Lets `encode` write behind what is there; the error is the room it needs, or none where it never will.

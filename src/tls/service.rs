@@ -219,11 +219,7 @@ fn warn_of_days(certificate: &Certificate) {
             certificate.last_day()
         );
     }
-    // days_left counts to the end; the beginning matters to hosts that start without a clock.
-    let age = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    if age
-        .is_ok_and(|age| i64::try_from(age.as_secs()).is_ok_and(|now| now < certificate.not_before))
-    {
+    if certificate.is_early() {
         log::warn!("the certificate of {name} is not valid yet: is the clock right?");
     }
 }
