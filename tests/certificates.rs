@@ -96,11 +96,14 @@ fn the_first_start_makes_a_certificate_and_later_ones_use_it() {
     let host = nix::unistd::gethostname().unwrap().into_string().unwrap();
     assert!(names.starts_with(&host), "{host} in {names}");
     assert!(host.contains('.') || names.contains(&format!("{host}.local")));
-    // What it printed is what clients see, and a client that is given the file believes it.
+    // What it printed is what clients see, and a client that is given it believes it. The key is not in it.
+    assert!(!told.contains("PRIVATE"));
+    let believed = server.home().join("believed.pem");
+    std::fs::write(&believed, &told).unwrap();
     server.write("file", "contents");
     let mut curl = the_program("curl", server.home());
     curl.args(["-sS", "--ssl-reqd", "--cacert"])
-        .arg(&file)
+        .arg(&believed)
         .arg(server.url("file"));
     assert_eq!(run_client(&mut curl, 30).succeeded().text(), "contents");
     // Another start shows the same.

@@ -28,7 +28,7 @@ enum What {
     Renew(RenewArguments),
 }
 
-/// print the certificates: names, last day, SHA-256 fingerprint
+/// print the certificates: names, last day, SHA-256 fingerprint, and PEM for clients to believe
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "show")]
 struct ShowArguments {
@@ -129,6 +129,7 @@ fn print(source: &Source) -> Outcome {
         certificate.days_left()
     );
     println!("SHA-256: {}", certificate.fingerprint);
+    print!("{}", certificate.pem);
     Ok(())
 }
 

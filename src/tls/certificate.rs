@@ -70,6 +70,8 @@ pub struct Certificate {
     not_before: i64,
     /// Seconds since 1970.
     not_after: i64,
+    /// The certificate alone in PEM, for clients to believe.
+    pub pem: String,
     /// SHA-256 of the certificate, as browsers and clients show it: `AB:CD:...`.
     pub fingerprint: String,
 }
@@ -102,11 +104,11 @@ impl Certificate {
     }
 
     fn parse(
-        (chain_file, chain): (&Path, &[u8]),
+        (chain_file, chain_text): (&Path, &[u8]),
         (key_file, key): (&Path, &[u8]),
         provider: &CryptoProvider,
     ) -> Result<Self, CertificateError> {
-        let chain = certificates(chain_file, chain)?;
+        let chain = certificates(chain_file, chain_text)?;
         let Some(leaf) = chain.first().cloned() else {
             return Err(CertificateError::new(
                 chain_file,
@@ -125,6 +127,7 @@ impl Certificate {
         }
         Ok(Self {
             certified: Arc::new(certified),
+            pem: first_block(chain_text),
             fingerprint: fingerprint(&leaf),
             names: described.names,
             not_before: described.not_before,
@@ -220,6 +223,17 @@ fn certified_key(
             format!("the certificate cannot be used: {error}"),
         )),
     }
+}
+
+/// The first certificate's lines; the key and what else lies in the file is nobody's business.
+fn first_block(pem: &[u8]) -> String {
+    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+    const END: &str = "-----END CERTIFICATE-----";
+    let text = String::from_utf8_lossy(pem);
+    let block = text
+        .split_once(BEGIN)
+        .and_then(|(_, rest)| rest.split_once(END));
+    block.map_or_else(String::new, |(body, _)| format!("{BEGIN}{body}{END}\n"))
 }
 
 struct Described {
