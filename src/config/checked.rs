@@ -8,12 +8,12 @@ use toml::Spanned;
 use super::error::ConfigError;
 use super::file::{File, Folder, Seconds, User};
 use super::values::{
-    is_user_name, parse_group, parse_level, parse_listen, parse_mode, parse_ports, parse_v4,
-    seconds,
+    is_user_name, parse_group, parse_level, parse_listen, parse_mode, parse_ports, parse_uploads,
+    parse_v4, seconds,
 };
 use super::{Config, Timeouts};
 use crate::accounts::{Account, Accounts, Password};
-use crate::storage::{FolderSpec, Modes, Permission, Permissions, ViewSpec, VirtualPath};
+use crate::storage::{FolderSpec, Modes, Permission, Permissions, Uploads, ViewSpec, VirtualPath};
 
 /// Times that make sense, in seconds.
 const TIMES: RangeInclusive<u64> = 1..=24 * 3600;
@@ -22,6 +22,14 @@ pub fn check(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let file: File =
         toml::from_str(text).map_err(|error| ConfigError::of_toml(path, text, &error))?;
     Checker { path, text }.file(&file)
+}
+
+/// What holds for users that say nothing else.
+#[derive(Clone, Copy)]
+struct Defaults {
+    modes: Modes,
+    durable: bool,
+    uploads: Uploads,
 }
 
 /// Knows where it reads, for the errors.
@@ -51,10 +59,14 @@ impl Checker<'_> {
             [&file.umask, &file.file_mode, &file.directory_mode],
             &file.group,
         )?;
-        let durable = file.durable.unwrap_or(true);
+        let defaults = Defaults {
+            modes,
+            durable: file.durable.unwrap_or(true),
+            uploads: self.uploads(&file.uploads, Uploads::default())?,
+        };
         let mut users: Vec<Account> = Vec::new();
         for user in &file.user {
-            let account = self.user(user, modes, durable)?;
+            let account = self.user(user, defaults)?;
             if users.iter().any(|other| other.name == account.name) {
                 return self.wrong(
                     &user.span(),
@@ -67,7 +79,7 @@ impl Checker<'_> {
         let anonymous = file
             .anonymous
             .as_ref()
-            .map(|user| self.anonymous(user, modes, durable))
+            .map(|user| self.anonymous(user, defaults))
             .transpose()?;
         let tls = self.tls(&file.tls)?;
         for user in &file.user {
@@ -135,6 +147,11 @@ impl Checker<'_> {
         }
     }
 
+    fn uploads(&self, value: &Option<Spanned<String>>, default: Uploads) -> Checked<Uploads> {
+        let parsed = self.parsed("uploads", value, parse_uploads)?;
+        Ok(parsed.unwrap_or(default))
+    }
+
     fn count(&self, key: &str, value: &Option<Spanned<i64>>) -> Checked<Option<usize>> {
         let Some(value) = value else { return Ok(None) };
         match usize::try_from(*value.get_ref()) {
@@ -191,7 +208,7 @@ impl Checker<'_> {
         })
     }
 
-    fn user(&self, user: &Spanned<User>, modes: Modes, durable: bool) -> Checked<Account> {
+    fn user(&self, user: &Spanned<User>, defaults: Defaults) -> Checked<Account> {
         let Some(name) = &user.get_ref().name else {
             return self.wrong(&user.span(), "name", "every [[user]] needs a name");
         };
@@ -208,8 +225,7 @@ impl Checker<'_> {
             name.get_ref().clone(),
             password,
             Permissions::ALL,
-            modes,
-            durable,
+            defaults,
         )
     }
 
@@ -237,7 +253,7 @@ impl Checker<'_> {
         }
     }
 
-    fn anonymous(&self, user: &Spanned<User>, modes: Modes, durable: bool) -> Checked<Account> {
+    fn anonymous(&self, user: &Spanned<User>, defaults: Defaults) -> Checked<Account> {
         for (key, value) in [
             ("name", &user.get_ref().name),
             ("password", &user.get_ref().password),
@@ -252,8 +268,7 @@ impl Checker<'_> {
             "anonymous".into(),
             Password::none(),
             Permissions::READ_ONLY,
-            modes,
-            durable,
+            defaults,
         )
     }
 
@@ -263,8 +278,7 @@ impl Checker<'_> {
         name: String,
         password: Password,
         default: Permissions,
-        modes: Modes,
-        durable: bool,
+        defaults: Defaults,
     ) -> Checked<Account> {
         let user = spanned.get_ref();
         let Some(root) = &user.root else {
@@ -291,11 +305,12 @@ impl Checker<'_> {
             folders,
             permissions: self.permissions(&user.access, &user.permissions, default)?,
             modes: self.modes(
-                modes,
+                defaults.modes,
                 [&user.umask, &user.file_mode, &user.directory_mode],
                 &user.group,
             )?,
-            durable: user.durable.unwrap_or(durable),
+            durable: user.durable.unwrap_or(defaults.durable),
+            uploads: self.uploads(&user.uploads, defaults.uploads)?,
         };
         Ok(Account {
             sessions: self.count("sessions", &user.sessions)?,
@@ -456,6 +471,10 @@ mod tests {
             (
                 "[timeouts]\nlogin = \"2 days\"",
                 ":2: `login`: expected a time",
+            ),
+            (
+                "uploads = \"later\"",
+                "`uploads`: expected \"atomic\" or \"direct\"",
             ),
             ("group = \"no-such-group-here\"", "there is no group"),
             (

@@ -24,6 +24,7 @@ pub struct File {
     pub directory_mode: Option<Spanned<String>>,
     pub group: Option<Spanned<String>>,
     pub durable: Option<bool>,
+    pub uploads: Option<Spanned<String>>,
     #[serde(default)]
     pub timeouts: Timeouts,
     #[serde(default)]
@@ -103,6 +104,7 @@ pub struct User {
     pub directory_mode: Option<Spanned<String>>,
     pub group: Option<Spanned<String>>,
     pub durable: Option<bool>,
+    pub uploads: Option<Spanned<String>>,
     #[serde(default)]
     pub folder: Vec<Spanned<Folder>>,
 }

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::accounts::{Account, Accounts};
-use crate::storage::{Modes, Permissions, ViewSpec};
+use crate::storage::{Modes, Permissions, Uploads, ViewSpec};
 use crate::tls::Source;
 
 /// All settings, checked.
@@ -179,5 +179,6 @@ pub fn plain_view(root: PathBuf, permissions: Permissions) -> ViewSpec {
         permissions,
         modes: Modes::default(),
         durable: true,
+        uploads: Uploads::default(),
     }
 }

@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::PortRange;
 use super::file::Seconds;
-use crate::storage::group_id;
+use crate::storage::{Uploads, group_id};
 
 /// Whether a user can be called so.
 pub fn is_user_name(name: &str) -> bool {
@@ -62,6 +62,16 @@ pub fn parse_mode(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|&mode| mode <= 0o777 && !text.starts_with('+'));
     mode.ok_or_else(|| "expected an octal mode in quotes from \"0\" to \"0777\"".into())
+}
+
+/// # Errors
+/// What was expected.
+pub fn parse_uploads(text: &str) -> Result<Uploads, String> {
+    match text {
+        "atomic" => Ok(Uploads::Atomic),
+        "direct" => Ok(Uploads::Direct),
+        _ => Err("expected \"atomic\" or \"direct\"".into()),
+    }
 }
 
 /// A group of this host, by name or number.

@@ -464,7 +464,7 @@ impl From<storage::Error> for Refusal {
         let code = match error.kind {
             Kind::NoSpace { .. } | Kind::Shutdown => 452,
             Kind::Quota | Kind::TooLarge => 552,
-            Kind::BadName | Kind::NameTooLong => 553,
+            Kind::BadName | Kind::NameTooLong | Kind::Reserved => 553,
             Kind::BeyondEnd { .. } => 554,
             Kind::Busy => 450,
             Kind::Io => 451,

@@ -9,8 +9,10 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::error::{Error, ErrorKind};
 use super::metadata::{Kind, kind};
+use super::partial;
 use super::path::VirtualPath;
 use super::permissions::Permission;
+use super::root::Place;
 use super::tree;
 use super::upload::{How, Target, Upload, give};
 use super::view::{Located, View};
@@ -67,6 +69,7 @@ impl View {
             permissions: located.permissions,
             modes: self.modes,
             durable: self.durable,
+            uploads: self.uploads,
         })
     }
 
@@ -104,33 +107,51 @@ impl View {
         }
     }
 
+    /// Removes the file, and what uploads to its name have left.
+    ///
     /// # Errors
     /// `NotPermitted(Delete)`, `IsADirectory`; the rest is the kernel's.
     pub fn remove_file(&self, path: &VirtualPath) -> Result<(), Error> {
-        self.unlink(path, Permission::Delete, UnlinkatFlags::NoRemoveDir)
+        let place = self.removable(path, Permission::Delete)?;
+        let directory = place.directory.as_fd();
+        let removed = unlinkat(directory, place.name.as_slice(), UnlinkatFlags::NoRemoveDir);
+        match removed {
+            Ok(()) | Err(Errno::ENOENT) => {
+                let left = partial::discard(directory, &place.name);
+                if left { Ok(()) } else { removed }
+            }
+            other => other,
+        }
+        .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
     }
 
+    /// Removes an empty directory. What uploads have left in it does not count.
+    ///
     /// # Errors
     /// `NotPermitted(Rmdir)`, `NotEmpty`, `NotADirectory`; the rest is the kernel's.
     pub fn remove_directory(&self, path: &VirtualPath) -> Result<(), Error> {
-        self.unlink(path, Permission::Rmdir, UnlinkatFlags::RemoveDir)
+        let place = self.removable(path, Permission::Rmdir)?;
+        let (directory, name) = (place.directory.as_fd(), place.name.as_slice());
+        let remove = || unlinkat(directory, name, UnlinkatFlags::RemoveDir);
+        let removed = remove().or_else(|errno| {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            if errno == Errno::ENOTEMPTY
+                && partial::discard_all(openat(directory, name, flags, Mode::empty())?)?
+            {
+                return remove();
+            }
+            Err(errno)
+        });
+        removed.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
     }
 
-    fn unlink(
-        &self,
-        path: &VirtualPath,
-        permission: Permission,
-        flags: UnlinkatFlags,
-    ) -> Result<(), Error> {
+    fn removable(&self, path: &VirtualPath, permission: Permission) -> Result<Place, Error> {
         let located = self.permitted(path, permission)?;
         if self.leads_to_folder(path) {
             return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
         }
-        let removed = located
-            .root
-            .and_then(|root| root.place(located.relative))
-            .and_then(|place| unlinkat(&place.directory, place.name.as_slice(), flags));
-        removed.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+        let place = located.root.and_then(|root| root.place(located.relative));
+        place.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
     }
 
     /// Removes a directory with all in it; `go_on` is asked before each step. Folders within are in the way.

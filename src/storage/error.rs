@@ -26,6 +26,8 @@ pub enum ErrorKind {
     NotEmpty,
     BadName,
     NameTooLong,
+    /// A name that unfinished uploads have.
+    Reserved,
     /// The configuration denies it.
     NotPermitted(Permission),
     /// The kernel denies it to the user that the server runs as.
@@ -106,6 +108,7 @@ impl fmt::Display for Error {
             ErrorKind::NotEmpty => f.write_str("the directory is not empty"),
             ErrorKind::BadName => f.write_str("not a name that can be used here"),
             ErrorKind::NameTooLong => f.write_str("the name is too long"),
+            ErrorKind::Reserved => f.write_str("such names are kept for unfinished uploads"),
             ErrorKind::NotPermitted(permission) => {
                 write!(f, "you have no permission for this ({})", permission.name())
             }

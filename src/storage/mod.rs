@@ -10,6 +10,7 @@
 //! | `metadata` | facts of a file, and what kernel and configuration allow on it |
 //! | `listing` | the entries of a directory |
 //! | `upload` | a file being received |
+//! | `partial` | where it grows until it is whole |
 //! | `tree` | removing a directory with all in it |
 //! | `owners` | names of users and groups |
 //! | `error` | why something was refused |
@@ -18,6 +19,7 @@ mod error;
 mod listing;
 mod metadata;
 mod owners;
+mod partial;
 mod path;
 mod permissions;
 mod root;
@@ -31,5 +33,5 @@ pub use metadata::{Kind, Metadata};
 pub use owners::{group_id, group_name, user_name};
 pub use path::VirtualPath;
 pub use permissions::{Modes, Permission, Permissions};
-pub use upload::{How, Upload};
+pub use upload::{How, Upload, Uploads};
 pub use view::{Download, FolderSpec, View, ViewSpec};

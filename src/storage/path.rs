@@ -1,5 +1,6 @@
 //! Paths as a client sees them.
 use super::error::{Error, ErrorKind};
+use super::partial::is_partial_name;
 
 /// The longest name that Linux file systems take, in bytes (`NAME_MAX`).
 const LONGEST_NAME: usize = 255;
@@ -20,7 +21,7 @@ impl VirtualPath {
     /// root.
     ///
     /// # Errors
-    /// `BadName` for a NUL, `NameTooLong`.
+    /// `BadName` for a NUL, `NameTooLong`, `Reserved` for the name of a partial file.
     pub fn join(&self, argument: &[u8]) -> Result<Self, Error> {
         let mut path = if argument.starts_with(b"/") {
             Self::root()
@@ -40,10 +41,13 @@ impl VirtualPath {
     /// A name in this directory.
     ///
     /// # Errors
-    /// `BadName` for what cannot be one, `NameTooLong`.
+    /// `BadName` for what cannot be one, `NameTooLong`, `Reserved`.
     pub fn join_name(&self, name: &[u8]) -> Result<Self, Error> {
         if matches!(name, b"" | b"." | b"..") || name.contains(&0) || name.contains(&b'/') {
             return Err(Error::new(ErrorKind::BadName, name));
+        }
+        if is_partial_name(name) {
+            return Err(Error::new(ErrorKind::Reserved, name));
         }
         let mut path = self.0.clone();
         if path.len() > 1 {

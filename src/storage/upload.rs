@@ -5,17 +5,28 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, SpliceFFlags, openat, splice};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, SpliceFFlags, openat, renameat, renameat2, splice};
 use nix::libc;
-use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::sys::stat::{Mode, fchmod, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{Gid, fchown, fdatasync, fsync, ftruncate};
+use nix::unistd::{Gid, Uid, fchown, fdatasync, fsync, ftruncate};
 
 use super::error::{Error, ErrorKind};
 use super::metadata::{Kind, kind};
+use super::partial::Partial;
 use super::path::VirtualPath;
 use super::permissions::{Modes, Permission, Permissions};
-use super::root::Root;
+use super::root::{Place, Root};
+
+/// Where uploads grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Uploads {
+    /// Beside the target, which they replace when they are whole.
+    #[default]
+    Atomic,
+    /// In the target itself, for programs that read it meanwhile.
+    Direct,
+}
 
 /// What an upload does with the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +47,14 @@ pub(super) struct Target<'a> {
     pub permissions: Permissions,
     pub modes: Modes,
     pub durable: bool,
+    pub uploads: Uploads,
 }
 
-/// The file under way. [`Upload::finish`] makes it the file; dropped unfinished it was not received.
+/// The file under way. [`Upload::finish`] makes it the file; dropped unfinished it was not received, and what has arrived
+/// waits to be resumed.
 #[derive(Debug)]
 pub struct Upload {
-    file: File,
-    /// The directory of a new file, whose entry is to be made durable too.
-    new_in: Option<OwnedFd>,
+    grows: Grows,
     position: u64,
     received: u64,
     /// What was there beyond the end of the upload goes.
@@ -51,6 +62,26 @@ pub struct Upload {
     durable: bool,
     path: VirtualPath,
     host_path: PathBuf,
+}
+
+/// What the bytes go into.
+#[derive(Debug)]
+enum Grows {
+    /// The target itself.
+    Target {
+        file: File,
+        /// The directory of a new file, whose entry is to be made durable too.
+        new_in: Option<OwnedFd>,
+    },
+    /// A partial file that takes the target's place in the end.
+    Beside {
+        partial: Partial,
+        place: Place,
+        /// What may be there by then may be replaced.
+        may_replace: bool,
+        modes: Modes,
+        finished: bool,
+    },
 }
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
@@ -62,6 +93,11 @@ impl Upload {
     pub(super) fn begin(target: &Target<'_>, how: How) -> Result<Self, Error> {
         let fail = |errno| Error::from_errno(errno, target.path.as_bytes());
         let refuse = |kind| Error::new(kind, target.path.as_bytes());
+        if target.uploads == Uploads::Atomic {
+            if let Some(upload) = Self::begin_beside(target, how)? {
+                return Ok(upload);
+            }
+        }
         // An offset asks for a file that is there.
         let may_be_new = !matches!(how, How::At(offset) if offset > 0);
         if may_be_new && target.permissions.contains(Permission::Upload) {
@@ -109,13 +145,84 @@ impl Upload {
             How::At(offset) if offset > size => return Err(refuse(ErrorKind::BeyondEnd { size })),
             How::At(offset) => offset,
         };
-        Ok(Self::of(target, fd, None, position))
+        let grows = Grows::Target {
+            file: File::from(fd),
+            new_in: None,
+        };
+        Ok(Self::of(target, grows, position))
     }
 
-    fn of(target: &Target<'_>, fd: OwnedFd, new_in: Option<OwnedFd>, position: u64) -> Self {
+    /// An upload that leaves the target alone until it is whole. None where it has to go into the target: it continues a
+    /// finished file, or the target is a link, which stays one.
+    fn begin_beside(target: &Target<'_>, how: How) -> Result<Option<Self>, Error> {
+        let fail = |errno| Error::from_errno(errno, target.path.as_bytes());
+        let refuse = |kind| Error::new(kind, target.path.as_bytes());
+        let needed = match target.root.stat(target.relative, false) {
+            Ok(stat) => match kind(&stat) {
+                Kind::File if how == How::Replace => Permission::Overwrite,
+                Kind::File | Kind::Symlink => return Ok(None),
+                Kind::Directory => return Err(refuse(ErrorKind::IsADirectory)),
+                _ => return Err(refuse(ErrorKind::NotAFile)),
+            },
+            Err(Errno::ENOENT) => Permission::Upload,
+            Err(errno) => return Err(fail(errno)),
+        };
+        if !target.permissions.contains(needed) {
+            return Err(refuse(ErrorKind::NotPermitted(needed)));
+        }
+        let place = target.root.place(target.relative).map_err(fail)?;
+        let directory = place.directory.as_fd();
+        let left = match how {
+            How::Replace => None,
+            How::Append | How::At(_) => Partial::reopen(directory, &place.name).map_err(fail)?,
+        };
+        let size = match &left {
+            Some(partial) => size_of(partial).map_err(fail)?,
+            None => 0,
+        };
+        let position = match how {
+            How::Replace => 0,
+            How::Append => size,
+            How::At(offset) if offset > size => return Err(refuse(ErrorKind::BeyondEnd { size })),
+            How::At(offset) => offset,
+        };
+        let partial = match left {
+            Some(partial) => partial,
+            None => Partial::create(directory, &place.name).map_err(fail)?,
+        };
+        if how == How::Replace {
+            ftruncate(partial.file(), 0).map_err(fail)?;
+        }
+        let may_replace = target.permissions.contains(Permission::Overwrite);
+        Ok(Some(Self::beside(
+            target,
+            partial,
+            place,
+            may_replace,
+            position,
+        )))
+    }
+
+    fn beside(
+        target: &Target<'_>,
+        partial: Partial,
+        place: Place,
+        may_replace: bool,
+        position: u64,
+    ) -> Self {
+        let grows = Grows::Beside {
+            partial,
+            place,
+            may_replace,
+            modes: target.modes,
+            finished: false,
+        };
+        Self::of(target, grows, position)
+    }
+
+    fn of(target: &Target<'_>, grows: Grows, position: u64) -> Self {
         Self {
-            file: File::from(fd),
-            new_in,
+            grows,
             position,
             received: 0,
             cut_at_end: true,
@@ -125,9 +232,26 @@ impl Upload {
         }
     }
 
+    fn file(&self) -> &File {
+        match &self.grows {
+            Grows::Target { file, .. } => file,
+            Grows::Beside { partial, .. } => partial.file(),
+        }
+    }
+
     /// Creates the file, which must not be there.
     pub(super) fn begin_new(target: &Target<'_>) -> Result<Self, Error> {
-        create(target).map_err(|errno| Error::from_errno(errno, target.path.as_bytes()))
+        let fail = |errno| Error::from_errno(errno, target.path.as_bytes());
+        if target.uploads == Uploads::Direct {
+            return create(target).map_err(fail);
+        }
+        if target.root.stat(target.relative, false).is_ok() {
+            return Err(fail(Errno::EEXIST));
+        }
+        let place = target.root.place(target.relative).map_err(fail)?;
+        let partial = Partial::create_first(place.directory.as_fd(), &place.name).map_err(fail)?;
+        ftruncate(partial.file(), 0).map_err(fail)?;
+        Ok(Self::beside(target, partial, place, false, 0))
     }
 
     /// Writes all of it behind what was received before.
@@ -135,7 +259,7 @@ impl Upload {
     /// # Errors
     /// `NoSpace` with the bytes that are free, `Quota`, `TooLarge`, `Io`.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file
+        self.file()
             .write_all_at(bytes, self.position)
             .map_err(|error| {
                 self.failed(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
@@ -159,7 +283,7 @@ impl Upload {
             match splice(
                 pipe,
                 None,
-                &self.file,
+                self.file(),
                 Some(&mut offset),
                 length,
                 SpliceFFlags::SPLICE_F_MOVE,
@@ -184,7 +308,7 @@ impl Upload {
         let mut error = Error::from_errno(errno, self.path.as_bytes());
         if errno == Errno::ENOSPC {
             error.kind = ErrorKind::NoSpace {
-                free: fstatvfs(&self.file).map_or(0, |disk| free_bytes(&disk)),
+                free: fstatvfs(self.file()).map_or(0, |disk| free_bytes(&disk)),
             };
         }
         error
@@ -204,23 +328,120 @@ impl Upload {
     }
 
     /// Makes what was received the file, and returns its size in bytes once it is on the disk (where the account is
-    /// `durable`): file first, then the directory of a new one.
+    /// `durable`): what it holds first, then its name.
     ///
     /// # Errors
     /// Whatever the disk says at the last moment: then the file was not received.
-    pub fn finish(self) -> Result<u64, Error> {
-        let fail = |errno| self.failed(errno);
+    pub fn finish(mut self) -> Result<u64, Error> {
+        let done = self.settle();
+        done.map_err(|errno| self.failed(errno))?;
+        Ok(self.position)
+    }
+
+    fn settle(&mut self) -> Result<(), Errno> {
         if self.cut_at_end {
-            let end = i64::try_from(self.position).map_err(|_| fail(Errno::EFBIG))?;
-            ftruncate(&self.file, end).map_err(fail)?;
+            let end = i64::try_from(self.position).map_err(|_| Errno::EFBIG)?;
+            ftruncate(self.file(), end)?;
         }
-        if self.durable {
-            fdatasync(&self.file).map_err(fail)?;
-            if let Some(directory) = &self.new_in {
-                sync_directory(directory.as_fd()).map_err(fail)?;
+        match &mut self.grows {
+            Grows::Target { file, new_in } => {
+                if self.durable {
+                    fdatasync(&*file)?;
+                    if let Some(directory) = new_in {
+                        sync_directory(directory.as_fd())?;
+                    }
+                }
+            }
+            Grows::Beside {
+                partial,
+                place,
+                may_replace,
+                modes,
+                finished,
+            } => {
+                take_over_from(place, partial.file(), *modes)?;
+                if self.durable {
+                    // With mode and owner, which the name is to show from the first moment.
+                    fsync(partial.file())?;
+                }
+                put_in_place(partial, place, *may_replace)?;
+                *finished = true;
+                if self.durable {
+                    sync_directory(place.directory.as_fd())?;
+                }
             }
         }
-        Ok(self.position)
+        Ok(())
+    }
+}
+
+impl Drop for Upload {
+    /// What holds nothing is worth no resuming.
+    fn drop(&mut self) {
+        if let Grows::Beside {
+            partial,
+            place,
+            finished: false,
+            ..
+        } = &self.grows
+        {
+            if self.position == 0 {
+                partial.remove(place.directory.as_fd());
+            }
+        }
+    }
+}
+
+fn size_of(partial: &Partial) -> Result<u64, Errno> {
+    Ok(u64::try_from(fstat(partial.file())?.st_size).unwrap_or(0))
+}
+
+/// Mode, owner and group of the file that is replaced, as far as the server may set them; else those of new files.
+fn take_over_from(place: &Place, file: &File, modes: Modes) -> Result<(), Errno> {
+    let old = fstatat(
+        &place.directory,
+        place.name.as_slice(),
+        AtFlags::AT_SYMLINK_NOFOLLOW,
+    );
+    match old {
+        Ok(old) if kind(&old) == Kind::File => {
+            let tolerated = fchown(
+                file,
+                Some(Uid::from_raw(old.st_uid)),
+                Some(Gid::from_raw(old.st_gid)),
+            );
+            if tolerated.is_err() {
+                // Another's file, in a directory of ours: it becomes ours, in its group where that is one of ours.
+                let _ = fchown(file, None, Some(Gid::from_raw(old.st_gid)));
+            }
+            give(file.as_fd(), old.st_mode & 0o777, None)
+        }
+        _ => give(file.as_fd(), modes.of_files(), modes.group),
+    }
+}
+
+/// Gives the partial file its name, in one step; what has the name now is replaced only where it may be.
+fn put_in_place(partial: &Partial, place: &Place, may_replace: bool) -> Result<(), Errno> {
+    let directory = &place.directory;
+    let (from, to) = (partial.name.as_slice(), place.name.as_slice());
+    if may_replace {
+        return renameat(directory, from, directory, to);
+    }
+    match renameat2(
+        directory,
+        from,
+        directory,
+        to,
+        RenameFlags::RENAME_NOREPLACE,
+    ) {
+        // File systems that cannot do it in one step (vfat of old kernels, some FUSE ones).
+        Err(Errno::EINVAL | Errno::ENOSYS) => {
+            match fstatat(directory, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(_) => Err(Errno::EEXIST),
+                Err(_) => renameat(directory, from, directory, to),
+            }
+        }
+        other => other,
     }
 }
 
@@ -234,7 +455,11 @@ fn create(target: &Target<'_>) -> Result<Upload, Errno> {
         Mode::S_IRUSR | Mode::S_IWUSR,
     )?;
     give(fd.as_fd(), target.modes.of_files(), target.modes.group)?;
-    Ok(Upload::of(target, fd, Some(place.directory), 0))
+    let grows = Grows::Target {
+        file: File::from(fd),
+        new_in: Some(place.directory),
+    };
+    Ok(Upload::of(target, grows, 0))
 }
 
 /// Sets mode and group of what was just created. A file system without modes (vfat) keeps those it was mounted with.

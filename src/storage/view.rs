@@ -2,6 +2,7 @@
 //! to nothing below it.
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -15,10 +16,11 @@ use nix::sys::statvfs::fstatvfs;
 use super::error::{Error, ErrorKind};
 use super::listing::Listing;
 use super::metadata::{Kind, Metadata, is_writable_directory, kind};
+use super::partial;
 use super::path::VirtualPath;
 use super::permissions::{Modes, Permission, Permissions};
 use super::root::Root;
-use super::upload::free_bytes;
+use super::upload::{Uploads, free_bytes};
 
 /// A directory of the host shown at a virtual path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +39,7 @@ pub struct ViewSpec {
     pub modes: Modes,
     /// An upload is on the disk before it counts as received.
     pub durable: bool,
+    pub uploads: Uploads,
 }
 
 /// A regular file opened for reading.
@@ -55,6 +58,7 @@ pub struct View {
     folders: Vec<Folder>,
     pub(super) modes: Modes,
     pub(super) durable: bool,
+    pub(super) uploads: Uploads,
 }
 
 /// A folder is opened when it is first needed: a disk that is missing at login may come later, and must not keep
@@ -103,6 +107,7 @@ impl View {
             folders,
             modes: spec.modes,
             durable: spec.durable,
+            uploads: spec.uploads,
         })
     }
 
@@ -196,7 +201,22 @@ impl View {
         self.look(path, true)
     }
 
-    /// The same, of a link itself.
+    /// The same; while nothing has the name, the facts of what an upload to it has left, by which clients resume.
+    ///
+    /// # Errors
+    /// As [`View::metadata`].
+    pub fn metadata_or_partial(&self, path: &VirtualPath) -> Result<Metadata, Error> {
+        self.metadata(path).or_else(|error| {
+            let located = self.locate(path);
+            let place = located.root.and_then(|root| root.place(located.relative));
+            let left = place.ok().filter(|_| error.kind == ErrorKind::NotFound);
+            let left = left.and_then(|place| partial::newest(place.directory.as_fd(), &place.name));
+            let (_, stat) = left.ok_or(error)?;
+            Ok(Metadata::new(&stat, located.permissions, false))
+        })
+    }
+
+    /// The same as [`View::metadata`], of a link itself.
     ///
     /// # Errors
     /// As [`View::metadata`].

@@ -60,7 +60,7 @@ fn host(path: &std::path::Path) -> String {
 pub fn size(session: &mut Session, argument: &[u8]) -> Answer {
     let path = session.path(argument)?;
     let view = session.view()?;
-    let metadata = view.metadata(&path)?;
+    let metadata = view.metadata_or_partial(&path)?;
     if metadata.kind != Kind::File {
         return Err(Refusal::new(550, "Only files have a size."));
     }
@@ -80,7 +80,7 @@ pub fn size(session: &mut Session, argument: &[u8]) -> Answer {
 /// that wins over the setting: asking must never change anything.
 pub fn mdtm(session: &mut Session, argument: &[u8]) -> Answer {
     let path = session.path(argument)?;
-    let asked = session.view()?.metadata(&path);
+    let asked = session.view()?.metadata_or_partial(&path);
     if asked.is_err() {
         if let Some((time, rest)) = split_word(argument) {
             if let (Some((seconds, _)), false) = (parse_timeval(time), rest.is_empty()) {

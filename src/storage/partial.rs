@@ -1,0 +1,247 @@
+//! Partial files: where an upload grows, hidden beside its target, until it is whole. The name is made from the target's,
+//! so that an upload which was cut off is found again; a lock tells whose is under way.
+use std::fs::File;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use blake2::Blake2b;
+use blake2::digest::Digest as _;
+use blake2::digest::consts::U8;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+const PREFIX: &[u8] = b".thriftpd-";
+const SUFFIX: &[u8] = b".partial";
+
+/// Bytes of the target's name that are shown in the partial's, for people who find one: short enough for any file system,
+/// whatever is added.
+const SHOWN: usize = 150;
+
+/// Uploads to one name at once that are told apart.
+const SLOTS: u32 = 32;
+
+/// Whether a name is that of a partial file. Clients neither see nor say such names.
+pub fn is_partial_name(name: &[u8]) -> bool {
+    name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+}
+
+fn name_of(target: &[u8], slot: u32) -> Vec<u8> {
+    let digest = Blake2b::<U8>::digest(target);
+    let mut name = PREFIX.to_vec();
+    name.extend(&target[..target.len().min(SHOWN)]);
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    name.extend(format!("-{digest}-{slot}").into_bytes());
+    name.extend(SUFFIX);
+    name
+}
+
+/// A partial file that is ours for as long as we hold it.
+#[derive(Debug)]
+pub struct Partial {
+    file: Held,
+    pub name: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Held {
+    Locked(Flock<File>),
+    /// On file systems without locks.
+    Open(File),
+}
+
+impl Deref for Held {
+    type Target = File;
+    fn deref(&self) -> &File {
+        match self {
+            Self::Locked(file) => file,
+            Self::Open(file) => file,
+        }
+    }
+}
+
+impl Partial {
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// A partial file for this target, empty or what another upload has left, that nobody else works on.
+    ///
+    /// # Errors
+    /// `EBUSY` when too many uploads to the name are under way; else those of openat(2).
+    pub fn create(directory: BorrowedFd<'_>, target: &[u8]) -> Result<Self, Errno> {
+        for slot in 0..SLOTS {
+            let flags = FLAGS | OFlag::O_CREAT;
+            if let Some(partial) = Self::take(directory, name_of(target, slot), flags)? {
+                return Ok(partial);
+            }
+        }
+        Err(Errno::EBUSY)
+    }
+
+    /// The same, but only as the first upload to the name.
+    ///
+    /// # Errors
+    /// `EEXIST` when there is another; else those of openat(2).
+    pub fn create_first(directory: BorrowedFd<'_>, target: &[u8]) -> Result<Self, Errno> {
+        let taken = Self::take(directory, name_of(target, 0), FLAGS | OFlag::O_CREAT)?;
+        taken.ok_or(Errno::EEXIST)
+    }
+
+    /// What the last upload that was cut off has left, if nobody works on it.
+    ///
+    /// # Errors
+    /// Those of openat(2).
+    pub fn reopen(directory: BorrowedFd<'_>, target: &[u8]) -> Result<Option<Self>, Errno> {
+        match newest(directory, target) {
+            Some((name, _)) => Self::take(directory, name, FLAGS),
+            None => Ok(None),
+        }
+    }
+
+    /// None when somebody else works on it, or has made it the file just now.
+    fn take(directory: BorrowedFd<'_>, name: Vec<u8>, flags: OFlag) -> Result<Option<Self>, Errno> {
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let opened = match openat(directory, name.as_slice(), flags, mode) {
+            Err(Errno::ENOENT) if !flags.contains(OFlag::O_CREAT) => return Ok(None),
+            other => File::from(other?),
+        };
+        let file = match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => Held::Locked(locked),
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((file, _)) => Held::Open(file),
+        };
+        let still_there = fstatat(directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        let (ours, there) = (fstat(&*file)?, still_there);
+        let same =
+            there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino));
+        Ok(same.then_some(Self { file, name }))
+    }
+
+    /// Takes it away.
+    pub fn remove(&self, directory: BorrowedFd<'_>) {
+        // Whatever is left is found and removed later.
+        let _ = unlinkat(directory, self.name.as_slice(), UnlinkatFlags::NoRemoveDir);
+    }
+}
+
+const FLAGS: OFlag = OFlag::O_WRONLY
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_NOCTTY)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
+
+/// The partial file that was written last, with its facts.
+pub fn newest(directory: BorrowedFd<'_>, target: &[u8]) -> Option<(Vec<u8>, FileStat)> {
+    let there = (0..SLOTS).filter_map(|slot| {
+        let name = name_of(target, slot);
+        let stat = fstatat(directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        Some((name, stat))
+    });
+    // The lowest number among equals, which is the one that is taken first.
+    there.min_by_key(|(_, stat)| std::cmp::Reverse((stat.st_mtime, stat.st_mtime_nsec)))
+}
+
+/// Removes what uploads to the name have left and nobody works on; tells whether there was any.
+pub fn discard(directory: BorrowedFd<'_>, target: &[u8]) -> bool {
+    let mut any = false;
+    for slot in 0..SLOTS {
+        if let Ok(Some(partial)) = Partial::take(directory, name_of(target, slot), FLAGS) {
+            partial.remove(directory);
+            any = true;
+        }
+    }
+    any
+}
+
+/// Empties a directory that holds partial files only, so that it can be removed; false where it holds anything else.
+///
+/// # Errors
+/// Those of reading the directory.
+pub fn discard_all(directory: OwnedFd) -> Result<bool, Errno> {
+    let mut names = Vec::new();
+    let copy = directory.try_clone().map_err(|_| Errno::EMFILE)?;
+    for entry in nix::dir::Dir::from_fd(copy)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if matches!(name.as_slice(), b"." | b"..") {
+            continue;
+        }
+        if !is_partial_name(&name) {
+            return Ok(false);
+        }
+        names.push(name);
+    }
+    for name in names {
+        match Partial::take(directory.as_fd(), name, FLAGS)? {
+            Some(partial) => partial.remove(directory.as_fd()),
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn open(path: &std::path::Path) -> OwnedFd {
+        File::open(path).unwrap().into()
+    }
+
+    #[test]
+    fn names_fit_tell_targets_apart_and_are_known_again() {
+        let long = [b'x'; 255];
+        let mut other = long;
+        other[254] = b'y';
+        for slot in [0, SLOTS - 1] {
+            let name = name_of(&long, slot);
+            assert!(name.len() <= 255 && is_partial_name(&name));
+            assert_ne!(name, name_of(&other, slot));
+        }
+        assert!(!is_partial_name(b"picture.jpg") && !is_partial_name(b".thriftpd-notes"));
+    }
+
+    #[test]
+    fn each_upload_has_its_own_and_what_is_left_is_found_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let fd = open(directory.path());
+        let first = Partial::create(fd.as_fd(), b"file").unwrap();
+        let second = Partial::create(fd.as_fd(), b"file").unwrap();
+        assert_ne!(first.name, second.name);
+        assert_eq!(
+            Partial::create_first(fd.as_fd(), b"file").unwrap_err(),
+            Errno::EEXIST
+        );
+        first.file().write_all(b"half").unwrap();
+        drop(second);
+        assert!(
+            !discard_all(open(directory.path())).unwrap(),
+            "one is under way"
+        );
+        let name = first.name.clone();
+        drop(first);
+        let (newest, stat) = newest(fd.as_fd(), b"file").unwrap();
+        assert_eq!((newest, stat.st_size), (name, 4));
+        assert!(Partial::reopen(fd.as_fd(), b"other").unwrap().is_none());
+        assert!(Partial::reopen(fd.as_fd(), b"file").unwrap().is_some());
+        assert!(discard(fd.as_fd(), b"file") && !discard(fd.as_fd(), b"file"));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_partial_that_has_become_the_file_is_not_taken_for_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let fd = open(directory.path());
+        let first = Partial::create(fd.as_fd(), b"file").unwrap();
+        let at = |name: &[u8]| directory.path().join(std::str::from_utf8(name).unwrap());
+        fs::rename(at(&first.name), at(b"file")).unwrap();
+        drop(first);
+        let second = Partial::create(fd.as_fd(), b"file").unwrap();
+        second.file().write_all(b"new").unwrap();
+        assert_eq!(fs::read(at(b"file")).unwrap(), b"");
+    }
+}

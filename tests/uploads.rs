@@ -1,0 +1,334 @@
+//! What an upload promises: the old file until the new one is whole, and what was cut off can be continued.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Duration;
+
+use common::{Server, assert_same_bytes, eventually, noise, reset, run_client, the_program};
+
+/// Hidden names in the served directory.
+fn hidden(server: &Server) -> Vec<String> {
+    let names = fs::read_dir(server.path("")).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with('.')).collect()
+}
+
+/// Sends so much of an upload and resets the data connection.
+#[track_caller]
+fn cut_off(client: &mut common::Client, command: &str, bytes: &[u8]) {
+    let mut data = client.epsv();
+    client.expect(command, 150);
+    data.write_all(bytes).unwrap();
+    // On its way before the reset overtakes it.
+    std::thread::sleep(Duration::from_millis(100));
+    reset(data);
+    client.reply().expect(426);
+}
+
+#[test]
+fn the_old_file_stays_whole_and_readable_until_the_new_one_is() {
+    let server = Server::start();
+    let old = noise(300_000);
+    server.write("file", &old);
+    fs::set_permissions(server.path("file"), fs::Permissions::from_mode(0o640)).unwrap();
+    let mut writer = server.client();
+    let mut reader = server.client();
+    let mut data = writer.epsv();
+    writer.expect("STOR file", 150);
+    data.write_all(&noise(1_000_000)).unwrap();
+    eventually("bytes arrive beside it", || hidden(&server).len() == 1);
+    assert_same_bytes(&reader.retr("file"), &old);
+    reader.expect("SIZE file", 213).says("300000");
+    drop(data);
+    writer.reply().expect(226);
+    assert_same_bytes(&reader.retr("file"), &noise(1_000_000));
+    assert_eq!(hidden(&server), [""; 0]);
+    let mode = fs::metadata(server.path("file"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o640, "the mode is that of the old file");
+}
+
+#[test]
+fn whatever_cuts_an_upload_off_leaves_the_old_file_as_it_was() {
+    let server = Server::build()
+        .configuration("[timeouts]\nstalled = \"1s\"\n")
+        .with_flag_user()
+        .start();
+    server.write("file", "the old one");
+    let mut client = server.client();
+    cut_off(&mut client, "STOR file", &noise(50_000));
+    // ABOR.
+    let mut data = client.epsv();
+    client.expect("STOR file", 150);
+    data.write_all(b"new").unwrap();
+    client.send("ABOR");
+    client.reply().expect(426);
+    client.reply().expect(226);
+    // Silence.
+    let mut data = client.epsv();
+    client.expect("STOR file", 150);
+    data.write_all(b"new").unwrap();
+    client.reply().expect(426);
+    // The control connection.
+    let mut lost = server.client();
+    let mut data = lost.epsv();
+    lost.expect("STOR file", 150);
+    data.write_all(b"new").unwrap();
+    lost.reset();
+    server.wait_for_log("control connection lost");
+    assert_eq!(server.read("file"), b"the old one");
+    assert_eq!(client.retr("file"), b"the old one");
+}
+
+#[test]
+fn what_was_cut_off_is_reported_and_continued() {
+    let server = Server::start();
+    let contents = noise(200_000);
+    let mut client = server.client();
+    cut_off(&mut client, "STOR file", &contents[..80_000]);
+    assert!(!server.exists("file"));
+    client.expect("SIZE file", 213).says("80000");
+    client.expect("MDTM file", 213);
+    client.expect("MLST file", 250).says("size=80000;");
+    client.download("RETR file").1.expect(550);
+    for list in ["LIST", "LIST -a", "NLST", "MLSD", "NLST .*"] {
+        let (bytes, reply) = client.download(list);
+        reply.expect_one_of(&[226, 550]);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(
+            !text.contains("file") && !text.contains("partial"),
+            "{list}: {text}"
+        );
+    }
+    client.expect("REST 80001", 350);
+    client.upload("STOR file", b"x").expect(554);
+    client.expect("REST 80000", 350);
+    cut_off(&mut client, "STOR file", &contents[80_000..120_000]);
+    client.expect("SIZE file", 213).says("120000");
+    client.upload("APPE file", &contents[120_000..]).expect(226);
+    assert_same_bytes(&server.read("file"), &contents);
+    assert_eq!(hidden(&server), [""; 0]);
+    // A fresh STOR starts over.
+    cut_off(&mut client, "STOR other", &contents);
+    client.stor("other", b"fresh");
+    assert_eq!(server.read("other"), b"fresh");
+    assert_eq!(hidden(&server), [""; 0]);
+}
+
+#[test]
+fn curl_and_lftp_continue_what_was_cut_off() {
+    let server = Server::start();
+    let contents = noise(500_000);
+    let local = server.home().join("local");
+    fs::write(&local, &contents).unwrap();
+    let local = local.to_str().unwrap();
+    let mut client = server.client();
+    cut_off(&mut client, "STOR file", &contents[..200_000]);
+    let mut curl = the_program("curl", server.home());
+    curl.args(["-sS", "-C", "-", "-T", local, &server.url("file")]);
+    run_client(&mut curl, 30).succeeded();
+    assert_same_bytes(&server.read("file"), &contents);
+    cut_off(&mut client, "STOR again", &contents[..300_000]);
+    let script = format!(
+        "set ftp:ssl-allow no; open -u t,pw ftp://{}; put -c {local} -o again",
+        server.address()
+    );
+    let mut lftp = the_program("lftp", server.home());
+    run_client(lftp.args(["-c", &script]), 30).succeeded();
+    assert_same_bytes(&server.read("again"), &contents);
+    server.wait_for_log(" 200000 bytes");
+}
+
+#[test]
+fn a_finished_file_is_continued_in_place_and_never_with_a_hole() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.stor("file", b"0123456789");
+    client.expect("REST 4", 350);
+    client.upload("STOR file", b"xy").expect(226);
+    assert_eq!(server.read("file"), b"0123xy");
+    client.upload("APPE file", b"z").expect(226);
+    assert_eq!(server.read("file"), b"0123xyz");
+    client.expect("REST 8", 350);
+    client.upload("STOR file", b"x").expect(554);
+    assert_eq!(server.read("file"), b"0123xyz");
+}
+
+#[test]
+fn two_sessions_at_one_name_do_not_mix_and_the_last_one_wins_whole() {
+    let server = Server::start();
+    let (mut first, mut second) = (server.client(), server.client());
+    let (a, b) = (noise(400_000), noise(400_001));
+    let mut data_a = first.epsv();
+    first.expect("STOR file", 150);
+    let mut data_b = second.epsv();
+    second.expect("STOR file", 150);
+    for (part_a, part_b) in a.chunks(50_000).zip(b.chunks(50_001)) {
+        data_a.write_all(part_a).unwrap();
+        data_b.write_all(part_b).unwrap();
+    }
+    assert_eq!(hidden(&server).len(), 2);
+    drop(data_b);
+    second.reply().expect(226);
+    assert_eq!(server.read("file").len(), 8 * 50_001 - 7);
+    drop(data_a);
+    first.reply().expect(226);
+    assert_same_bytes(&server.read("file"), &a);
+    assert_eq!(hidden(&server), [""; 0]);
+}
+
+#[test]
+fn unfinished_files_cannot_be_named_and_are_in_nobodys_way() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.expect("MKD dir", 257);
+    let long = "n".repeat(255);
+    cut_off(&mut client, &format!("STOR {long}"), b"half");
+    cut_off(&mut client, "STOR dir/file", b"half");
+    let name = hidden(&server).pop().unwrap();
+    assert!(name.starts_with(".thriftpd-nnn") && name.ends_with(".partial"));
+    for command in ["RETR", "STOR", "SIZE", "DELE", "RNFR", "MLST", "CWD"] {
+        client.epsv();
+        client
+            .expect(format!("{command} {name}"), 553)
+            .says("kept for unfinished uploads");
+    }
+    client.expect(format!("SIZE {long}"), 213).says("4");
+    client.expect(format!("DELE {long}"), 250);
+    assert_eq!(hidden(&server), [""; 0]);
+    client.expect("DELE nothing", 550);
+    client.expect("RMD dir", 250);
+    // What is under way is not taken away.
+    client.expect("MKD dir", 257);
+    let mut other = server.client();
+    let mut data = other.epsv();
+    other.expect("STOR dir/file", 150);
+    data.write_all(b"whole").unwrap();
+    eventually("it has begun", || {
+        fs::read_dir(server.path("dir")).unwrap().count() == 1
+    });
+    client.expect("RMD dir", 550);
+    client.expect("DELE dir/file", 550);
+    drop(data);
+    other.reply().expect(226);
+    assert_eq!(server.read("dir/file"), b"whole");
+}
+
+#[test]
+fn nothing_is_left_of_an_upload_that_never_began() {
+    let server = Server::build()
+        .configuration("[timeouts]\ndata_connect = \"1s\"\n")
+        .with_flag_user()
+        .start();
+    let mut client = server.client();
+    client.expect("EPSV", 229);
+    client.expect("STOR file", 150);
+    client.reply().expect(425);
+    assert_eq!(hidden(&server), [""; 0]);
+    client.expect("SIZE file", 550);
+}
+
+#[test]
+fn a_name_that_appears_meanwhile_is_not_replaced_by_who_may_not_overwrite() {
+    let server = Server::build()
+        .configuration("[anonymous]\nroot = \"{root}\"\naccess = \"add-only\"\n")
+        .start();
+    let connect = || {
+        let mut client = server.connect();
+        client.login_as("ftp", "x").expect(230);
+        client.expect("TYPE I", 200);
+        client
+    };
+    let (mut first, mut second) = (connect(), connect());
+    let mut data = first.epsv();
+    first.expect("STOR file", 150);
+    data.write_all(b"first").unwrap();
+    second.upload("STOR file", b"second").expect(226);
+    drop(data);
+    first.reply().expect(550);
+    assert_eq!(server.read("file"), b"second");
+    second.upload("STOR file", b"third").expect(550);
+}
+
+#[test]
+fn a_link_stays_a_link_and_what_it_leads_to_is_written() {
+    let server = Server::start();
+    server.write("target", "old");
+    symlink("target", server.path("link")).unwrap();
+    server.client().stor("link", b"new");
+    assert_eq!(server.read("target"), b"new");
+    assert!(
+        fs::symlink_metadata(server.path("link"))
+            .unwrap()
+            .is_symlink()
+    );
+}
+
+#[test]
+fn uploads_may_be_made_in_place_where_so_configured() {
+    let server = Server::build()
+        .configuration(
+            "uploads = \"direct\"\n[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\n",
+        )
+        .start();
+    server.write("file", "the old one");
+    let mut client = server.connect();
+    client.login_as("ftp", "x").expect(230);
+    client.expect("TYPE I", 200);
+    let mut data = client.epsv();
+    client.expect("STOR file", 150);
+    data.write_all(b"new").unwrap();
+    eventually("it grows in place", || server.read("file") == b"new");
+    assert_eq!(hidden(&server), [""; 0]);
+    drop(data);
+    client.reply().expect(226);
+}
+
+#[test]
+fn twenty_uploads_survive_the_death_of_the_server() {
+    let server = Server::start();
+    let root = server.path("");
+    let contents: Vec<Vec<u8>> = (0..20).map(|number| noise(200_000 + number)).collect();
+    server.write("f0", "the old one");
+    let mut sessions = Vec::new();
+    for (number, contents) in contents.iter().enumerate() {
+        let mut client = server.client();
+        let mut data = client.epsv();
+        client.expect(format!("STOR f{number}"), 150);
+        data.write_all(&contents[..100_000 + number]).unwrap();
+        sessions.push((client, data));
+    }
+    let sizes = || -> u64 {
+        let files = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap());
+        files.map(|entry| entry.metadata().unwrap().len()).sum()
+    };
+    let sent: u64 = (0..20).map(|number| 100_000 + number).sum();
+    eventually("all have arrived", || sizes() == sent + 11);
+    server.signal(nix::sys::signal::Signal::SIGKILL);
+    server.wait();
+    drop(sessions);
+    assert_eq!(server.read("f0"), b"the old one");
+    let again = Server::build().serving(&root).start();
+    let mut client = again.client();
+    for (number, contents) in contents.iter().enumerate().skip(1) {
+        client
+            .expect(format!("SIZE f{number}"), 213)
+            .says(&format!("{}", 100_000 + number));
+        client.expect(format!("REST {}", 100_000 + number), 350);
+        client
+            .upload(format!("STOR f{number}"), &contents[100_000 + number..])
+            .expect(226);
+        assert_same_bytes(
+            &fs::read(root.join(format!("f{number}"))).unwrap(),
+            contents,
+        );
+    }
+    client.upload("STOR f0", &contents[0]).expect(226);
+    assert_same_bytes(&fs::read(root.join("f0")).unwrap(), &contents[0]);
+    assert_eq!(hidden(&server), [""; 0]);
+}
