@@ -332,3 +332,35 @@ fn twenty_uploads_survive_the_death_of_the_server() {
     assert_same_bytes(&fs::read(root.join("f0")).unwrap(), &contents[0]);
     assert_eq!(hidden(&server), [""; 0]);
 }
+
+#[test]
+fn what_nobody_continues_is_told_by_check_and_removed_after_a_while() {
+    let server = Server::start();
+    let root = server.path("");
+    let mut client = server.client();
+    client.expect("MKD dir", 257);
+    cut_off(&mut client, "STOR dir/old", b"half");
+    cut_off(&mut client, "STOR new", b"half");
+    let old = fs::read_dir(server.path("dir")).unwrap().next().unwrap();
+    let old = old.unwrap().path();
+    let then = std::time::SystemTime::now() - Duration::from_secs(8 * 24 * 3600);
+    fs::File::open(&old).unwrap().set_modified(then).unwrap();
+    let config = server.home().join("check.toml");
+    let root_text = root.to_str().unwrap();
+    fs::write(&config, format!("[anonymous]\nroot = \"{root_text}\"\n")).unwrap();
+    let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_thriftpd"));
+    let told = check
+        .args(["check", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(
+        told.contains("unfinished uploads in") && told.contains(": 2 of 8 bytes"),
+        "{told}"
+    );
+    let again = Server::build().serving(&root).start();
+    again.wait_for_log("removed 1 unfinished uploads of 4 bytes (setting: keep_partial)");
+    assert!(!old.exists());
+    again.client().expect("SIZE new", 213).says("4");
+}

@@ -3,14 +3,14 @@ use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
 
-use super::{Outcome, cert};
+use super::{Outcome, cert, keeper};
 use crate::accounts::Account;
 use crate::config::{Config, TlsMode};
 use crate::observe::printable;
 use crate::server::limits::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_SESSION};
 use crate::server::privileges::{self, Identity};
 use crate::server::{environment, listen};
-use crate::storage::{Permission, Permissions};
+use crate::storage::{Partials, Permission, Permissions, count_partials};
 use crate::tls::{Settings, Tls};
 
 /// read a configuration file and say what is wrong, or what will be served
@@ -33,6 +33,7 @@ pub fn run(arguments: &CheckArguments) -> Outcome {
     for account in config.accounts.iter().chain(config.accounts.anonymous()) {
         print_account(account);
     }
+    print_unfinished(&config);
     let problems = problems(&config);
     for problem in &problems {
         println!("problem: {problem}");
@@ -82,6 +83,19 @@ fn print_settings(config: &Config) {
     println!(
         "time-outs: idle {idle} s, login {login} s, data connection {data} s, stalled {stalled} s, shutdown {grace} s"
     );
+}
+
+fn print_unfinished(config: &Config) {
+    for directory in keeper::directories(config) {
+        // A directory that is not there is told as a problem.
+        let Partials { files, bytes } = count_partials(&directory).unwrap_or_default();
+        if files > 0 {
+            println!(
+                "unfinished uploads in {}: {files} of {bytes} bytes",
+                real(&directory)
+            );
+        }
+    }
 }
 
 fn print_tls(config: &Config) {

@@ -2,6 +2,7 @@
 //! path or address, and what to do.
 pub mod cert;
 pub mod check;
+mod keeper;
 pub mod serve;
 pub mod user;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use argh::FromArgs;
 
-use super::{Outcome, cert};
+use super::{Outcome, cert, keeper};
 use crate::accounts::{Account, Password};
 use crate::config::{
     Config, FirstUser, Flags, PortRange, TlsMode, directory, first_user, is_user_name,
@@ -158,6 +158,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
             .filter(|_| is_new || made_up.is_some())
             .as_deref(),
     );
+    keeper::start(Arc::clone(&ftp));
     let front_end: Arc<dyn FrontEnd> = Arc::clone(&ftp) as _;
     let ended = acceptor.run(&front_end, || ftp.config().timeouts.shutdown_grace);
     log::info!("goodbye");

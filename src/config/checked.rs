@@ -130,6 +130,7 @@ impl Checker<'_> {
                 .parsed("log", &file.log, parse_level)?
                 .unwrap_or(default.log),
             tls,
+            keep_partial: self.keep_partial(&file.keep_partial)?,
             accounts: Accounts::new(users, anonymous),
         })
     }
@@ -144,6 +145,20 @@ impl Checker<'_> {
         match parse(value.get_ref()) {
             Ok(parsed) => Ok(Some(parsed)),
             Err(what) => self.wrong(&value.span(), key, what),
+        }
+    }
+
+    fn keep_partial(&self, value: &Option<Spanned<Seconds>>) -> Checked<Duration> {
+        let Some(value) = value else {
+            return Ok(Config::default().keep_partial);
+        };
+        match seconds(value.get_ref()).filter(|seconds| *seconds > 0) {
+            Some(seconds) => Ok(Duration::from_secs(seconds)),
+            None => self.wrong(
+                &value.span(),
+                "keep_partial",
+                "expected a time such as \"7d\" or \"12h\"",
+            ),
         }
     }
 

@@ -25,6 +25,7 @@ pub struct File {
     pub group: Option<Spanned<String>>,
     pub durable: Option<bool>,
     pub uploads: Option<Spanned<String>>,
+    pub keep_partial: Option<Spanned<Seconds>>,
     #[serde(default)]
     pub timeouts: Timeouts,
     #[serde(default)]

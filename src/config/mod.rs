@@ -46,6 +46,8 @@ pub struct Config {
     pub xferlog: Option<PathBuf>,
     pub log: log::LevelFilter,
     pub tls: TlsSettings,
+    /// How long what unfinished uploads have left is kept.
+    pub keep_partial: Duration,
     pub accounts: Accounts,
 }
 
@@ -108,6 +110,7 @@ impl Default for Config {
             xferlog: None,
             log: log::LevelFilter::Info,
             tls: TlsSettings::default(),
+            keep_partial: Duration::from_secs(7 * 24 * 3600),
             accounts: Accounts::default(),
         }
     }

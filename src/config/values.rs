@@ -92,6 +92,7 @@ pub fn seconds(value: &Seconds) -> Option<u64> {
         b's' => (&text[..text.len() - 1], 1),
         b'm' => (&text[..text.len() - 1], 60),
         b'h' => (&text[..text.len() - 1], 3600),
+        b'd' => (&text[..text.len() - 1], 24 * 3600),
         _ => (text, 1),
     };
     number.trim().parse::<u64>().ok()?.checked_mul(unit)

@@ -11,6 +11,7 @@
 //! | `listing` | the entries of a directory |
 //! | `upload` | a file being received |
 //! | `partial` | where it grows until it is whole |
+//! | `sweep` | what uploads have left in a whole tree |
 //! | `tree` | removing a directory with all in it |
 //! | `owners` | names of users and groups |
 //! | `error` | why something was refused |
@@ -23,6 +24,7 @@ mod partial;
 mod path;
 mod permissions;
 mod root;
+mod sweep;
 mod tree;
 mod upload;
 mod view;
@@ -33,5 +35,6 @@ pub use metadata::{Kind, Metadata};
 pub use owners::{group_id, group_name, user_name};
 pub use path::VirtualPath;
 pub use permissions::{Modes, Permission, Permissions};
+pub use sweep::{Partials, count_partials, remove_old_partials};
 pub use upload::{How, Upload, Uploads};
 pub use view::{Download, FolderSpec, View, ViewSpec};

@@ -100,6 +100,14 @@ impl Partial {
         }
     }
 
+    /// One whose name was found in a directory.
+    ///
+    /// # Errors
+    /// Those of openat(2).
+    pub fn take_existing(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Self>, Errno> {
+        Self::take(directory, name.to_vec(), FLAGS)
+    }
+
     /// None when somebody else works on it, or has made it the file just now.
     fn take(directory: BorrowedFd<'_>, name: Vec<u8>, flags: OFlag) -> Result<Option<Self>, Errno> {
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -173,7 +181,7 @@ pub fn discard_all(directory: OwnedFd) -> Result<bool, Errno> {
         names.push(name);
     }
     for name in names {
-        match Partial::take(directory.as_fd(), name, FLAGS)? {
+        match Partial::take_existing(directory.as_fd(), &name)? {
             Some(partial) => partial.remove(directory.as_fd()),
             None => return Ok(false),
         }

@@ -1,0 +1,59 @@
+//! What is done once a day while the server runs: taking away what unfinished uploads have left.
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::ftp::Ftp;
+use crate::observe::printable;
+use crate::storage::remove_old_partials;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A thread of its own, which sleeps the day over and ends with the process. Without it everything else works.
+pub fn start(ftp: Arc<Ftp>) {
+    let keeper = std::thread::Builder::new()
+        .name("keeper".into())
+        .stack_size(256 * 1024)
+        .spawn(move || {
+            loop {
+                sweep(&ftp.config());
+                std::thread::sleep(DAY);
+            }
+        });
+    if let Err(error) = keeper {
+        log::warn!("what unfinished uploads leave is not taken away: {error}");
+    }
+}
+
+/// The directories of the host that users may upload to.
+pub fn directories(config: &Config) -> BTreeSet<PathBuf> {
+    let accounts = config.accounts.iter().chain(config.accounts.anonymous());
+    accounts
+        .flat_map(|account| {
+            let folders = account
+                .view
+                .folders
+                .iter()
+                .map(|folder| folder.root.clone());
+            folders.chain([account.view.root.clone()])
+        })
+        .collect()
+}
+
+fn sweep(config: &Config) {
+    for directory in directories(config) {
+        let shown = printable(directory.as_os_str().as_encoded_bytes()).to_string();
+        match remove_old_partials(&directory, config.keep_partial) {
+            Ok(removed) if removed.files > 0 => log::info!(
+                "{shown}: removed {} unfinished uploads of {} bytes (setting: keep_partial)",
+                removed.files,
+                removed.bytes
+            ),
+            Ok(_) => {}
+            // A disk that is not there today may be tomorrow.
+            Err(error) => log::warn!("{shown}: cannot look for unfinished uploads: {error}"),
+        }
+    }
+}
