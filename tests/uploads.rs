@@ -43,7 +43,11 @@ fn the_old_file_stays_whole_and_readable_until_the_new_one_is() {
     assert_same_bytes(&reader.retr("file"), &old);
     reader.expect("SIZE file", 213).says("300000");
     drop(data);
-    writer.reply().expect(226);
+    writer
+        .reply()
+        .expect(226)
+        .says("stored and synced")
+        .says("1000000");
     assert_same_bytes(&reader.retr("file"), &noise(1_000_000));
     assert_eq!(hidden(&server), [""; 0]);
     let mode = fs::metadata(server.path("file"))
@@ -273,7 +277,7 @@ fn a_link_stays_a_link_and_what_it_leads_to_is_written() {
 fn uploads_may_be_made_in_place_where_so_configured() {
     let server = Server::build()
         .configuration(
-            "uploads = \"direct\"\n[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\n",
+            "durable = false\nuploads = \"direct\"\n[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\n",
         )
         .start();
     server.write("file", "the old one");
@@ -286,7 +290,7 @@ fn uploads_may_be_made_in_place_where_so_configured() {
     eventually("it grows in place", || server.read("file") == b"new");
     assert_eq!(hidden(&server), [""; 0]);
     drop(data);
-    client.reply().expect(226);
+    client.reply().expect(226).says("Stored: 3 bytes");
 }
 
 #[test]

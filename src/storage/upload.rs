@@ -323,6 +323,11 @@ impl Upload {
         &self.path
     }
 
+    /// Whether [`Upload::finish`] returns only when all is on the disk.
+    pub fn is_durable(&self) -> bool {
+        self.durable
+    }
+
     pub fn host_path(&self) -> &Path {
         &self.host_path
     }

@@ -236,6 +236,7 @@ fn receive_into(session: &mut Session, verb: &str, upload: Upload, opening: Vec<
     let ascii = session.representation == Representation::Ascii;
     let host_path = upload.host_path().to_owned();
     let name = upload.path().clone();
+    let durable = upload.is_durable();
     let what = format!("{verb} {}", printable(name.as_bytes()));
     let mut upload = Some(upload);
     let mut size = 0;
@@ -282,7 +283,12 @@ fn receive_into(session: &mut Session, verb: &str, upload: Upload, opening: Vec<
         session,
         received.outcome,
         format!(
-            "Stored: {} bytes received; the file has {size}.",
+            "{}: {} bytes received; the file has {size}.",
+            if durable {
+                "Stored and synced to disk"
+            } else {
+                "Stored"
+            },
             received.bytes
         ),
     )
