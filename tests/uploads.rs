@@ -13,7 +13,7 @@ use common::{Server, assert_same_bytes, eventually, noise, reset, run_client, th
 fn hidden(server: &Server) -> Vec<String> {
     let names = fs::read_dir(server.path("")).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.starts_with('.')).collect()
+    names.filter(|name| name.ends_with(".partial")).collect()
 }
 
 /// Sends so much of an upload and resets the data connection.
@@ -200,7 +200,7 @@ fn unfinished_files_cannot_be_named_and_are_in_nobodys_way() {
         client.epsv();
         client
             .expect(format!("{command} {name}"), 553)
-            .says("kept for unfinished uploads");
+            .says("kept for the server's own files");
     }
     client.expect(format!("SIZE {long}"), 213).says("4");
     client.expect(format!("DELE {long}"), 250);

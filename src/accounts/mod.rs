@@ -7,6 +7,9 @@ mod password;
 
 pub use password::{BadHash, Password, random_password};
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use crate::storage::ViewSpec;
 
 /// The names by which the anonymous account is entered (RFC 1635).
@@ -30,6 +33,20 @@ pub struct Account {
     pub require_tls: Option<bool>,
     /// The name that the client's certificate must bear; with a password as well, both are needed.
     pub certificate: Option<String>,
+    /// How often an upload is expected at least.
+    pub expect_every: Option<Duration>,
+    /// Run behind each upload.
+    pub on_upload: Option<Program>,
+}
+
+/// A program of the owner's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// An absolute path.
+    pub path: PathBuf,
+    pub arguments: Vec<String>,
+    /// After which it is ended.
+    pub time: Duration,
 }
 
 impl Account {
@@ -45,6 +62,8 @@ impl Account {
             accept_hangup: false,
             require_tls: None,
             certificate: None,
+            expect_every: None,
+            on_upload: None,
         }
     }
 

@@ -151,14 +151,14 @@ fn print_account(account: &Account) {
         "user {}: {} ({})",
         account.name,
         real(&view.root),
-        described(view.permissions)
+        described(view.rules.permissions)
     );
     for folder in &view.folders {
         let path = printable(folder.path.as_bytes());
         println!(
             "  {path}: {} ({})",
             real(&folder.root),
-            described(folder.permissions)
+            described(folder.rules.permissions)
         );
     }
 }
@@ -208,14 +208,14 @@ fn problems(config: &Config) -> Vec<String> {
         problems.extend(problem_of_root(
             &account.name,
             &view.root,
-            view.permissions,
+            view.rules.permissions,
             &identity,
         ));
         for folder in &view.folders {
             problems.extend(problem_of_root(
                 &account.name,
                 &folder.root,
-                folder.permissions,
+                folder.rules.permissions,
                 &identity,
             ));
         }

@@ -8,12 +8,14 @@ use toml::Spanned;
 use super::error::ConfigError;
 use super::file::{File, Folder, Seconds, User};
 use super::values::{
-    is_user_name, parse_group, parse_level, parse_listen, parse_mode, parse_ports, parse_uploads,
-    parse_v4, seconds,
+    is_user_name, parse_group, parse_level, parse_listen, parse_mode, parse_ports, parse_v4,
+    seconds,
 };
 use super::{Config, Timeouts};
-use crate::accounts::{Account, Accounts, Password};
-use crate::storage::{FolderSpec, Modes, Permission, Permissions, Uploads, ViewSpec, VirtualPath};
+use crate::accounts::{Account, Accounts, Password, Program};
+use crate::storage::{
+    FolderSpec, Modes, Permission, Permissions, Room, Rules, ViewSpec, VirtualPath,
+};
 
 /// Times that make sense, in seconds.
 const TIMES: RangeInclusive<u64> = 1..=24 * 3600;
@@ -25,11 +27,13 @@ pub fn check(path: &Path, text: &str) -> Result<Config, ConfigError> {
 }
 
 /// What holds for users that say nothing else.
-#[derive(Clone, Copy)]
 struct Defaults {
     modes: Modes,
+    rules: Rules,
     durable: bool,
-    uploads: Uploads,
+    checksums: bool,
+    min_free: Room,
+    on_upload: Option<Program>,
 }
 
 /// Knows where it reads, for the errors.
@@ -61,12 +65,15 @@ impl Checker<'_> {
         )?;
         let defaults = Defaults {
             modes,
+            rules: self.rules_of_all(file)?,
             durable: file.durable.unwrap_or(true),
-            uploads: self.uploads(&file.uploads, Uploads::default())?,
+            checksums: file.checksums.unwrap_or(false),
+            min_free: self.min_free(file)?,
+            on_upload: self.program(&file.on_upload, &file.on_upload_timeout)?,
         };
         let mut users: Vec<Account> = Vec::new();
         for user in &file.user {
-            let account = self.user(user, defaults)?;
+            let account = self.user(user, file, &defaults)?;
             if users.iter().any(|other| other.name == account.name) {
                 return self.wrong(
                     &user.span(),
@@ -79,7 +86,7 @@ impl Checker<'_> {
         let anonymous = file
             .anonymous
             .as_ref()
-            .map(|user| self.anonymous(user, defaults))
+            .map(|user| self.anonymous(user, file, &defaults))
             .transpose()?;
         let tls = self.tls(&file.tls)?;
         for user in &file.user {
@@ -131,6 +138,9 @@ impl Checker<'_> {
                 .unwrap_or(default.log),
             tls,
             keep_partial: self.keep_partial(&file.keep_partial)?,
+            on_upload_at_once: self
+                .count("on_upload_at_once", &file.on_upload_at_once)?
+                .unwrap_or(default.on_upload_at_once),
             accounts: Accounts::new(users, anonymous),
         })
     }
@@ -160,11 +170,6 @@ impl Checker<'_> {
                 "expected a time such as \"7d\" or \"12h\"",
             ),
         }
-    }
-
-    fn uploads(&self, value: &Option<Spanned<String>>, default: Uploads) -> Checked<Uploads> {
-        let parsed = self.parsed("uploads", value, parse_uploads)?;
-        Ok(parsed.unwrap_or(default))
     }
 
     fn count(&self, key: &str, value: &Option<Spanned<i64>>) -> Checked<Option<usize>> {
@@ -223,7 +228,7 @@ impl Checker<'_> {
         })
     }
 
-    fn user(&self, user: &Spanned<User>, defaults: Defaults) -> Checked<Account> {
+    fn user(&self, user: &Spanned<User>, file: &File, defaults: &Defaults) -> Checked<Account> {
         let Some(name) = &user.get_ref().name else {
             return self.wrong(&user.span(), "name", "every [[user]] needs a name");
         };
@@ -235,13 +240,7 @@ impl Checker<'_> {
             );
         }
         let password = self.password(user, name.get_ref())?;
-        self.account(
-            user,
-            name.get_ref().clone(),
-            password,
-            Permissions::ALL,
-            defaults,
-        )
+        self.account(user, name.get_ref().clone(), password, file, defaults)
     }
 
     /// A user whose certificate is asked for needs no password.
@@ -268,7 +267,12 @@ impl Checker<'_> {
         }
     }
 
-    fn anonymous(&self, user: &Spanned<User>, defaults: Defaults) -> Checked<Account> {
+    fn anonymous(
+        &self,
+        user: &Spanned<User>,
+        file: &File,
+        defaults: &Defaults,
+    ) -> Checked<Account> {
         for (key, value) in [
             ("name", &user.get_ref().name),
             ("password", &user.get_ref().password),
@@ -278,13 +282,15 @@ impl Checker<'_> {
                 return self.wrong(&value.span(), key, "[anonymous] has no such key");
             }
         }
-        self.account(
-            user,
-            "anonymous".into(),
-            Password::none(),
-            Permissions::READ_ONLY,
-            defaults,
-        )
+        let read_only = Defaults {
+            rules: Rules {
+                permissions: Permissions::READ_ONLY,
+                ..defaults.rules.clone()
+            },
+            on_upload: defaults.on_upload.clone(),
+            ..*defaults
+        };
+        self.account(user, "anonymous".into(), Password::none(), file, &read_only)
     }
 
     fn account(
@@ -292,8 +298,8 @@ impl Checker<'_> {
         spanned: &Spanned<User>,
         name: String,
         password: Password,
-        default: Permissions,
-        defaults: Defaults,
+        file: &File,
+        defaults: &Defaults,
     ) -> Checked<Account> {
         let user = spanned.get_ref();
         let Some(root) = &user.root else {
@@ -303,9 +309,10 @@ impl Checker<'_> {
                 format!("{name} needs a root directory"),
             );
         };
+        let rules = self.rules_of_user(user, &defaults.rules)?;
         let mut folders: Vec<FolderSpec> = Vec::new();
         for folder in &user.folder {
-            let spec = self.folder(folder.get_ref())?;
+            let spec = self.folder(folder.get_ref(), &rules)?;
             if folders.iter().any(|other| other.path == spec.path) {
                 return self.wrong(
                     &folder.get_ref().path.span(),
@@ -317,15 +324,17 @@ impl Checker<'_> {
         }
         let view = ViewSpec {
             root: self.root(root)?,
+            rules,
             folders,
-            permissions: self.permissions(&user.access, &user.permissions, default)?,
             modes: self.modes(
                 defaults.modes,
                 [&user.umask, &user.file_mode, &user.directory_mode],
                 &user.group,
             )?,
             durable: user.durable.unwrap_or(defaults.durable),
-            uploads: self.uploads(&user.uploads, defaults.uploads)?,
+            checksums: user.checksums.unwrap_or(defaults.checksums),
+            min_free: defaults.min_free,
+            quota: self.quota(user)?,
         };
         Ok(Account {
             sessions: self.count("sessions", &user.sessions)?,
@@ -334,11 +343,16 @@ impl Checker<'_> {
             accept_hangup: user.accept_hangup,
             require_tls: user.require_tls,
             certificate: user.certificate.as_ref().map(|name| name.get_ref().clone()),
+            expect_every: self.long_time("expect_every", &user.expect_every)?,
+            on_upload: self
+                .program(&user.on_upload, &file.on_upload_timeout)?
+                .or_else(|| defaults.on_upload.clone()),
             ..Account::new(name, password, view)
         })
     }
 
-    fn folder(&self, folder: &Folder) -> Checked<FolderSpec> {
+    /// What a folder does not say is as it is for the user, but for the access.
+    fn folder(&self, folder: &Folder, of_user: &Rules) -> Checked<FolderSpec> {
         let typed = folder.path.get_ref();
         let path = VirtualPath::root()
             .join(typed.as_bytes())
@@ -351,14 +365,18 @@ impl Checker<'_> {
                 "expected a path such as \"/photos\"",
             );
         };
+        let default = Rules {
+            permissions: Permissions::ALL,
+            ..of_user.clone()
+        };
         Ok(FolderSpec {
             path,
             root: self.root(&folder.root)?,
-            permissions: self.permissions(&folder.access, &folder.permissions, Permissions::ALL)?,
+            rules: self.rules_of_folder(folder, &default)?,
         })
     }
 
-    fn permissions(
+    pub fn permissions(
         &self,
         access: &Option<Spanned<String>>,
         list: &Option<Spanned<Vec<Spanned<String>>>>,
@@ -491,6 +509,31 @@ mod tests {
                 "uploads = \"later\"",
                 "`uploads`: expected \"atomic\" or \"direct\"",
             ),
+            (
+                "min_free = \"a lot\"",
+                "`min_free`: expected a size such as",
+            ),
+            ("lock = \"-1d\"", "`lock`: expected a time"),
+            ("versions = -1", "`versions`: expected a number from 0"),
+            ("keep_days = 0", "`keep_days`: expected a number from 1"),
+            ("keep_free = \"100%\"", "`keep_free`: expected a part"),
+            (
+                "on_upload = [\"stored\"]",
+                "`on_upload`: expected a program's absolute path",
+            ),
+            ("on_upload = []", "`on_upload`: expected a program's"),
+            (
+                "on_upload_timeout = \"0s\"",
+                "`on_upload_timeout`: expected",
+            ),
+            (
+                "[anonymous]\nroot = \"/srv\"\nquota = \"10 apples\"",
+                ":3: `quota`: expected a size",
+            ),
+            (
+                "[anonymous]\nroot = \"/srv\"\nexpect_every = \"soon\"",
+                ":3: `expect_every`: expected a time",
+            ),
             ("group = \"no-such-group-here\"", "there is no group"),
             (
                 "[[user]]\nroot = \"/srv\"",
@@ -548,7 +591,24 @@ mod tests {
         .unwrap();
         let view = &config.accounts.anonymous().unwrap().view;
         assert_eq!(view.root, Path::new("/etc/thriftpd/pub"));
-        assert_eq!(view.folders[0].permissions, Permissions::READ_ONLY);
-        assert_eq!(view.permissions, Permissions::READ_ONLY);
+        assert_eq!(view.folders[0].rules.permissions, Permissions::READ_ONLY);
+        assert_eq!(view.rules.permissions, Permissions::READ_ONLY);
+    }
+
+    #[test]
+    fn what_a_folder_does_not_say_is_as_for_its_user_and_the_server() {
+        let config = check_text(
+            "lock = \"30d\"\nversions = 3\nkeep_free = \"10%\"\n[anonymous]\nroot = \"pub\"\nversions = 2\n\
+             quota = \"1MB\"\n[[anonymous.folder]]\npath = \"/a\"\nroot = \"/mnt/b\"\nlock = 0\nrequire_mount = true\n",
+        )
+        .unwrap();
+        let view = &config.accounts.anonymous().unwrap().view;
+        let (rules, folder) = (&view.rules, &view.folders[0].rules);
+        assert_eq!((rules.versions, folder.versions), (2, 2));
+        assert_eq!(rules.lock, Some(Duration::from_secs(30 * 24 * 3600)));
+        assert_eq!((folder.lock, folder.permissions), (None, Permissions::ALL));
+        assert!(folder.require_mount && !rules.require_mount);
+        assert_eq!(folder.keep.free.unwrap().of(1000), 100);
+        assert_eq!(view.quota.bytes, Some(1_000_000));
     }
 }

@@ -26,6 +26,16 @@ pub struct File {
     pub durable: Option<bool>,
     pub uploads: Option<Spanned<String>>,
     pub keep_partial: Option<Spanned<Seconds>>,
+    pub checksums: Option<bool>,
+    pub min_free: Option<Spanned<String>>,
+    pub lock: Option<Spanned<Seconds>>,
+    pub versions: Option<Spanned<i64>>,
+    pub show_versions: Option<bool>,
+    pub keep_days: Option<Spanned<i64>>,
+    pub keep_free: Option<Spanned<String>>,
+    pub on_upload: Option<Spanned<Vec<String>>>,
+    pub on_upload_timeout: Option<Spanned<Seconds>>,
+    pub on_upload_at_once: Option<Spanned<i64>>,
     #[serde(default)]
     pub timeouts: Timeouts,
     #[serde(default)]
@@ -106,6 +116,18 @@ pub struct User {
     pub group: Option<Spanned<String>>,
     pub durable: Option<bool>,
     pub uploads: Option<Spanned<String>>,
+    pub checksums: Option<bool>,
+    pub quota: Option<Spanned<String>>,
+    pub quota_files: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub require_mount: bool,
+    pub lock: Option<Spanned<Seconds>>,
+    pub versions: Option<Spanned<i64>>,
+    pub show_versions: Option<bool>,
+    pub keep_days: Option<Spanned<i64>>,
+    pub keep_free: Option<Spanned<String>>,
+    pub expect_every: Option<Spanned<Seconds>>,
+    pub on_upload: Option<Spanned<Vec<String>>>,
     #[serde(default)]
     pub folder: Vec<Spanned<Folder>>,
 }
@@ -118,4 +140,12 @@ pub struct Folder {
     pub root: Spanned<String>,
     pub access: Option<Spanned<String>>,
     pub permissions: Option<Spanned<Vec<Spanned<String>>>>,
+    pub uploads: Option<Spanned<String>>,
+    #[serde(default)]
+    pub require_mount: bool,
+    pub lock: Option<Spanned<Seconds>>,
+    pub versions: Option<Spanned<i64>>,
+    pub show_versions: Option<bool>,
+    pub keep_days: Option<Spanned<i64>>,
+    pub keep_free: Option<Spanned<String>>,
 }

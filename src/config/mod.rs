@@ -7,6 +7,7 @@ mod checked;
 mod error;
 mod file;
 mod first_start;
+mod rules;
 mod tls;
 mod values;
 
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::accounts::{Account, Accounts};
-use crate::storage::{Modes, Permissions, Uploads, ViewSpec};
+use crate::storage::{Modes, Permissions, Quota, Room, Rules, ViewSpec};
 use crate::tls::Source;
 
 /// All settings, checked.
@@ -48,6 +49,8 @@ pub struct Config {
     pub tls: TlsSettings,
     /// How long what unfinished uploads have left is kept.
     pub keep_partial: Duration,
+    /// Programs run behind uploads at once.
+    pub on_upload_at_once: usize,
     pub accounts: Accounts,
 }
 
@@ -111,6 +114,7 @@ impl Default for Config {
             log: log::LevelFilter::Info,
             tls: TlsSettings::default(),
             keep_partial: Duration::from_secs(7 * 24 * 3600),
+            on_upload_at_once: 2,
             accounts: Accounts::default(),
         }
     }
@@ -174,14 +178,22 @@ impl Config {
     }
 }
 
+/// What uploads leave free of a disk: enough for the system to live on, little enough not to be missed.
+const MIN_FREE: Room = Room {
+    bytes: Some(200_000_000),
+    percent: Some(1),
+};
+
 /// A user with everything in one root, as the command line makes them.
 pub fn plain_view(root: PathBuf, permissions: Permissions) -> ViewSpec {
     ViewSpec {
         root,
+        rules: Rules::plain(permissions),
         folders: Vec::new(),
-        permissions,
         modes: Modes::default(),
         durable: true,
-        uploads: Uploads::default(),
+        checksums: false,
+        min_free: MIN_FREE,
+        quota: Quota::default(),
     }
 }

@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::PortRange;
 use super::file::Seconds;
-use crate::storage::{Uploads, group_id};
+use crate::storage::{Room, Uploads, group_id};
 
 /// Whether a user can be called so.
 pub fn is_user_name(name: &str) -> bool {
@@ -74,6 +74,60 @@ pub fn parse_uploads(text: &str) -> Result<Uploads, String> {
     }
 }
 
+/// Bytes, such as `500MB`, `2 GiB` or `1000000`: powers of ten, or with an `i` of two.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim().to_ascii_lowercase();
+    let (letter, power): (&str, u32) = match unit.trim_end_matches('b') {
+        "" => ("", 0),
+        "k" => ("k", 1),
+        "m" => ("m", 2),
+        "g" => ("g", 3),
+        "t" => ("t", 4),
+        "ki" => ("ki", 1),
+        "mi" => ("mi", 2),
+        "gi" => ("gi", 3),
+        "ti" => ("ti", 4),
+        _ => ("?", 0),
+    };
+    let base: u64 = if letter.ends_with('i') { 1024 } else { 1000 };
+    let bytes = number.parse::<u64>().ok();
+    let bytes = bytes.and_then(|number| number.checked_mul(base.pow(power)));
+    bytes
+        .filter(|_| letter != "?" && unit.len() <= letter.len() + 1)
+        .ok_or_else(|| format!("expected a size such as \"500MB\" or \"2GiB\", not {text:?}"))
+}
+
+/// A part of a disk: a size, or `5%`.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_room(text: &str) -> Result<Room, String> {
+    let Some(number) = text.trim().strip_suffix('%') else {
+        return match parse_size(text) {
+            Ok(bytes) => Ok(Room {
+                bytes: Some(bytes),
+                percent: None,
+            }),
+            Err(_) => Err(format!(
+                "expected a size such as \"500MB\" or a part of the disk such as \"5%\", not {text:?}"
+            )),
+        };
+    };
+    match number.trim().parse::<u8>() {
+        Ok(percent) if percent < 100 => Ok(Room {
+            bytes: None,
+            percent: Some(percent),
+        }),
+        _ => Err("expected a part of the disk from \"0%\" to \"99%\"".into()),
+    }
+}
+
 /// A group of this host, by name or number.
 ///
 /// # Errors
@@ -107,6 +161,27 @@ mod tests {
         assert_eq!(parse_listen("2121").unwrap().to_string(), "[::]:2121");
         assert_eq!(parse_listen(":2121").unwrap().to_string(), "[::]:2121");
         assert!(parse_listen("70000").is_err() && parse_listen("").is_err());
+    }
+
+    #[test]
+    fn sizes_have_units_and_parts_of_a_disk_a_percent_sign() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1000", 1000),
+            ("500MB", 500_000_000),
+            ("2 GiB", 2 << 30),
+            ("3k", 3000),
+            ("1ti", 1 << 40),
+            ("7b", 7),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "MB", "-1", "1.5GB", "1 XB", "1bb", "20000000000GB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_room("5%").unwrap().of(1000), 50);
+        assert_eq!(parse_room("1GB").unwrap().of(1), 1_000_000_000);
+        assert!(parse_room("100%").is_err() && parse_room("all").is_err());
     }
 
     #[test]

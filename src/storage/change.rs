@@ -69,7 +69,7 @@ impl View {
             permissions: located.permissions,
             modes: self.modes,
             durable: self.durable,
-            uploads: self.uploads,
+            uploads: located.rules.uploads,
         })
     }
 

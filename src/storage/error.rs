@@ -26,7 +26,7 @@ pub enum ErrorKind {
     NotEmpty,
     BadName,
     NameTooLong,
-    /// A name that unfinished uploads have.
+    /// A name of the server's own files.
     Reserved,
     /// The configuration denies it.
     NotPermitted(Permission),
@@ -108,7 +108,7 @@ impl fmt::Display for Error {
             ErrorKind::NotEmpty => f.write_str("the directory is not empty"),
             ErrorKind::BadName => f.write_str("not a name that can be used here"),
             ErrorKind::NameTooLong => f.write_str("the name is too long"),
-            ErrorKind::Reserved => f.write_str("such names are kept for unfinished uploads"),
+            ErrorKind::Reserved => f.write_str("such names are kept for the server's own files"),
             ErrorKind::NotPermitted(permission) => {
                 write!(f, "you have no permission for this ({})", permission.name())
             }

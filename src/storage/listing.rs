@@ -11,8 +11,8 @@ use nix::sys::stat::fstatat;
 
 use super::error::Error;
 use super::metadata::Metadata;
-use super::partial::is_partial_name;
 use super::permissions::Permissions;
+use super::reserved::is_reserved;
 
 /// Names that are held to be sorted.
 const SORTED_UP_TO: usize = 10_000;
@@ -120,7 +120,7 @@ impl Listing {
 fn next_name(rest: &mut OwningIter) -> Result<Option<Vec<u8>>, Errno> {
     for entry in rest {
         let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." && !is_partial_name(&name) {
+        if name != b"." && name != b".." && !is_reserved(&name) {
             return Ok(Some(name));
         }
     }

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `path` | paths as a client sees them |
 //! | `permissions` | what a user may do, and the modes of what they create |
+//! | `rules` | what holds in a root or folder: how uploads are made, what is kept |
+//! | `reserved` | names of the server's own files
 //! | `root` | a directory that nothing leads out of |
 //! | `view` | [`View`]: roots and folders under one tree; what front ends speak to |
 //! | `change` | what a user changes through the view |
@@ -12,6 +14,7 @@
 //! | `upload` | a file being received |
 //! | `partial` | where it grows until it is whole |
 //! | `sweep` | what uploads have left in a whole tree |
+//! | `system` | the system calls that no safe wrapper offers
 //! | `tree` | removing a directory with all in it |
 //! | `owners` | names of users and groups |
 //! | `error` | why something was refused |
@@ -23,8 +26,11 @@ mod owners;
 mod partial;
 mod path;
 mod permissions;
+mod reserved;
 mod root;
+mod rules;
 mod sweep;
+mod system;
 mod tree;
 mod upload;
 mod view;
@@ -35,6 +41,7 @@ pub use metadata::{Kind, Metadata};
 pub use owners::{group_id, group_name, user_name};
 pub use path::VirtualPath;
 pub use permissions::{Modes, Permission, Permissions};
+pub use rules::{Keep, Quota, Room, Rules};
 pub use sweep::{Partials, count_partials, remove_old_partials};
 pub use upload::{How, Upload, Uploads};
 pub use view::{Download, FolderSpec, View, ViewSpec};

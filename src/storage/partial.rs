@@ -12,7 +12,8 @@ use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-const PREFIX: &[u8] = b".thriftpd-";
+use super::reserved::PREFIX;
+
 const SUFFIX: &[u8] = b".partial";
 
 /// Bytes of the target's name that are shown in the partial's, for people who find one: short enough for any file system,

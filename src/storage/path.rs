@@ -1,6 +1,6 @@
 //! Paths as a client sees them.
 use super::error::{Error, ErrorKind};
-use super::partial::is_partial_name;
+use super::reserved::is_reserved;
 
 /// The longest name that Linux file systems take, in bytes (`NAME_MAX`).
 const LONGEST_NAME: usize = 255;
@@ -21,7 +21,7 @@ impl VirtualPath {
     /// root.
     ///
     /// # Errors
-    /// `BadName` for a NUL, `NameTooLong`, `Reserved` for the name of a partial file.
+    /// `BadName` for a NUL, `NameTooLong`, `Reserved` for a name of the server's own files.
     pub fn join(&self, argument: &[u8]) -> Result<Self, Error> {
         let mut path = if argument.starts_with(b"/") {
             Self::root()
@@ -46,7 +46,7 @@ impl VirtualPath {
         if matches!(name, b"" | b"." | b"..") || name.contains(&0) || name.contains(&b'/') {
             return Err(Error::new(ErrorKind::BadName, name));
         }
-        if is_partial_name(name) {
+        if is_reserved(name) {
             return Err(Error::new(ErrorKind::Reserved, name));
         }
         let mut path = self.0.clone();

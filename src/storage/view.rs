@@ -20,26 +20,31 @@ use super::partial;
 use super::path::VirtualPath;
 use super::permissions::{Modes, Permission, Permissions};
 use super::root::Root;
-use super::upload::{Uploads, free_bytes};
+use super::rules::{Quota, Room, Rules};
+use super::upload::free_bytes;
 
 /// A directory of the host shown at a virtual path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderSpec {
     pub path: VirtualPath,
     pub root: PathBuf,
-    pub permissions: Permissions,
+    pub rules: Rules,
 }
 
 /// What a user may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ViewSpec {
     pub root: PathBuf,
+    pub rules: Rules,
     pub folders: Vec<FolderSpec>,
-    pub permissions: Permissions,
     pub modes: Modes,
     /// An upload is on the disk before it counts as received.
     pub durable: bool,
-    pub uploads: Uploads,
+    /// The SHA-256 of an upload is computed as it passes, and kept with the file.
+    pub checksums: bool,
+    /// What uploads leave free of a disk.
+    pub min_free: Room,
+    pub quota: Quota,
 }
 
 /// A regular file opened for reading.
@@ -54,11 +59,10 @@ pub struct Download {
 #[derive(Debug)]
 pub struct View {
     root: Root,
-    permissions: Permissions,
+    rules: Rules,
     folders: Vec<Folder>,
     pub(super) modes: Modes,
     pub(super) durable: bool,
-    pub(super) uploads: Uploads,
 }
 
 /// A folder is opened when it is first needed: a disk that is missing at login may come later, and must not keep
@@ -86,6 +90,7 @@ pub(super) struct Located<'a> {
     pub root: Result<&'a Root, Errno>,
     pub relative: &'a [u8],
     pub permissions: Permissions,
+    pub rules: &'a Rules,
 }
 
 impl View {
@@ -103,11 +108,10 @@ impl View {
             .collect();
         Ok(Self {
             root,
-            permissions: spec.permissions,
+            rules: spec.rules.clone(),
             folders,
             modes: spec.modes,
             durable: spec.durable,
-            uploads: spec.uploads,
         })
     }
 
@@ -128,13 +132,15 @@ impl View {
                 folder: Some(index),
                 root: folder.root(),
                 relative,
-                permissions: folder.spec.permissions,
+                permissions: folder.spec.rules.permissions,
+                rules: &folder.spec.rules,
             },
             None => Located {
                 folder: None,
                 root: Ok(&self.root),
                 relative: &path.as_bytes()[1..],
-                permissions: self.permissions,
+                permissions: self.rules.permissions,
+                rules: &self.rules,
             },
         }
     }
@@ -160,8 +166,11 @@ impl View {
     }
 
     pub fn permits_anywhere(&self, permission: Permission) -> bool {
-        let mut folders = self.folders.iter().map(|folder| folder.spec.permissions);
-        self.permissions.contains(permission)
+        let mut folders = self
+            .folders
+            .iter()
+            .map(|folder| folder.spec.rules.permissions);
+        self.rules.permissions.contains(permission)
             || folders.any(|permissions| permissions.contains(permission))
     }
 
@@ -348,9 +357,9 @@ impl View {
                 continue;
             };
             // A folder whose disk is missing is shown all the same.
-            let metadata = self
-                .metadata(&path)
-                .unwrap_or_else(|_| Metadata::of_synthetic_directory(folder.spec.permissions));
+            let metadata = self.metadata(&path).unwrap_or_else(|_| {
+                Metadata::of_synthetic_directory(folder.spec.rules.permissions)
+            });
             found.insert(name.to_vec(), metadata);
         }
         found

@@ -1,0 +1,99 @@
+//! What holds in one root or folder, beyond what a user may do there: how uploads are made, what is kept and for how long.
+use std::time::Duration;
+
+use super::permissions::Permissions;
+use super::upload::Uploads;
+
+/// What is configured for a root or a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    pub permissions: Permissions,
+    pub uploads: Uploads,
+    /// Files younger than this are neither overwritten, deleted, renamed nor touched.
+    pub lock: Option<Duration>,
+    /// Old versions that are kept of each file that is overwritten.
+    pub versions: usize,
+    /// Users may list and download them.
+    pub show_versions: bool,
+    /// Nothing is done here while no file system is mounted at this very directory.
+    pub require_mount: bool,
+    pub keep: Keep,
+}
+
+/// What is taken away in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Files older than this.
+    pub days: Option<u32>,
+    /// The oldest files, until so much of the disk is free.
+    pub free: Option<Room>,
+}
+
+impl Keep {
+    pub fn is_everything(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// A part of a disk: bytes, hundredths of its size, or the less of both where both are given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    pub bytes: Option<u64>,
+    pub percent: Option<u8>,
+}
+
+impl Room {
+    /// In bytes, of a disk of `size` bytes.
+    pub fn of(self, size: u64) -> u64 {
+        let part = self
+            .percent
+            .map(|percent| size / 100 * u64::from(percent.min(100)));
+        match (self.bytes, part) {
+            (Some(bytes), Some(part)) => bytes.min(part),
+            (bytes, part) => bytes.or(part).unwrap_or(0),
+        }
+    }
+}
+
+/// What a user may fill; None is without a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    pub bytes: Option<u64>,
+    pub files: Option<u64>,
+}
+
+impl Quota {
+    pub fn is_limited(self) -> bool {
+        self != Self::default()
+    }
+}
+
+impl Rules {
+    /// Those of a root or folder of which nothing but permissions is said.
+    pub fn plain(permissions: Permissions) -> Self {
+        Self {
+            permissions,
+            uploads: Uploads::default(),
+            lock: None,
+            versions: 0,
+            show_versions: false,
+            require_mount: false,
+            keep: Keep::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_the_less_of_what_is_given() {
+        let room = |bytes, percent| Room { bytes, percent };
+        assert_eq!(room(Some(200), Some(1)).of(10_000), 100);
+        assert_eq!(room(Some(200), Some(1)).of(1_000_000), 200);
+        assert_eq!(room(None, Some(10)).of(u64::MAX), u64::MAX / 100 * 10);
+        assert_eq!(room(Some(5), None).of(1), 5);
+        assert_eq!(Room::default().of(1000), 0);
+    }
+}

@@ -1,0 +1,106 @@
+//! The system calls that no safe wrapper offers: the only `unsafe` of the room.
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// Starts writing a range of the file to the disk, and waits for what of it is under way already where `wait` is set; says
+/// nothing of metadata (sync_file_range(2)).
+///
+/// # Errors
+/// Those of writing; `ESPIPE`, `EINVAL` and `ENOSYS` where the file system has no such thing.
+pub fn sync_file_range(
+    file: BorrowedFd<'_>,
+    offset: i64,
+    length: i64,
+    wait: bool,
+) -> Result<(), Errno> {
+    let flags = if wait {
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE
+            | libc::SYNC_FILE_RANGE_WRITE
+            | libc::SYNC_FILE_RANGE_WAIT_AFTER
+    } else {
+        libc::SYNC_FILE_RANGE_WRITE
+    };
+    // SAFETY: the descriptor is borrowed for the call, the rest are numbers.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, flags) };
+    Errno::result(result).map(drop)
+}
+
+/// Makes `to` share all blocks of `from` (ioctl_ficlone(2)).
+///
+/// # Errors
+/// `EOPNOTSUPP`, `EXDEV`, `EINVAL`, `ENOTTY` where the file system cannot; else those of writing.
+pub fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: both descriptors are borrowed for the call; FICLONE takes the other descriptor's number.
+    let result = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) };
+    Errno::result(result).map(drop)
+}
+
+/// An extended attribute of the file, as far as it fits into `room` bytes (fgetxattr(2)).
+///
+/// # Errors
+/// `ENODATA` where there is none, `ERANGE` where it is longer, `EOPNOTSUPP` where the file system has none.
+pub fn attribute(file: BorrowedFd<'_>, name: &CStr, room: usize) -> Result<Vec<u8>, Errno> {
+    let mut value = vec![0; room];
+    // SAFETY: the descriptor and the name are borrowed for the call; the kernel writes at most as many bytes as the
+    // exclusively borrowed buffer has.
+    let length = unsafe {
+        libc::fgetxattr(
+            file.as_raw_fd(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
+    value.truncate(Errno::result(length)?.unsigned_abs());
+    Ok(value)
+}
+
+/// Sets an extended attribute of the file (fsetxattr(2)).
+///
+/// # Errors
+/// `EOPNOTSUPP` where the file system has none; else those of writing.
+pub fn set_attribute(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the descriptor, the name and the value are borrowed for the call; the kernel only reads the value, of the
+    // length that is given.
+    let result = unsafe {
+        libc::fsetxattr(
+            file.as_raw_fd(),
+            name.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            0,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn attributes_are_kept_and_missing_ones_told() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let mut file = File::create(directory.path().join("file")).unwrap();
+        file.write_all(b"contents").unwrap();
+        sync_file_range(file.as_fd(), 0, 8, true).unwrap();
+        let name = c"user.thriftpd.test";
+        match set_attribute(file.as_fd(), name, b"value") {
+            Err(Errno::EOPNOTSUPP) => return,
+            other => other.unwrap(),
+        }
+        assert_eq!(attribute(file.as_fd(), name, 100), Ok(b"value".to_vec()));
+        assert_eq!(attribute(file.as_fd(), name, 2), Err(Errno::ERANGE));
+        assert_eq!(
+            attribute(file.as_fd(), c"user.thriftpd.none", 9),
+            Err(Errno::ENODATA)
+        );
+    }
+}
