@@ -7,10 +7,12 @@ mod password;
 
 pub use password::{BadHash, Password, random_password};
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::storage::ViewSpec;
+use crate::storage::{Permission, ViewSpec};
 
 /// The names by which the anonymous account is entered (RFC 1635).
 const ANONYMOUS: [&[u8]; 2] = [b"anonymous", b"ftp"];
@@ -83,6 +85,8 @@ pub struct Accounts {
 
 impl Accounts {
     pub fn new(accounts: Vec<Account>, anonymous: Option<Account>) -> Self {
+        let (mut accounts, mut anonymous) = (accounts, anonymous);
+        count_for_quotas(accounts.iter_mut().chain(&mut anonymous).collect());
         Self {
             accounts,
             anonymous,
@@ -154,4 +158,36 @@ impl Accounts {
             .iter()
             .find(|account| account.name.as_bytes() == name)
     }
+}
+
+/// Tells every account what is counted for anybody's quota: all must count what they change there.
+fn count_for_quotas(accounts: Vec<&mut Account>) {
+    let limited = accounts
+        .iter()
+        .filter(|account| account.view.metered.limit.is_limited());
+    let areas: BTreeMap<String, Vec<PathBuf>> = limited
+        .map(|account| (account.name.clone(), areas_of(&account.view)))
+        .collect();
+    let counted: BTreeSet<&PathBuf> = areas.values().flatten().collect();
+    let counted: Arc<[PathBuf]> = counted.into_iter().cloned().collect();
+    for account in accounts {
+        account.view.metered.counted = Arc::clone(&counted);
+        account.view.metered.own = areas.get(&account.name).cloned().unwrap_or_default();
+    }
+}
+
+/// The root, and the folders that the user may upload to; none that lies in another.
+fn areas_of(view: &ViewSpec) -> Vec<PathBuf> {
+    let folders = view
+        .folders
+        .iter()
+        .filter(|folder| folder.rules.permissions.contains(Permission::Upload));
+    let roots = folders.map(|folder| &folder.root).chain([&view.root]);
+    let real = roots.map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()));
+    let real: BTreeSet<PathBuf> = real.collect();
+    let within = |path: &PathBuf| {
+        real.iter()
+            .any(|other| other != path && path.starts_with(other))
+    };
+    real.iter().filter(|path| !within(path)).cloned().collect()
 }

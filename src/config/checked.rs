@@ -14,7 +14,7 @@ use super::values::{
 use super::{Config, Timeouts};
 use crate::accounts::{Account, Accounts, Password, Program};
 use crate::storage::{
-    FolderSpec, Modes, Permission, Permissions, Room, Rules, ViewSpec, VirtualPath,
+    FolderSpec, Metered, Modes, Permission, Permissions, Room, Rules, ViewSpec, VirtualPath,
 };
 
 /// Times that make sense, in seconds.
@@ -334,7 +334,10 @@ impl Checker<'_> {
             durable: user.durable.unwrap_or(defaults.durable),
             checksums: user.checksums.unwrap_or(defaults.checksums),
             min_free: defaults.min_free,
-            quota: self.quota(user)?,
+            metered: Metered {
+                limit: self.quota(user)?,
+                ..Metered::default()
+            },
         };
         Ok(Account {
             sessions: self.count("sessions", &user.sessions)?,
@@ -609,6 +612,6 @@ mod tests {
         assert_eq!((folder.lock, folder.permissions), (None, Permissions::ALL));
         assert!(folder.require_mount && !rules.require_mount);
         assert_eq!(folder.keep.free.unwrap().of(1000), 100);
-        assert_eq!(view.quota.bytes, Some(1_000_000));
+        assert_eq!(view.metered.limit.bytes, Some(1_000_000));
     }
 }

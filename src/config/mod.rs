@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::accounts::{Account, Accounts};
-use crate::storage::{Modes, Permissions, Quota, Room, Rules, ViewSpec};
+use crate::storage::{Metered, Modes, Permissions, Room, Rules, ViewSpec};
 use crate::tls::Source;
 
 /// All settings, checked.
@@ -194,6 +194,6 @@ pub fn plain_view(root: PathBuf, permissions: Permissions) -> ViewSpec {
         durable: true,
         checksums: false,
         min_free: MIN_FREE,
-        quota: Quota::default(),
+        metered: Metered::default(),
     }
 }

@@ -463,7 +463,7 @@ impl From<storage::Error> for Refusal {
         use storage::ErrorKind as Kind;
         let code = match error.kind {
             Kind::NoSpace { .. } | Kind::Shutdown => 452,
-            Kind::Quota | Kind::TooLarge => 552,
+            Kind::Quota | Kind::OverQuota { .. } | Kind::NoRoom { .. } | Kind::TooLarge => 552,
             Kind::BadName | Kind::NameTooLong | Kind::Reserved => 553,
             Kind::BeyondEnd { .. } => 554,
             Kind::Busy => 450,

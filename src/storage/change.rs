@@ -1,21 +1,24 @@
 //! What a user changes: uploads begin here, names are made, moved and removed, times and modes set.
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, openat, renameat, renameat2};
-use nix::sys::stat::{Mode, fchmod, futimens, mkdirat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::durable::{Order, sync_directory};
 use super::error::{Error, ErrorKind};
 use super::metadata::{Kind, kind};
-use super::partial;
 use super::path::VirtualPath;
 use super::permissions::Permission;
-use super::root::Place;
-use super::tree;
+use super::quota::{self, Meter};
+use super::root::{Place, Root};
+use super::rules::Rules;
 use super::upload::{How, Target, Upload, give};
+use super::versions::{self, Keeping};
 use super::view::{Located, View};
+use super::{lock, partial, tree};
 
 impl View {
     /// # Errors
@@ -56,7 +59,7 @@ impl View {
     }
 
     fn target<'a>(
-        &self,
+        &'a self,
         path: &'a VirtualPath,
         located: &Located<'a>,
     ) -> Result<Target<'a>, Error> {
@@ -67,16 +70,19 @@ impl View {
             relative: located.relative,
             path,
             permissions: located.permissions,
+            rules: located.rules,
             modes: self.modes,
             durable: self.durable,
-            uploads: located.rules.uploads,
+            min_free: self.min_free,
+            metered: &self.metered,
         })
     }
 
-    /// Renames; what has the new name is replaced where the user may overwrite, and never otherwise.
+    /// Renames; what has the new name is replaced where the user may overwrite, and never otherwise. Durable: clients
+    /// upload under another name and then say this, and take it for stored.
     ///
     /// # Errors
-    /// `NotPermitted`, `CrossesFolders`, `IsAFolder`, `Exists`; the rest is the kernel's.
+    /// `NotPermitted`, `CrossesFolders`, `IsAFolder`, `Exists`, `Locked`; the rest is the kernel's.
     pub fn rename(&self, from: &VirtualPath, to: &VirtualPath) -> Result<(), Error> {
         let (source, target) = (
             self.permitted(from, Permission::Rename)?,
@@ -90,74 +96,127 @@ impl View {
         if source.folder != target.folder {
             return Err(Error::new(ErrorKind::CrossesFolders, to.as_bytes()));
         }
-        let may_replace = target.permissions.contains(Permission::Overwrite);
-        let old = source.root.and_then(|root| root.place(source.relative));
-        let old = old.map_err(|errno| Error::from_errno(errno, from.as_bytes()))?;
         let fail = |errno| Error::from_errno(errno, to.as_bytes());
-        let new = target
-            .root
-            .and_then(|root| root.place(target.relative))
-            .map_err(fail)?;
-        let (old_name, new_name) = (old.name.as_slice(), new.name.as_slice());
-        if may_replace {
-            renameat(&old.directory, old_name, &new.directory, new_name).map_err(fail)
-        } else {
-            let flags = RenameFlags::RENAME_NOREPLACE;
-            renameat2(&old.directory, old_name, &new.directory, new_name, flags).map_err(fail)
+        let of_source = |errno| Error::from_errno(errno, from.as_bytes());
+        let root = source.root.map_err(of_source)?;
+        let old = root.place(source.relative).map_err(of_source)?;
+        let new = root.place(target.relative).map_err(fail)?;
+        let renaming = Renaming {
+            view: self,
+            root,
+            rules: source.rules,
+            from: (from, source.relative, &old),
+            to: (to, target.relative, &new),
+            may_replace: target.permissions.contains(Permission::Overwrite),
+        };
+        renaming.run()?;
+        if self.durable {
+            let order = Order::of(new.directory.as_fd());
+            sync_directory(new.directory.as_fd()).map_err(fail)?;
+            if order == Order::Each {
+                sync_directory(old.directory.as_fd()).map_err(fail)?;
+            }
         }
+        Ok(())
     }
 
-    /// Removes the file, and what uploads to its name have left.
+    /// Removes the file, and what uploads to its name have left. Not flushed: after a power cut it may be there again for the
+    /// few seconds before, which hurts nobody and spares a commit of the journal a file.
     ///
     /// # Errors
-    /// `NotPermitted(Delete)`, `IsADirectory`; the rest is the kernel's.
+    /// `NotPermitted(Delete)`, `IsADirectory`, `Locked`; the rest is the kernel's.
     pub fn remove_file(&self, path: &VirtualPath) -> Result<(), Error> {
-        let place = self.removable(path, Permission::Delete)?;
+        let (place, rules) = self.removable(path, Permission::Delete)?;
         let directory = place.directory.as_fd();
-        let removed = unlinkat(directory, place.name.as_slice(), UnlinkatFlags::NoRemoveDir);
+        let meter = self.metered.meter(directory);
+        let removed = self.unlink(directory, &place.name, rules, meter.as_ref());
         match removed {
-            Ok(()) | Err(Errno::ENOENT) => {
+            Ok(()) | Err(Unlinked::Refused(Errno::ENOENT)) => {
                 let left = partial::discard(directory, &place.name);
-                if left { Ok(()) } else { removed }
+                if let Some(meter) = meter {
+                    for &size in &left {
+                        meter.change(-size.cast_signed(), -1);
+                    }
+                }
+                if left.is_empty() { removed } else { Ok(()) }
             }
             other => other,
         }
-        .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+        .map_err(|error| error.of(path))
     }
 
-    /// Removes an empty directory. What uploads have left in it does not count.
+    /// Removes one name that is no directory, unless it is locked, and counts that.
+    fn unlink(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &[u8],
+        rules: &Rules,
+        meter: Option<&Meter>,
+    ) -> Result<(), Unlinked> {
+        let unlink = || unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+        if rules.lock.is_none() && meter.is_none() {
+            return unlink().map_err(Unlinked::Refused);
+        }
+        let _held = lock::hold_names();
+        let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        let stat = stat.map_err(Unlinked::Refused)?;
+        if let Some(until) = lock::locked_until(&stat, rules.lock) {
+            return Err(Unlinked::Locked(until));
+        }
+        unlink().map_err(Unlinked::Refused)?;
+        if let (Some(meter), Kind::File) = (meter, kind(&stat)) {
+            meter.change(-stat.st_size, -1);
+        }
+        Ok(())
+    }
+
+    /// Removes an empty directory. What uploads have left in it does not count. Not flushed, as [`View::remove_file`].
     ///
     /// # Errors
     /// `NotPermitted(Rmdir)`, `NotEmpty`, `NotADirectory`; the rest is the kernel's.
     pub fn remove_directory(&self, path: &VirtualPath) -> Result<(), Error> {
-        let place = self.removable(path, Permission::Rmdir)?;
+        let (place, _) = self.removable(path, Permission::Rmdir)?;
         let (directory, name) = (place.directory.as_fd(), place.name.as_slice());
         let remove = || unlinkat(directory, name, UnlinkatFlags::RemoveDir);
         let removed = remove().or_else(|errno| {
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            if errno == Errno::ENOTEMPTY
-                && partial::discard_all(openat(directory, name, flags, Mode::empty())?)?
-            {
-                return remove();
+            if errno != Errno::ENOTEMPTY {
+                return Err(errno);
             }
-            Err(errno)
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let inside = openat(directory, name, flags, Mode::empty())?;
+            let meter = self.metered.meter(inside.as_fd());
+            let Some(left) = partial::discard_all(inside)? else {
+                return Err(errno);
+            };
+            if let Some(meter) = meter {
+                for size in left {
+                    meter.change(-size.cast_signed(), -1);
+                }
+            }
+            remove()
         });
         removed.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
     }
 
-    fn removable(&self, path: &VirtualPath, permission: Permission) -> Result<Place, Error> {
+    fn removable(
+        &self,
+        path: &VirtualPath,
+        permission: Permission,
+    ) -> Result<(Place, &Rules), Error> {
         let located = self.permitted(path, permission)?;
         if self.leads_to_folder(path) {
             return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
         }
         let place = located.root.and_then(|root| root.place(located.relative));
-        place.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+        let place = place.map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
+        Ok((place, self.rules_at(path)))
     }
 
-    /// Removes a directory with all in it; `go_on` is asked before each step. Folders within are in the way.
+    /// Removes a directory with all in it; `go_on` is asked before each step. Folders within are in the way, and so is a
+    /// locked file.
     ///
     /// # Errors
-    /// `NotPermitted`, `IsAFolder`, `Shutdown` when `go_on` said no; the rest is the kernel's.
+    /// `NotPermitted`, `IsAFolder`, `Locked`, `Shutdown` when `go_on` said no; the rest is the kernel's.
     pub fn remove_tree(
         &self,
         path: &VirtualPath,
@@ -168,16 +227,33 @@ impl View {
         if self.leads_to_folder(path) {
             return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
         }
-        match located
-            .root
-            .and_then(|root| tree::remove(root, located.relative, go_on))
-        {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::new(ErrorKind::Shutdown, path.as_bytes())),
-            Err(errno) => Err(Error::from_errno(errno, path.as_bytes())),
+        let fail = |errno| Error::from_errno(errno, path.as_bytes());
+        let root = located.root.map_err(fail)?;
+        // Found out before anything is gone; what is stored meanwhile, when its turn comes.
+        lock::check_tree(root, located.relative, located.rules.lock, path.as_bytes())?;
+        let place = root.place(located.relative).map_err(fail)?;
+        let meter = self.metered.meter(place.directory.as_fd());
+        let mut locked = None;
+        let removed = tree::remove(root, located.relative, go_on, &mut |directory, name| {
+            self.unlink(directory, name, located.rules, meter.as_ref())
+                .map_err(|error| match error {
+                    Unlinked::Refused(errno) => errno,
+                    Unlinked::Locked(until) => {
+                        locked = Some(until);
+                        Errno::EPERM
+                    }
+                })
+        });
+        match (removed, locked) {
+            (_, Some(until)) => Err(Unlinked::Locked(until).of(path)),
+            (Ok(true), _) => Ok(()),
+            (Ok(false), _) => Err(Error::new(ErrorKind::Shutdown, path.as_bytes())),
+            (Err(errno), _) => Err(fail(errno)),
         }
     }
 
+    /// Durable.
+    ///
     /// # Errors
     /// `NotPermitted(Mkdir)`, `Exists`; the rest is the kernel's.
     pub fn make_directory(&self, path: &VirtualPath) -> Result<(), Error> {
@@ -191,22 +267,28 @@ impl View {
             return Err(fail(Errno::EEXIST));
         }
         let place = root.place(located.relative).map_err(fail)?;
-        mkdirat(&place.directory, place.name.as_slice(), Mode::S_IRWXU).map_err(fail)?;
+        let (directory, name) = (place.directory.as_fd(), place.name.as_slice());
+        mkdirat(directory, name, Mode::S_IRWXU).map_err(fail)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let made = openat(
-            &place.directory,
-            place.name.as_slice(),
-            flags,
-            Mode::empty(),
-        )
-        .map_err(fail)?;
-        give(made.as_fd(), self.modes.of_directories(), self.modes.group).map_err(fail)
+        let made = openat(directory, name, flags, Mode::empty()).map_err(fail)?;
+        give(made.as_fd(), self.modes.of_directories(), self.modes.group).map_err(fail)?;
+        if self.durable {
+            match Order::of(made.as_fd()) {
+                Order::Journal => sync_directory(made.as_fd()),
+                Order::Each => {
+                    sync_directory(made.as_fd()).and_then(|()| sync_directory(directory))
+                }
+            }
+            .map_err(fail)?;
+        }
+        Ok(())
     }
 
-    /// Sets the time of modification, and that of the last access where one is given, in seconds since 1970.
+    /// Sets the time of modification, and that of the last access where one is given, in seconds since 1970. Not flushed:
+    /// after a power cut a file may be as young as its upload, and a client that compares stores it again.
     ///
     /// # Errors
-    /// `NotPermitted(Touch)`; the rest is the kernel's.
+    /// `NotPermitted(Touch)`, `Locked`; the rest is the kernel's.
     pub fn set_times(
         &self,
         path: &VirtualPath,
@@ -219,10 +301,10 @@ impl View {
             .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
     }
 
-    /// Sets the permission bits; the special ones (set-user-ID and so on) never.
+    /// Sets the permission bits; the special ones (set-user-ID and so on) never. Not flushed.
     ///
     /// # Errors
-    /// `NotPermitted(Chmod)`; the rest is the kernel's.
+    /// `NotPermitted(Chmod)`, `Locked`; the rest is the kernel's.
     pub fn set_mode(&self, path: &VirtualPath, mode: u32) -> Result<(), Error> {
         let fd = self.open_for_attributes(path, Permission::Chmod)?;
         fchmod(&fd, Mode::from_bits_truncate(mode & 0o777))
@@ -238,10 +320,12 @@ impl View {
         let located = self.permitted(path, permission)?;
         let fail = |errno| Error::from_errno(errno, path.as_bytes());
         let root = located.root.map_err(fail)?;
-        match kind(&root.stat(located.relative, true).map_err(fail)?) {
+        let stat = root.stat(located.relative, true).map_err(fail)?;
+        match kind(&stat) {
             Kind::File | Kind::Directory => {}
             _ => return Err(Error::new(ErrorKind::NotAFile, path.as_bytes())),
         }
+        lock::check(&stat, located.rules.lock, path.as_bytes())?;
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let open = |access| root.open_below(located.relative, flags | access, Mode::empty());
         match open(OFlag::O_RDONLY) {
@@ -249,5 +333,150 @@ impl View {
             Err(Errno::EACCES) => open(OFlag::O_WRONLY).map_err(fail),
             other => other.map_err(fail),
         }
+    }
+}
+
+/// Why a name was not removed.
+enum Unlinked {
+    Refused(Errno),
+    /// Until when, in seconds since 1970.
+    Locked(i64),
+}
+
+impl Unlinked {
+    fn of(self, path: &VirtualPath) -> Error {
+        match self {
+            Self::Refused(errno) => Error::from_errno(errno, path.as_bytes()),
+            Self::Locked(until) => Error::new(ErrorKind::Locked { until }, path.as_bytes()),
+        }
+    }
+}
+
+/// One rename, with all that has a say in it: locks, versions, quota. Each end is the path, where that is below the root, and
+/// the directory with the name.
+struct Renaming<'a> {
+    view: &'a View,
+    root: &'a Root,
+    rules: &'a Rules,
+    from: (&'a VirtualPath, &'a [u8], &'a Place),
+    to: (&'a VirtualPath, &'a [u8], &'a Place),
+    may_replace: bool,
+}
+
+impl Renaming<'_> {
+    fn run(&self) -> Result<(), Error> {
+        let (from, to) = (self.from.2, self.to.2);
+        let meters = [from, to].map(|place| self.view.metered.meter(place.directory.as_fd()));
+        let is_plain = self.rules.lock.is_none()
+            && self.rules.versions == 0
+            && meters.iter().all(Option::is_none);
+        if is_plain {
+            return self.rename();
+        }
+        if self.rules.lock.is_some() {
+            // Outside the lock on names: a directory may hold much.
+            let inside = kind(&self.stat(from, self.from.0)?) == Kind::Directory;
+            if inside {
+                let path = self.from.0.as_bytes();
+                lock::check_tree(self.root, self.from.1, self.rules.lock, path)?;
+            }
+        }
+        let moved = self.counted_elsewhere(&meters)?;
+        let _held = lock::hold_names();
+        let source = self.stat(from, self.from.0)?;
+        lock::check(&source, self.rules.lock, self.from.0.as_bytes())?;
+        let target = self.stat(to, self.to.0).ok();
+        let is_same =
+            |target: &FileStat| (target.st_dev, target.st_ino) == (source.st_dev, source.st_ino);
+        let target = target.filter(|target| kind(target) != Kind::Directory && !is_same(target));
+        if let Some(target) = &target {
+            lock::check(target, self.rules.lock, self.to.0.as_bytes())?;
+        }
+        let old = target.filter(|target| kind(target) == Kind::File && self.may_replace);
+        let [here, there] = &meters;
+        if let (Some(there), Some((bytes, files))) = (there, moved) {
+            // What is moved within the user's own does not come on top.
+            let credit = if here.is_some() {
+                (bytes, files)
+            } else {
+                (0, 0)
+            };
+            let grown = there.grow(bytes, files, credit);
+            grown.map_err(|kind| Error::new(kind, self.to.0.as_bytes()))?;
+        }
+        let done = self
+            .keep(old.as_ref(), there.as_ref())
+            .and_then(|()| self.rename());
+        if let Some((bytes, files)) = moved {
+            // Taken from where it was, or given back where it did not come.
+            let meter = if done.is_ok() { here } else { there };
+            if let Some(meter) = meter {
+                meter.change(-bytes.cast_signed(), -files.cast_signed());
+            }
+        }
+        if let (Ok(()), Some(old), Some(there), 0) = (&done, old, there, self.rules.versions) {
+            there.change(-old.st_size, -1);
+        }
+        done
+    }
+
+    fn stat(&self, place: &Place, path: &VirtualPath) -> Result<FileStat, Error> {
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        fstatat(&place.directory, place.name.as_slice(), flags)
+            .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+    }
+
+    /// Bytes and files that are counted in other areas afterwards; None where that is the same.
+    fn counted_elsewhere(&self, meters: &[Option<Meter>; 2]) -> Result<Option<(u64, u64)>, Error> {
+        let same = match meters {
+            [None, None] => true,
+            [Some(one), Some(other)] => one.counts_as(other),
+            _ => false,
+        };
+        if same {
+            return Ok(None);
+        }
+        let fail = |errno| Error::from_errno(errno, self.from.0.as_bytes());
+        let stat = self.stat(self.from.2, self.from.0)?;
+        match kind(&stat) {
+            Kind::File => Ok(Some((u64::try_from(stat.st_size).unwrap_or(0), 1))),
+            Kind::Directory => {
+                let usage = quota::count_below(self.root, self.from.1).map_err(fail)?;
+                Ok(Some((usage.bytes, usage.files)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The file that is replaced becomes an old version.
+    fn keep(&self, old: Option<&FileStat>, meter: Option<&Meter>) -> Result<(), Error> {
+        if old.is_none() || self.rules.versions == 0 {
+            return Ok(());
+        }
+        let (path, relative, place) = self.to;
+        let keeping = Keeping {
+            most: self.rules.versions,
+            durable: self.view.durable,
+            order: Order::of(place.directory.as_fd()),
+        };
+        let gone = versions::keep(self.root, relative, place, keeping);
+        for size in gone.map_err(|errno| Error::from_errno(errno, path.as_bytes()))? {
+            if let Some(meter) = meter {
+                meter.change(-size.cast_signed(), -1);
+            }
+        }
+        Ok(())
+    }
+
+    fn rename(&self) -> Result<(), Error> {
+        let (from, to) = (self.from.2, self.to.2);
+        let (old, new) = (from.name.as_slice(), to.name.as_slice());
+        let (here, there) = (&from.directory, &to.directory);
+        let renamed = if self.may_replace {
+            renameat(here, old, there, new)
+        } else {
+            renameat2(here, old, there, new, RenameFlags::RENAME_NOREPLACE)
+        };
+        renamed.map_err(|errno| Error::from_errno(errno, self.to.0.as_bytes()))
     }
 }

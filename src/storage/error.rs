@@ -2,9 +2,12 @@
 use std::fmt;
 use std::io;
 
+use jiff::Timestamp;
 use nix::errno::Errno;
 
 use super::permissions::Permission;
+use super::quota::Usage;
+use super::rules::Quota as Limit;
 
 /// Becomes one reply and, where it matters, one log line.
 #[derive(Debug)]
@@ -36,6 +39,20 @@ pub enum ErrorKind {
     /// The disk is full; the bytes that are free.
     NoSpace {
         free: u64,
+    },
+    /// Less is free than was announced, both in bytes.
+    NoRoom {
+        free: u64,
+        needed: u64,
+    },
+    /// The user's quota: what is stored, and what may be.
+    OverQuota {
+        used: Usage,
+        limit: Limit,
+    },
+    /// Too young to be changed; until when, in seconds since 1970.
+    Locked {
+        until: i64,
     },
     /// The disk quota of the file system.
     Quota,
@@ -92,8 +109,13 @@ impl Error {
 
     /// The setting that would change it, where the configuration refused.
     pub fn setting_hint(&self) -> Option<&'static str> {
-        matches!(self.kind, ErrorKind::NotPermitted(_))
-            .then_some("access or permissions of the user or folder")
+        match self.kind {
+            ErrorKind::NotPermitted(_) => Some("access or permissions of the user or folder"),
+            ErrorKind::OverQuota { .. } => Some("quota, quota_files"),
+            ErrorKind::Locked { .. } => Some("lock"),
+            ErrorKind::NoSpace { .. } | ErrorKind::NoRoom { .. } => Some("min_free"),
+            _ => None,
+        }
     }
 }
 
@@ -115,6 +137,17 @@ impl fmt::Display for Error {
             ErrorKind::Denied => f.write_str("the system denies access"),
             ErrorKind::ReadOnly => f.write_str("the file system is read-only"),
             ErrorKind::NoSpace { free } => write!(f, "the disk is full: {free} bytes are free"),
+            ErrorKind::NoRoom { free, needed } => {
+                write!(
+                    f,
+                    "there is no room: {needed} bytes are needed, {free} are free"
+                )
+            }
+            ErrorKind::OverQuota { used, limit } => write_over_quota(f, used, limit),
+            ErrorKind::Locked { until } => match Timestamp::from_second(until) {
+                Ok(until) => write!(f, "too young to be changed: locked until {until}"),
+                Err(_) => f.write_str("too young to be changed"),
+            },
             ErrorKind::Quota => f.write_str("the disk quota is used up"),
             ErrorKind::TooLarge => f.write_str("too large for the file system"),
             ErrorKind::BeyondEnd { size } => {
@@ -132,6 +165,18 @@ impl fmt::Display for Error {
             },
         }
     }
+}
+
+fn write_over_quota(f: &mut fmt::Formatter<'_>, used: Usage, limit: Limit) -> fmt::Result {
+    f.write_str("more than your quota:")?;
+    if let Some(bytes) = limit.bytes {
+        write!(f, " {} of {bytes} bytes", used.bytes)?;
+    }
+    if let Some(files) = limit.files {
+        let and = if limit.bytes.is_some() { " and" } else { "" };
+        write!(f, "{and} {} of {files} files", used.files)?;
+    }
+    f.write_str(" are used")
 }
 
 impl std::error::Error for Error {

@@ -12,7 +12,7 @@ use nix::sys::stat::fstatat;
 use super::error::Error;
 use super::metadata::Metadata;
 use super::permissions::Permissions;
-use super::reserved::is_reserved;
+use super::reserved::{VERSIONS, is_reserved};
 
 /// Names that are held to be sorted.
 const SORTED_UP_TO: usize = 10_000;
@@ -34,6 +34,8 @@ pub struct Listing {
     folders: BTreeMap<Vec<u8>, Metadata>,
     permissions: Permissions,
     parent_writable: bool,
+    /// The directory of old versions is no secret here.
+    shows_versions: bool,
     path: Vec<u8>,
     started: bool,
 }
@@ -58,7 +60,7 @@ impl Listing {
         directory: Option<OwnedFd>,
         folders: BTreeMap<Vec<u8>, Metadata>,
         permissions: Permissions,
-        parent_writable: bool,
+        (parent_writable, shows_versions): (bool, bool),
         path: &[u8],
     ) -> Result<Self, Error> {
         let fail = |errno| Error::from_errno(errno, path);
@@ -69,7 +71,7 @@ impl Listing {
             let mut rest = Dir::from_fd(fd).map_err(fail)?.into_iter();
             let mut complete = false;
             while names.len() < SORTED_UP_TO {
-                match next_name(&mut rest).map_err(fail)? {
+                match next_name(&mut rest, shows_versions).map_err(fail)? {
                     Some(name) if folders.contains_key(&name) => {}
                     Some(name) => names.push(name),
                     None => {
@@ -93,6 +95,7 @@ impl Listing {
             folders,
             permissions,
             parent_writable,
+            shows_versions,
             path,
             started: false,
         })
@@ -109,7 +112,7 @@ impl Listing {
         }
         let rest = self.source.as_mut()?.rest.as_mut()?;
         loop {
-            match next_name(rest).transpose()? {
+            match next_name(rest, self.shows_versions).transpose()? {
                 Ok(name) if self.folders.contains_key(&name) => {}
                 other => return Some(other),
             }
@@ -117,10 +120,11 @@ impl Listing {
     }
 }
 
-fn next_name(rest: &mut OwningIter) -> Result<Option<Vec<u8>>, Errno> {
+fn next_name(rest: &mut OwningIter, shows_versions: bool) -> Result<Option<Vec<u8>>, Errno> {
     for entry in rest {
         let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." && !is_reserved(&name) {
+        let is_shown = !is_reserved(&name) || (shows_versions && name == VERSIONS);
+        if name != b"." && name != b".." && is_shown {
             return Ok(Some(name));
         }
     }

@@ -13,19 +13,29 @@
 //! | `listing` | the entries of a directory |
 //! | `upload` | a file being received |
 //! | `partial` | where it grows until it is whole |
+//! | `lock` | files that are too young to be changed
+//! | `versions` | old versions of overwritten files
+//! | `copy` | copying from file to file inside the kernel
+//! | `durable` | getting onto the disk what was written
+//! | `quota` | what users have stored, counted as it changes
+//! | `walk` | going through a tree
 //! | `sweep` | what uploads have left in a whole tree |
 //! | `system` | the system calls that no safe wrapper offers
 //! | `tree` | removing a directory with all in it |
 //! | `owners` | names of users and groups |
 //! | `error` | why something was refused |
 mod change;
+mod copy;
+mod durable;
 mod error;
 mod listing;
+mod lock;
 mod metadata;
 mod owners;
 mod partial;
 mod path;
 mod permissions;
+mod quota;
 mod reserved;
 mod root;
 mod rules;
@@ -33,7 +43,9 @@ mod sweep;
 mod system;
 mod tree;
 mod upload;
+mod versions;
 mod view;
+mod walk;
 
 pub use error::{Error, ErrorKind};
 pub use listing::{Entry, Listing};
@@ -41,6 +53,9 @@ pub use metadata::{Kind, Metadata};
 pub use owners::{group_id, group_name, user_name};
 pub use path::VirtualPath;
 pub use permissions::{Modes, Permission, Permissions};
+pub use quota::{
+    Metered, Usage, recover as recover_counts, rescan as rescan_counts, usage as usage_of,
+};
 pub use rules::{Keep, Quota, Room, Rules};
 pub use sweep::{Partials, count_partials, remove_old_partials};
 pub use upload::{How, Upload, Uploads};

@@ -67,15 +67,15 @@ impl Partial {
         &self.file
     }
 
-    /// A partial file for this target, empty or what another upload has left, that nobody else works on.
+    /// A partial file for this target that nobody else works on, and how many bytes of another upload are in it; None of a new
+    /// one.
     ///
     /// # Errors
     /// `EBUSY` when too many uploads to the name are under way; else those of openat(2).
-    pub fn create(directory: BorrowedFd<'_>, target: &[u8]) -> Result<Self, Errno> {
+    pub fn create(directory: BorrowedFd<'_>, target: &[u8]) -> Result<(Self, Option<u64>), Errno> {
         for slot in 0..SLOTS {
-            let flags = FLAGS | OFlag::O_CREAT;
-            if let Some(partial) = Self::take(directory, name_of(target, slot), flags)? {
-                return Ok(partial);
+            if let Some(created) = Self::take_or_make(directory, name_of(target, slot))? {
+                return Ok(created);
             }
         }
         Err(Errno::EBUSY)
@@ -85,9 +85,12 @@ impl Partial {
     ///
     /// # Errors
     /// `EEXIST` when there is another; else those of openat(2).
-    pub fn create_first(directory: BorrowedFd<'_>, target: &[u8]) -> Result<Self, Errno> {
-        let taken = Self::take(directory, name_of(target, 0), FLAGS | OFlag::O_CREAT)?;
-        taken.ok_or(Errno::EEXIST)
+    pub fn create_first(
+        directory: BorrowedFd<'_>,
+        target: &[u8],
+    ) -> Result<(Self, Option<u64>), Errno> {
+        let created = Self::take_or_make(directory, name_of(target, 0))?;
+        created.ok_or(Errno::EEXIST)
     }
 
     /// What the last upload that was cut off has left, if nobody works on it.
@@ -109,11 +112,30 @@ impl Partial {
         Self::take(directory, name.to_vec(), FLAGS)
     }
 
+    fn take_or_make(
+        directory: BorrowedFd<'_>,
+        name: Vec<u8>,
+    ) -> Result<Option<(Self, Option<u64>)>, Errno> {
+        let there = fstatat(directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        if there.is_ok() {
+            if let Some(partial) = Self::take(directory, name.clone(), FLAGS)? {
+                let size = u64::try_from(fstat(partial.file())?.st_size).unwrap_or(0);
+                return Ok(Some((partial, Some(size))));
+            }
+        }
+        let flags = FLAGS | OFlag::O_CREAT | OFlag::O_EXCL;
+        match Self::take(directory, name, flags) {
+            // Somebody else works on it, or was faster.
+            Err(Errno::EEXIST) => Ok(None),
+            made => Ok(made?.map(|partial| (partial, None))),
+        }
+    }
+
     /// None when somebody else works on it, or has made it the file just now.
     fn take(directory: BorrowedFd<'_>, name: Vec<u8>, flags: OFlag) -> Result<Option<Self>, Errno> {
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let opened = match openat(directory, name.as_slice(), flags, mode) {
-            Err(Errno::ENOENT) if !flags.contains(OFlag::O_CREAT) => return Ok(None),
+            Err(Errno::ENOENT) => return Ok(None),
             other => File::from(other?),
         };
         let file = match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
@@ -128,6 +150,12 @@ impl Partial {
         Ok(same.then_some(Self { file, name }))
     }
 
+    /// Takes it away; tells how many bytes it had.
+    fn discard(&self, directory: BorrowedFd<'_>) -> u64 {
+        self.remove(directory);
+        fstat(self.file()).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+    }
+
     /// Takes it away.
     pub fn remove(&self, directory: BorrowedFd<'_>) {
         // Whatever is left is found and removed later.
@@ -135,7 +163,8 @@ impl Partial {
     }
 }
 
-const FLAGS: OFlag = OFlag::O_WRONLY
+/// Written to, and read again for its checksum.
+const FLAGS: OFlag = OFlag::O_RDWR
     .union(OFlag::O_NONBLOCK)
     .union(OFlag::O_NOCTTY)
     .union(OFlag::O_NOFOLLOW)
@@ -152,23 +181,24 @@ pub fn newest(directory: BorrowedFd<'_>, target: &[u8]) -> Option<(Vec<u8>, File
     there.min_by_key(|(_, stat)| std::cmp::Reverse((stat.st_mtime, stat.st_mtime_nsec)))
 }
 
-/// Removes what uploads to the name have left and nobody works on; tells whether there was any.
-pub fn discard(directory: BorrowedFd<'_>, target: &[u8]) -> bool {
-    let mut any = false;
+/// Removes what uploads to the name have left and nobody works on; tells how many bytes each had.
+pub fn discard(directory: BorrowedFd<'_>, target: &[u8]) -> Vec<u64> {
+    let mut gone = Vec::new();
     for slot in 0..SLOTS {
-        if let Ok(Some(partial)) = Partial::take(directory, name_of(target, slot), FLAGS) {
-            partial.remove(directory);
-            any = true;
+        let name = name_of(target, slot);
+        if let Ok(Some(partial)) = Partial::take(directory, name, FLAGS) {
+            gone.push(partial.discard(directory));
         }
     }
-    any
+    gone
 }
 
-/// Empties a directory that holds partial files only, so that it can be removed; false where it holds anything else.
+/// Empties a directory that holds partial files only, so that it can be removed, and tells how many bytes each had; None
+/// where it holds anything else.
 ///
 /// # Errors
 /// Those of reading the directory.
-pub fn discard_all(directory: OwnedFd) -> Result<bool, Errno> {
+pub fn discard_all(directory: OwnedFd) -> Result<Option<Vec<u64>>, Errno> {
     let mut names = Vec::new();
     let copy = directory.try_clone().map_err(|_| Errno::EMFILE)?;
     for entry in nix::dir::Dir::from_fd(copy)? {
@@ -177,17 +207,18 @@ pub fn discard_all(directory: OwnedFd) -> Result<bool, Errno> {
             continue;
         }
         if !is_partial_name(&name) {
-            return Ok(false);
+            return Ok(None);
         }
         names.push(name);
     }
+    let mut gone = Vec::new();
     for name in names {
         match Partial::take_existing(directory.as_fd(), &name)? {
-            Some(partial) => partial.remove(directory.as_fd()),
-            None => return Ok(false),
+            Some(partial) => gone.push(partial.discard(directory.as_fd())),
+            None => return Ok(None),
         }
     }
-    Ok(true)
+    Ok(Some(gone))
 }
 
 #[cfg(test)]
@@ -218,8 +249,9 @@ mod tests {
     fn each_upload_has_its_own_and_what_is_left_is_found_again() {
         let directory = tempfile::tempdir().unwrap();
         let fd = open(directory.path());
-        let first = Partial::create(fd.as_fd(), b"file").unwrap();
-        let second = Partial::create(fd.as_fd(), b"file").unwrap();
+        let (first, left) = Partial::create(fd.as_fd(), b"file").unwrap();
+        assert_eq!(left, None);
+        let (second, _) = Partial::create(fd.as_fd(), b"file").unwrap();
         assert_ne!(first.name, second.name);
         assert_eq!(
             Partial::create_first(fd.as_fd(), b"file").unwrap_err(),
@@ -228,7 +260,7 @@ mod tests {
         first.file().write_all(b"half").unwrap();
         drop(second);
         assert!(
-            !discard_all(open(directory.path())).unwrap(),
+            discard_all(open(directory.path())).unwrap().is_none(),
             "one is under way"
         );
         let name = first.name.clone();
@@ -237,7 +269,13 @@ mod tests {
         assert_eq!((newest, stat.st_size), (name, 4));
         assert!(Partial::reopen(fd.as_fd(), b"other").unwrap().is_none());
         assert!(Partial::reopen(fd.as_fd(), b"file").unwrap().is_some());
-        assert!(discard(fd.as_fd(), b"file") && !discard(fd.as_fd(), b"file"));
+        let (again, left) = Partial::create(fd.as_fd(), b"file").unwrap();
+        assert_eq!(left, Some(4));
+        drop(again);
+        let mut gone = discard(fd.as_fd(), b"file");
+        gone.sort_unstable();
+        assert_eq!(gone, [0, 4]);
+        assert_eq!(discard(fd.as_fd(), b"file"), [0; 0]);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
@@ -245,11 +283,11 @@ mod tests {
     fn a_partial_that_has_become_the_file_is_not_taken_for_one() {
         let directory = tempfile::tempdir().unwrap();
         let fd = open(directory.path());
-        let first = Partial::create(fd.as_fd(), b"file").unwrap();
+        let (first, _) = Partial::create(fd.as_fd(), b"file").unwrap();
         let at = |name: &[u8]| directory.path().join(std::str::from_utf8(name).unwrap());
         fs::rename(at(&first.name), at(b"file")).unwrap();
         drop(first);
-        let second = Partial::create(fd.as_fd(), b"file").unwrap();
+        let (second, _) = Partial::create(fd.as_fd(), b"file").unwrap();
         second.file().write_all(b"new").unwrap();
         assert_eq!(fs::read(at(b"file")).unwrap(), b"");
     }

@@ -1,6 +1,6 @@
 //! Paths as a client sees them.
 use super::error::{Error, ErrorKind};
-use super::reserved::is_reserved;
+use super::reserved::{VERSIONS, is_reserved};
 
 /// The longest name that Linux file systems take, in bytes (`NAME_MAX`).
 const LONGEST_NAME: usize = 255;
@@ -46,7 +46,8 @@ impl VirtualPath {
         if matches!(name, b"" | b"." | b"..") || name.contains(&0) || name.contains(&b'/') {
             return Err(Error::new(ErrorKind::BadName, name));
         }
-        if is_reserved(name) {
+        // Whether the old versions can be seen depends on where they are.
+        if is_reserved(name) && name != VERSIONS {
             return Err(Error::new(ErrorKind::Reserved, name));
         }
         let mut path = self.0.clone();

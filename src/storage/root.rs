@@ -81,6 +81,18 @@ impl Root {
         })
     }
 
+    /// The same directory, for who outlives this one.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn again(&self) -> Result<Self, Errno> {
+        Ok(Self {
+            fd: self.fd.try_clone().map_err(|_| Errno::EMFILE)?,
+            host_path: self.host_path.clone(),
+            resolver: self.resolver,
+        })
+    }
+
     /// Where a path below lies on the host.
     pub fn host_path(&self, relative: &[u8]) -> PathBuf {
         if relative.is_empty() {

@@ -5,7 +5,7 @@ use super::permissions::Permissions;
 use super::upload::Uploads;
 
 /// What is configured for a root or a folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     pub permissions: Permissions,
     pub uploads: Uploads,

@@ -1,17 +1,13 @@
 //! Finding what uploads have left in a whole tree, and taking it away when it is old.
-use std::collections::VecDeque;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use nix::dir::{Dir, Type};
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{Mode, fstatat};
 
 use super::error::Error;
 use super::partial::{Partial, is_partial_name};
 use super::root::Root;
+use super::walk::walk;
 
 /// Partial files, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +21,7 @@ pub struct Partials {
 /// # Errors
 /// When the directory itself cannot be opened; what cannot be read below it is passed over.
 pub fn count_partials(top: &Path) -> Result<Partials, Error> {
-    walk(top, &mut |_, _, _| true)
+    each_partial(top, &mut |_, _, _| true)
 }
 
 /// Removes those that nobody has written to for so long and nobody works on; tells what was removed.
@@ -38,13 +34,13 @@ pub fn remove_old_partials(top: &Path, kept: Duration) -> Result<Partials, Error
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     });
     let kept = i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
-    walk(top, &mut |directory, name, modified| {
+    each_partial(top, &mut |directory, name, modified| {
         if now.saturating_sub(modified) < kept {
             return false;
         }
-        match Partial::take_existing(directory.as_fd(), name) {
+        match Partial::take_existing(directory, name) {
             Ok(Some(partial)) => {
-                partial.remove(directory.as_fd());
+                partial.remove(directory);
                 true
             }
             _ => false,
@@ -52,65 +48,29 @@ pub fn remove_old_partials(top: &Path, kept: Duration) -> Result<Partials, Error
     })
 }
 
-/// Goes through the tree, one directory open at a time, following no link; counts what `visit` says yes to, which is told
-/// the directory, the name and the time of modification.
-fn walk(
+/// Counts the partial files that `visit` says yes to, which is told the directory, the name and the time of modification.
+fn each_partial(
     top: &Path,
-    visit: &mut dyn FnMut(&OwnedFd, &[u8], i64) -> bool,
+    visit: &mut dyn FnMut(BorrowedFd<'_>, &[u8], i64) -> bool,
 ) -> Result<Partials, Error> {
     let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
     let root = Root::open(top).map_err(fail)?;
     let mut found = Partials::default();
-    let mut directories = VecDeque::from([Vec::new()]);
-    while let Some(relative) = directories.pop_back() {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-        let opened = root.open_below(&relative, flags, Mode::empty());
-        // Gone meanwhile, or not ours to read.
-        let Ok(directory) = opened else { continue };
-        let _ = look(&directory, &relative, &mut directories, &mut found, visit);
-    }
+    walk(&root, b"", &|_| true, &mut |met| {
+        if is_partial_name(met.name) && visit(met.directory, met.name, met.stat.st_mtime) {
+            found.files += 1;
+            found.bytes += u64::try_from(met.stat.st_size).unwrap_or(0);
+        }
+        ControlFlow::Continue(())
+    })
+    .map_err(fail)?;
     Ok(found)
-}
-
-fn look(
-    directory: &OwnedFd,
-    relative: &[u8],
-    directories: &mut VecDeque<Vec<u8>>,
-    found: &mut Partials,
-    visit: &mut dyn FnMut(&OwnedFd, &[u8], i64) -> bool,
-) -> Result<(), Errno> {
-    let copy = directory.try_clone().map_err(|_| Errno::EMFILE)?;
-    for entry in Dir::from_fd(copy)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if matches!(name, b"." | b"..") {
-            continue;
-        }
-        let stat = || fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-        if is_partial_name(name) {
-            let Ok(stat) = stat() else { continue };
-            if visit(directory, name, stat.st_mtime) {
-                found.files += 1;
-                found.bytes += u64::try_from(stat.st_size).unwrap_or(0);
-            }
-            continue;
-        }
-        let is_directory = match entry.file_type() {
-            Some(kind) => kind == Type::Directory,
-            // Some file systems do not say.
-            None => stat().is_ok_and(|stat| super::metadata::kind(&stat) == super::Kind::Directory),
-        };
-        if is_directory {
-            let separator: &[u8] = if relative.is_empty() { b"" } else { b"/" };
-            directories.push_back([relative, separator, name].concat());
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::fd::{AsFd as _, OwnedFd};
 
     use super::*;
 

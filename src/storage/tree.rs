@@ -1,5 +1,5 @@
 //! Removing a directory with all in it. Holds one directory open at a time, however deep the tree; never follows a link.
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -16,6 +16,9 @@ struct Level {
     names: Vec<Vec<u8>>,
 }
 
+/// How one name that is no directory is removed.
+pub type Unlink<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, &[u8]) -> Result<(), Errno>;
+
 /// Removes what lies at `relative`, which must be a directory; `Ok(false)` when `go_on` said no.
 ///
 /// # Errors
@@ -24,6 +27,7 @@ pub fn remove(
     root: &Root,
     relative: &[u8],
     go_on: &mut dyn FnMut() -> bool,
+    unlink: Unlink<'_>,
 ) -> Result<bool, Errno> {
     let place = root.place(relative)?;
     let mut current = open_directory(&place.directory, &place.name)?;
@@ -49,7 +53,7 @@ pub fn remove(
             ))?;
             continue;
         };
-        match unlinkat(&current, name.as_slice(), UnlinkatFlags::NoRemoveDir) {
+        match unlink(current.as_fd(), &name) {
             Err(Errno::EISDIR) => {
                 current = open_directory(&current, &name)?;
                 let relative = [level.relative.as_slice(), b"/", &name].concat();

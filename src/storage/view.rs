@@ -19,9 +19,12 @@ use super::metadata::{Kind, Metadata, is_writable_directory, kind};
 use super::partial;
 use super::path::VirtualPath;
 use super::permissions::{Modes, Permission, Permissions};
+use super::quota;
+use super::quota::{Metered, Usage};
+use super::reserved::VERSIONS;
 use super::root::Root;
 use super::rules::{Quota, Room, Rules};
-use super::upload::free_bytes;
+use super::upload::available;
 
 /// A directory of the host shown at a virtual path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +47,7 @@ pub struct ViewSpec {
     pub checksums: bool,
     /// What uploads leave free of a disk.
     pub min_free: Room,
-    pub quota: Quota,
+    pub metered: Metered,
 }
 
 /// A regular file opened for reading.
@@ -63,6 +66,9 @@ pub struct View {
     folders: Vec<Folder>,
     pub(super) modes: Modes,
     pub(super) durable: bool,
+    pub(super) checksums: bool,
+    pub(super) min_free: Room,
+    pub(super) metered: Metered,
 }
 
 /// A folder is opened when it is first needed: a disk that is missing at login may come later, and must not keep
@@ -93,6 +99,23 @@ pub(super) struct Located<'a> {
     pub rules: &'a Rules,
 }
 
+impl Located<'_> {
+    /// Old versions can be looked at where that is wanted, and never be changed.
+    fn permissions_of_versions(&self) -> Permissions {
+        let seeing = [Permission::List, Permission::Download].into_iter();
+        let shown = seeing.filter(|&permission| {
+            self.rules.show_versions && self.permissions.contains(permission)
+        });
+        shown.fold(Permissions::NONE, Permissions::with)
+    }
+}
+
+/// Whether a path below a root leads into the old versions, or would if those were there.
+fn is_old_version(relative: &[u8]) -> bool {
+    let mut names = relative.split(|&byte| byte == b'/');
+    names.any(|name| name == VERSIONS)
+}
+
 impl View {
     /// # Errors
     /// When the root cannot be opened. A folder that cannot is found out about when it is entered.
@@ -112,6 +135,9 @@ impl View {
             folders,
             modes: spec.modes,
             durable: spec.durable,
+            checksums: spec.checksums,
+            min_free: spec.min_free,
+            metered: spec.metered.clone(),
         })
     }
 
@@ -127,7 +153,7 @@ impl View {
                 path.below(&folder.spec.path)
                     .map(|relative| (index, folder, relative))
             });
-        match inside.min_by_key(|(_, _, relative)| relative.len()) {
+        let mut located = match inside.min_by_key(|(_, _, relative)| relative.len()) {
             Some((index, folder, relative)) => Located {
                 folder: Some(index),
                 root: folder.root(),
@@ -142,6 +168,32 @@ impl View {
                 permissions: self.rules.permissions,
                 rules: &self.rules,
             },
+        };
+        if is_old_version(located.relative) {
+            located.permissions = located.permissions_of_versions();
+        }
+        located
+    }
+
+    /// What holds where the path lies.
+    pub(super) fn rules_at(&self, path: &VirtualPath) -> &Rules {
+        let inside = self.folders.iter().filter_map(|folder| {
+            let relative = path.below(&folder.spec.path)?;
+            Some((relative.len(), &folder.spec.rules))
+        });
+        let nearest = inside.min_by_key(|(length, _)| *length);
+        nearest.map_or(&self.rules, |(_, rules)| rules)
+    }
+
+    /// What the user has stored and may store; None without a quota.
+    ///
+    /// # Errors
+    /// When it cannot be counted.
+    pub fn quota(&self) -> Result<Option<(Usage, Quota)>, Error> {
+        let Metered { limit, own, .. } = &self.metered;
+        match limit.is_limited() {
+            true => Ok(Some((quota::usage(own)?, *limit))),
+            false => Ok(None),
         }
     }
 
@@ -334,11 +386,12 @@ impl View {
             Some(directory) => fstat(directory).is_ok_and(|stat| is_writable_directory(&stat)),
             None => false,
         };
+        let shows_versions = located.rules.show_versions && located.relative.is_empty();
         Listing::new(
             directory,
             folders,
             located.permissions,
-            writable,
+            (writable, shows_versions),
             path.as_bytes(),
         )
     }
@@ -391,7 +444,8 @@ impl View {
         }
     }
 
-    /// Bytes that the server may still write where the path lies.
+    /// Bytes that the user may still write where the path lies: what is free of the disk, but for what stays free, or what is
+    /// left of the quota.
     ///
     /// # Errors
     /// When neither the path nor its directory is there.
@@ -403,7 +457,9 @@ impl View {
             Err(Errno::ENOENT) => root.place(located.relative).map(|place| place.directory),
             other => other,
         };
-        Ok(free_bytes(&fstatvfs(fd.map_err(fail)?).map_err(fail)?))
+        let disk = fstatvfs(fd.map_err(fail)?).map_err(fail)?;
+        let free = available(&disk, self.min_free);
+        Ok(self.metered.left()?.map_or(free, |left| left.min(free)))
     }
 }
 

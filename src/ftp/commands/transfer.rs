@@ -229,8 +229,16 @@ pub fn stou(session: &mut Session, prefix: &[u8]) -> Answer {
     receive_into(session, "STOU", upload, opening)
 }
 
-fn receive_into(session: &mut Session, verb: &str, upload: Upload, opening: Vec<u8>) -> Answer {
+fn receive_into(
+    session: &mut Session,
+    verb: &str,
+    mut upload: Upload,
+    opening: Vec<u8>,
+) -> Answer {
     let announced = session.announced.take();
+    if let Some(announced) = announced {
+        upload.reserve(announced)?;
+    }
     let visitor = session.visitor()?;
     let (may_hang_up, strict) = (visitor.account.accept_hangup, visitor.account.strict_allo);
     let ascii = session.representation == Representation::Ascii;
@@ -398,7 +406,8 @@ pub fn abor(session: &mut Session, _: &[u8]) -> Answer {
     Ok(Reply::new(226, "No transfer is under way."))
 }
 
-/// Room is looked at, not taken: a reservation of more than is used is legitimate.
+/// Room is looked at here and taken when the upload begins, for only then its place is known. What is not used of it is
+/// given back.
 pub fn allo(session: &mut Session, argument: &[u8]) -> Answer {
     let Some(bytes) = parse_allo(argument) else {
         return Err(Refusal::new(501, "Syntax: ALLO <bytes> [R bytes]"));

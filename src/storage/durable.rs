@@ -1,0 +1,221 @@
+//! Getting what was written onto the disk: while bytes flow, and in the end.
+//!
+//! # What is flushed, and in which order
+//! A file is whole and on the disk before it has its name, and the name is on the disk before anybody is told. The plain way,
+//! fsync(file), rename, fsync(directory), costs two commits of the journal a file. Journals of ext4 and xfs are committed in
+//! order, and to flush the file behind its rename commits the rename with it. So there the bytes are written out first
+//! without a commit (sync_file_range(2); both file systems have converted the extents and logged the size by the time it
+//! returns), then the file is renamed, then one fsync(file) commits all. A crash in between shows the file without the name,
+//! or with it and whole.
+//!
+//! Measured with files of 4 KiB on a loop device (2 cores; files a second with one session, with eight; commits a file):
+//!
+//! | | fsync, rename, fsync(directory) | range, rename, fsync(file) |
+//! |---|---|---|
+//! | ext4 | 528, 2565; 2.00, 0.55 | 966, 4183; 1.00, 0.26 |
+//! | xfs | 886, 2241 | 1236, 2817 |
+//!
+//! Another fsync(directory) behind it would not be free, for it waits for the renames of other sessions: 2618 with eight.
+//! Sessions that flush at once share commits without any help; so there is none.
+//!
+//! btrfs inserts extents only some time after writing them, so it could show an empty file; others promise nothing. They, and
+//! ext4 without a journal, get the plain way.
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, PosixFadviseAdvice, openat, posix_fadvise};
+use nix::sys::stat::{Mode, fstat, major, minor};
+use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
+use nix::unistd::fsync;
+
+use super::system;
+
+/// How names and contents reach the disk together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// One commit of the journal makes all changes before it durable.
+    Journal,
+    /// Each file and each directory is flushed for itself.
+    Each,
+}
+
+impl Order {
+    pub fn of(file: BorrowedFd<'_>) -> Self {
+        let magic = fstatfs(file).map(|disk| disk.filesystem_type());
+        match magic {
+            Ok(XFS_SUPER_MAGIC) => Self::Journal,
+            Ok(EXT4_SUPER_MAGIC) if has_journal(file) => Self::Journal,
+            _ => Self::Each,
+        }
+    }
+}
+
+/// Whether the ext file system has a journal: jbd2 shows one directory for each, by the name of the device.
+fn has_journal(file: BorrowedFd<'_>) -> bool {
+    let Ok(stat) = fstat(file) else { return false };
+    let device = format!(
+        "/sys/dev/block/{}:{}",
+        major(stat.st_dev),
+        minor(stat.st_dev)
+    );
+    let Ok(device) = std::fs::read_link(device) else {
+        return false;
+    };
+    let Some(name) = device.file_name().and_then(|name| name.to_str()) else {
+        return false;
+    };
+    let journals = std::fs::read_dir("/proc/fs/jbd2").into_iter().flatten();
+    let mut journals = journals.flatten().map(|entry| entry.file_name());
+    journals.any(|journal| {
+        let number = journal.to_str().and_then(|journal| {
+            let rest = journal.strip_prefix(name)?;
+            rest.strip_prefix('-')
+        });
+        number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+    })
+}
+
+/// Makes a file's contents safe to be given a name.
+///
+/// # Errors
+/// Those of writing.
+pub fn before_rename(order: Order, file: &File) -> Result<(), Errno> {
+    match order {
+        Order::Journal => match system::sync_file_range(file.as_fd(), 0, 0, true) {
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::ESPIPE) => fsync(file),
+            other => other,
+        },
+        // With mode and owner, which the name is to show from the first moment.
+        Order::Each => fsync(file),
+    }
+}
+
+/// Makes a file and the name that it has been given durable.
+///
+/// # Errors
+/// Those of writing.
+pub fn after_rename(order: Order, file: &File, directory: BorrowedFd<'_>) -> Result<(), Errno> {
+    match order {
+        Order::Journal => fsync(file),
+        Order::Each => sync_directory(directory),
+    }
+}
+
+/// Makes a directory's entries durable. One that may be written but not read cannot be opened for that; its entry then
+/// reaches the disk with the file's own commit on journalling file systems.
+///
+/// # Errors
+/// Those of writing.
+pub fn sync_directory(directory: BorrowedFd<'_>) -> Result<(), Errno> {
+    match openat(
+        directory,
+        ".",
+        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    ) {
+        Ok(readable) => match fsync(readable) {
+            // Some network and FUSE file systems cannot flush directories.
+            Err(Errno::EINVAL | Errno::ENOSYS) => Ok(()),
+            other => other,
+        },
+        Err(Errno::EACCES) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Bytes that are written before their writing out begins: at most two windows are dirty. On a virtual disk an upload of
+/// 1 GiB ran at 540 to 670 MiB/s with windows of 2 to 16 MiB, a third of the CPU time, and at 320 without.
+const WINDOW: u64 = 8 << 20;
+
+/// Bytes of an upload whose pages stay in the cache. To drop those behind them costs nothing that could be measured, and leaves
+/// the memory of a small host to what is read again.
+const CACHED: u64 = 64 << 20;
+
+/// Writes out what has been written while more comes, so that the last flush is short and no memory fills with dirty pages.
+#[derive(Debug)]
+pub struct Pace {
+    on: bool,
+    /// Up to where writing out has begun.
+    started: u64,
+    /// From where it is still to be waited for.
+    waiting: u64,
+    first: u64,
+}
+
+impl Pace {
+    /// For an upload that starts at an offset; one that is not durable is left to the kernel.
+    pub fn new(durable: bool, offset: u64) -> Self {
+        Self {
+            on: durable,
+            started: offset,
+            waiting: offset,
+            first: offset,
+        }
+    }
+
+    /// To be told how far the file has been written. Waits for the window before the last one.
+    ///
+    /// # Errors
+    /// Those of writing: a disk that fails is noticed while bytes flow.
+    pub fn reached(&mut self, file: &File, position: u64) -> Result<(), Errno> {
+        if !self.on || position.saturating_sub(self.started) < WINDOW {
+            return Ok(());
+        }
+        let result = self.write_out(file, position);
+        match result {
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::ESPIPE) => {
+                self.on = false;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn write_out(&mut self, file: &File, position: u64) -> Result<(), Errno> {
+        let (begun, length) = range(self.started, position)?;
+        system::sync_file_range(file.as_fd(), begun, length, false)?;
+        let (waiting, length) = range(self.waiting, self.started)?;
+        if length > 0 {
+            system::sync_file_range(file.as_fd(), waiting, length, true)?;
+            if self.started - self.first > CACHED {
+                // Advice: what cannot be dropped stays.
+                let _ = posix_fadvise(
+                    file,
+                    waiting,
+                    length,
+                    PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+                );
+            }
+        }
+        self.waiting = self.started;
+        self.started = position;
+        Ok(())
+    }
+}
+
+fn range(from: u64, to: u64) -> Result<(i64, i64), Errno> {
+    let number = |number| i64::try_from(number).map_err(|_| Errno::EFBIG);
+    Ok((number(from)?, number(to - from)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_paced_file_holds_what_was_written() {
+        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let mut pace = Pace::new(true, 0);
+        let slice = vec![7; 1 << 20];
+        for number in 1..=100_u64 {
+            file.write_all(&slice).unwrap();
+            pace.reached(&file, number << 20).unwrap();
+            assert!((number << 20) - pace.waiting <= 2 * WINDOW + (1 << 20));
+        }
+        assert_eq!(file.metadata().unwrap().len(), 100 << 20);
+        before_rename(Order::of(file.as_fd()), &file).unwrap();
+    }
+}

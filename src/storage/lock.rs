@@ -1,0 +1,75 @@
+//! Files that are too young to be changed (setting: `lock`), so that a PC that was taken over cannot hurt its own backups.
+//!
+//! The age is that of the last change of anything about the file (`st_ctim`, inode(7)), which no client can set. Directories
+//! are as old as the youngest file in them.
+use std::ops::ControlFlow;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::stat::FileStat;
+
+use super::error::{Error, ErrorKind};
+use super::metadata::{Kind, kind};
+use super::root::Root;
+use super::walk::walk;
+
+/// Taken by who looks at what has a name and then gives or takes it away, where that must still be what was looked at. Held
+/// for a few system calls.
+static NAMES: Mutex<()> = Mutex::new(());
+
+pub fn hold_names() -> MutexGuard<'static, ()> {
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Until when the file is locked, in seconds since 1970; None when it is not.
+pub fn locked_until(stat: &FileStat, lock: Option<Duration>) -> Option<i64> {
+    if kind(stat) == Kind::Directory {
+        return None;
+    }
+    let lock = i64::try_from(lock?.as_secs()).unwrap_or(i64::MAX);
+    let until = stat.st_ctime.saturating_add(lock);
+    (now() < until).then_some(until)
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
+}
+
+/// # Errors
+/// `Locked`, with the path.
+pub fn check(stat: &FileStat, lock: Option<Duration>, path: &[u8]) -> Result<(), Error> {
+    match locked_until(stat, lock) {
+        Some(until) => Err(Error::new(ErrorKind::Locked { until }, path)),
+        None => Ok(()),
+    }
+}
+
+/// The same of a directory, for all that is in it.
+///
+/// # Errors
+/// `Locked`, with the path; when the directory cannot be read.
+pub fn check_tree(
+    root: &Root,
+    relative: &[u8],
+    lock: Option<Duration>,
+    path: &[u8],
+) -> Result<(), Error> {
+    let mut found = None;
+    if lock.is_some() {
+        walk(root, relative, &|_| true, &mut |met| {
+            found = locked_until(met.stat, lock);
+            match found {
+                Some(_) => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            }
+        })
+        .map_err(|errno| Error::from_errno(errno, path))?;
+    }
+    match found {
+        Some(until) => Err(Error::new(ErrorKind::Locked { until }, path)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,541 @@
+//! What users have stored, counted as it changes.
+//!
+//! An area is a directory of the host in which somebody has a quota: a root, or a folder that the user may upload to. What lies
+//! in it is counted whoever put it there: regular files and their sizes, unfinished uploads and old versions too. The counts
+//! live in the area itself, in [`STATE`], so that they stay with a disk that is moved; every process that changes them does so
+//! under a lock of that file, and the sessions of one process share them in memory, so that bytes are counted as they
+//! arrive. An area without counts is counted when it is first needed. Changes by other programs are found by a rescan.
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, openat, readlink};
+use nix::sys::stat::{Mode, mkdirat};
+
+use super::error::{Error, ErrorKind};
+use super::metadata::{Kind, kind};
+use super::reserved::STATE;
+use super::root::Root;
+use super::rules::Quota;
+use super::walk::walk;
+
+/// Bytes and files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub bytes: u64,
+    pub files: u64,
+}
+
+impl Usage {
+    fn plus(self, bytes: i64, files: i64) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add_signed(bytes),
+            files: self.files.saturating_add_signed(files),
+        }
+    }
+}
+
+/// A counted directory.
+#[derive(Debug)]
+pub struct Area {
+    path: PathBuf,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// As the file said last.
+    base: Usage,
+    /// What has changed since, in bytes and files.
+    change: (i64, i64),
+    known: bool,
+}
+
+impl Counts {
+    fn total(&self) -> Usage {
+        self.base.plus(self.change.0, self.change.1)
+    }
+}
+
+/// What the file holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Record {
+    usage: Usage,
+    /// Uploads under way: other than zero when nobody runs, somebody died and left the counts inexact.
+    open: u64,
+}
+
+/// Bytes of the file.
+const RECORD: usize = 64;
+
+impl Record {
+    fn parse(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let mut words = text.strip_suffix('\n')?.split_whitespace();
+        let mut number = |name: &str| words.next()?.strip_prefix(name)?.parse().ok();
+        let usage = Usage {
+            bytes: number("bytes=")?,
+            files: number("files=")?,
+        };
+        let open = number("open=")?;
+        Some(Self { usage, open })
+    }
+
+    fn text(self) -> String {
+        let Usage { bytes, files } = self.usage;
+        let line = format!("bytes={bytes} files={files} open={}", self.open);
+        format!("{line:<width$}\n", width = RECORD - 1)
+    }
+}
+
+/// All areas that this process knows, by their paths.
+static AREAS: Mutex<BTreeMap<PathBuf, Arc<Area>>> = Mutex::new(BTreeMap::new());
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Area {
+    fn at(path: &Path) -> Arc<Self> {
+        let mut areas = locked(&AREAS);
+        let area = areas.entry(path.to_owned()).or_insert_with(|| {
+            Arc::new(Self {
+                path: path.to_owned(),
+                counts: Mutex::default(),
+            })
+        });
+        Arc::clone(area)
+    }
+
+    /// The counts' file, locked.
+    fn file(&self) -> Result<Flock<File>, Errno> {
+        let root = Root::open(&self.path)?;
+        let file = File::from(open_state(&root, b"quota")?);
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
+    }
+
+    /// Puts what has changed into the file and takes up what others have put there. Counts the area where nobody has.
+    fn sync(&self, counts: &mut Counts, opened: i64) -> Result<(), Errno> {
+        let file = self.file()?;
+        let mut record = match read(&file) {
+            Some(record) => record,
+            None => {
+                // What has changed is in what is counted.
+                counts.change = (0, 0);
+                Record {
+                    usage: count(&self.path)?,
+                    open: 0,
+                }
+            }
+        };
+        record.usage = record.usage.plus(counts.change.0, counts.change.1);
+        record.open = record.open.saturating_add_signed(opened);
+        write(&file, record)?;
+        *counts = Counts {
+            base: record.usage,
+            change: (0, 0),
+            known: true,
+        };
+        Ok(())
+    }
+
+    fn settle(&self, opened: i64) {
+        let mut counts = locked(&self.counts);
+        if let Err(errno) = self.sync(&mut counts, opened) {
+            log::warn!(
+                "{}: what is stored there cannot be counted: {} (setting: quota)",
+                self.path.display(),
+                errno.desc()
+            );
+        }
+    }
+}
+
+/// Opens a file of the server's own in the root, which it creates.
+///
+/// # Errors
+/// Those of openat(2); nothing is followed.
+pub fn open_state(root: &Root, name: &[u8]) -> Result<std::os::fd::OwnedFd, Errno> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY;
+    let directory = root.open_below(STATE, flags, Mode::empty());
+    let directory = match directory {
+        Err(Errno::ENOENT) => {
+            let place = root.place(STATE)?;
+            match mkdirat(&place.directory, place.name.as_slice(), Mode::S_IRWXU) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+            root.open_below(STATE, flags, Mode::empty())?
+        }
+        other => other?,
+    };
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+}
+
+fn read(file: &File) -> Option<Record> {
+    let mut text = [0; RECORD];
+    file.read_exact_at(&mut text, 0).ok()?;
+    Record::parse(&text)
+}
+
+fn write(file: &File, record: Record) -> Result<(), Errno> {
+    let written = file.write_all_at(record.text().as_bytes(), 0);
+    written.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+}
+
+/// Counts what lies below a directory: regular files, but for the server's own state.
+///
+/// # Errors
+/// When the directory cannot be opened.
+pub fn count_below(root: &Root, relative: &[u8]) -> Result<Usage, Errno> {
+    let mut usage = Usage::default();
+    let enter = |path: &[u8]| path != STATE;
+    walk(root, relative, &enter, &mut |met| {
+        if kind(met.stat) == Kind::File {
+            usage = usage.plus(met.stat.st_size, 1);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(usage)
+}
+
+fn count(top: &Path) -> Result<Usage, Errno> {
+    count_below(&Root::open(top)?, b"")
+}
+
+/// Counts an area anew. Exact where nothing changes meanwhile; what does is counted on top.
+///
+/// # Errors
+/// When the directory cannot be read or the counts not be written.
+pub fn rescan(path: &Path) -> Result<Usage, Error> {
+    let fail = |errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes());
+    let area = Area::at(path);
+    let before = read(&*area.file().map_err(fail)?).unwrap_or_default();
+    let counted = count(path).map_err(fail)?;
+    let mut counts = locked(&area.counts);
+    let file = area.file().map_err(fail)?;
+    let now = read(&file).unwrap_or(before);
+    let grown = |now: u64, before: u64| now.cast_signed().wrapping_sub(before.cast_signed());
+    let usage = counted.plus(
+        grown(now.usage.bytes, before.usage.bytes),
+        grown(now.usage.files, before.usage.files),
+    );
+    let record = Record {
+        usage,
+        open: now.open,
+    };
+    write(&file, record).map_err(fail)?;
+    drop(file);
+    counts.base = usage;
+    counts.known = true;
+    Ok(usage)
+}
+
+/// To be called once when the server starts and nothing is under way: counts those areas anew in which a server died while
+/// something was.
+pub fn recover(areas: &[PathBuf]) {
+    for path in areas {
+        let area = Area::at(path);
+        let Ok(file) = area.file() else { continue };
+        let Some(record) = read(&file).filter(|record| record.open > 0) else {
+            continue;
+        };
+        log::info!(
+            "{}: counting what is stored, for the last server ended in the middle of an upload",
+            path.display()
+        );
+        let counted = count(path).map(|usage| Record { usage, open: 0 });
+        let written = counted.and_then(|record| write(&file, record));
+        if let Err(errno) = written {
+            log::warn!(
+                "{}: {} bytes are said to be stored, which may be wrong: {}",
+                path.display(),
+                record.usage.bytes,
+                errno.desc()
+            );
+        }
+    }
+}
+
+/// What a user has stored, as it is counted now.
+///
+/// # Errors
+/// When an area cannot be read.
+pub fn usage(areas: &[PathBuf]) -> Result<Usage, Error> {
+    let mut total = Usage::default();
+    for path in areas {
+        let area = Area::at(path);
+        let mut counts = locked(&area.counts);
+        area.sync(&mut counts, 0)
+            .map_err(|errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes()))?;
+        let Usage { bytes, files } = counts.total();
+        total.bytes = total.bytes.saturating_add(bytes);
+        total.files = total.files.saturating_add(files);
+    }
+    Ok(total)
+}
+
+/// One user's limit, the areas that count for it, and all that are counted for anybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metered {
+    pub limit: Quota,
+    /// Of the user; none lies in another.
+    pub own: Vec<PathBuf>,
+    /// Of all users; a change is counted in each that it lies in.
+    pub counted: Arc<[PathBuf]>,
+}
+
+impl Metered {
+    /// The meter of a directory; None where nobody counts.
+    pub fn meter(&self, directory: BorrowedFd<'_>) -> Option<Meter> {
+        if self.counted.is_empty() {
+            return None;
+        }
+        let here = readlink(format!("/proc/self/fd/{}", raw(directory)).as_str());
+        let here = PathBuf::from(here.ok()?);
+        let counted = self.counted.iter().filter(|area| here.starts_with(area));
+        let counted: Vec<Arc<Area>> = counted.map(|path| Area::at(path)).collect();
+        if counted.is_empty() {
+            return None;
+        }
+        let limited = self.own.iter().any(|area| here.starts_with(area));
+        Some(Meter {
+            counted,
+            own: self.own.iter().map(|path| Area::at(path)).collect(),
+            limit: if limited {
+                self.limit
+            } else {
+                Quota::default()
+            },
+            open: false,
+        })
+    }
+
+    /// What the user may still store, in bytes; None without a limit.
+    ///
+    /// # Errors
+    /// When an area cannot be read.
+    pub fn left(&self) -> Result<Option<u64>, Error> {
+        match self.limit.bytes {
+            Some(limit) => Ok(Some(limit.saturating_sub(usage(&self.own)?.bytes))),
+            None => Ok(None),
+        }
+    }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> i32 {
+    use std::os::fd::AsRawFd as _;
+    fd.as_fd().as_raw_fd()
+}
+
+/// Counts what happens in one directory.
+#[derive(Debug)]
+pub struct Meter {
+    counted: Vec<Arc<Area>>,
+    own: Vec<Arc<Area>>,
+    limit: Quota,
+    open: bool,
+}
+
+impl Meter {
+    /// An upload begins: the counts are not exact until the meter is dropped.
+    pub fn begin(&mut self) {
+        self.settle(1);
+        self.open = true;
+    }
+
+    /// Counts bytes and files that come to be, unless that is more than the user may have. What is going to be replaced in
+    /// the end does not count: `credit`, in bytes and files.
+    ///
+    /// # Errors
+    /// `OverQuota`.
+    pub fn grow(&self, bytes: u64, files: u64, credit: (u64, u64)) -> Result<(), ErrorKind> {
+        let mut areas: Vec<&Arc<Area>> = self.own.iter().chain(&self.counted).collect();
+        // Always in one order, so that nobody waits for one who waits for them.
+        areas.sort_by(|one, other| one.path.cmp(&other.path));
+        areas.dedup_by(|one, other| one.path == other.path);
+        let mut held: Vec<(&Area, MutexGuard<'_, Counts>)> = areas
+            .into_iter()
+            .map(|area| (&**area, locked(&area.counts)))
+            .collect();
+        for (area, counts) in &mut held {
+            if !counts.known {
+                // Without counts nothing can be said; the log says why.
+                let _ = area.sync(counts, 0);
+            }
+        }
+        let mut used = Usage::default();
+        for (_, counts) in held
+            .iter()
+            .filter(|(area, _)| self.own.iter().any(|own| own.path == area.path))
+        {
+            used.bytes = used.bytes.saturating_add(counts.total().bytes);
+            used.files = used.files.saturating_add(counts.total().files);
+        }
+        let after =
+            |used: u64, more: u64, credit: u64| used.saturating_add(more) - credit.min(used);
+        let over = |limit: Option<u64>, after: u64, more: u64| {
+            more > 0 && limit.is_some_and(|limit| after > limit)
+        };
+        if over(self.limit.bytes, after(used.bytes, bytes, credit.0), bytes)
+            || over(self.limit.files, after(used.files, files, credit.1), files)
+        {
+            return Err(ErrorKind::OverQuota {
+                used,
+                limit: self.limit,
+            });
+        }
+        let counted = |area: &Area| self.counted.iter().any(|here| here.path == area.path);
+        for (_, counts) in held.iter_mut().filter(|(area, _)| counted(area)) {
+            counts.change.0 += bytes.cast_signed();
+            counts.change.1 += files.cast_signed();
+        }
+        Ok(())
+    }
+
+    /// Whether all that is counted fits once `replaced` bytes and files are gone.
+    ///
+    /// # Errors
+    /// `OverQuota`.
+    pub fn fits(&self, replaced: (u64, u64)) -> Result<(), ErrorKind> {
+        let totals = self.own.iter().map(|area| locked(&area.counts).total());
+        let used = totals.fold(Usage::default(), |sum, one| Usage {
+            bytes: sum.bytes.saturating_add(one.bytes),
+            files: sum.files.saturating_add(one.files),
+        });
+        let over = |limit: Option<u64>, used: u64, replaced: u64| {
+            limit.is_some_and(|limit| used.saturating_sub(replaced) > limit)
+        };
+        if over(self.limit.bytes, used.bytes, replaced.0)
+            || over(self.limit.files, used.files, replaced.1)
+        {
+            return Err(ErrorKind::OverQuota {
+                used,
+                limit: self.limit,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether both count in the same areas.
+    pub fn counts_as(&self, other: &Self) -> bool {
+        let paths = |meter: &Self| -> Vec<PathBuf> {
+            meter.counted.iter().map(|area| area.path.clone()).collect()
+        };
+        paths(self) == paths(other)
+    }
+
+    /// Counts a change that nobody is asked about.
+    pub fn change(&self, bytes: i64, files: i64) {
+        for area in &self.counted {
+            let mut counts = locked(&area.counts);
+            counts.change.0 += bytes;
+            counts.change.1 += files;
+        }
+    }
+
+    /// Writes the counts down.
+    pub fn settle(&self, opened: i64) {
+        for area in &self.counted {
+            area.settle(opened);
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.settle(if self.open { -1 } else { 0 });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn metered(path: &Path, bytes: u64, files: u64) -> Metered {
+        Metered {
+            limit: Quota {
+                bytes: Some(bytes),
+                files: Some(files),
+            },
+            own: vec![path.to_owned()],
+            counted: [path.to_owned()].into(),
+        }
+    }
+
+    #[test]
+    fn what_is_there_is_counted_first_and_what_comes_as_it_comes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        fs::create_dir(path.join("sub")).unwrap();
+        fs::write(path.join("sub/file"), "12345").unwrap();
+        let metered = metered(&path, 10, 3);
+        let fd = File::open(&path).unwrap();
+        let mut meter = metered.meter(fd.as_fd()).unwrap();
+        meter.begin();
+        meter.grow(5, 1, (0, 0)).unwrap();
+        assert_eq!(metered.left().unwrap(), Some(0));
+        let over = meter.grow(1, 0, (0, 0)).unwrap_err();
+        assert!(matches!(over, ErrorKind::OverQuota { used, .. } if used.bytes == 10));
+        meter.grow(1, 0, (5, 1)).unwrap();
+        assert!(meter.grow(0, 2, (0, 0)).is_err());
+        meter.change(-6, -1);
+        drop(meter);
+        let kept = fs::read(path.join(".thriftpd/quota")).unwrap();
+        let five = Usage { bytes: 5, files: 1 };
+        let record = Record {
+            usage: five,
+            open: 0,
+        };
+        assert_eq!(Record::parse(&kept), Some(record));
+        assert_eq!(usage(std::slice::from_ref(&path)).unwrap(), five);
+    }
+
+    #[test]
+    fn what_others_did_is_found_by_a_rescan_and_after_a_crash() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        let areas = [path.clone()];
+        assert_eq!(usage(&areas).unwrap(), Usage::default());
+        fs::write(path.join("file"), "123").unwrap();
+        assert_eq!(usage(&areas).unwrap().bytes, 0);
+        assert_eq!(rescan(&path).unwrap().bytes, 3);
+        assert_eq!(usage(&areas).unwrap(), Usage { bytes: 3, files: 1 });
+        let died = Record {
+            usage: Usage { bytes: 9, files: 9 },
+            open: 1,
+        };
+        fs::write(path.join(".thriftpd/quota"), died.text()).unwrap();
+        recover(&areas);
+        assert_eq!(usage(&areas).unwrap(), Usage { bytes: 3, files: 1 });
+    }
+
+    #[test]
+    fn a_damaged_record_is_none() {
+        let record = Record {
+            usage: Usage { bytes: 1, files: 2 },
+            open: 3,
+        };
+        let text = record.text();
+        assert_eq!(
+            (text.len(), Record::parse(text.as_bytes())),
+            (RECORD, Some(record))
+        );
+        for text in [
+            "",
+            "bytes=1 files=2\n",
+            "bytes=-1 files=2 open=0\n",
+            "bytes=1 files=2 open=0",
+        ] {
+            assert_eq!(Record::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+}

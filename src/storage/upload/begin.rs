@@ -1,0 +1,404 @@
+//! What an upload grows in: a partial file beside the target where that is possible, else the target itself.
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::unistd::ftruncate;
+
+use super::space::Space;
+use super::{Beside, Grows, How, Target, Upload, Uploads, give, size_of};
+use crate::storage::durable::{Order, Pace};
+use crate::storage::error::{Error, ErrorKind};
+use crate::storage::metadata::{Kind, kind};
+use crate::storage::partial::Partial;
+use crate::storage::permissions::Permission;
+use crate::storage::root::Place;
+use crate::storage::versions::{self, Keeping};
+use crate::storage::{copy, lock};
+
+/// Neither waits for the other end of a FIFO nor makes a terminal ours.
+const OPEN: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_NOCTTY);
+
+impl Target<'_> {
+    fn refuse(&self, kind: ErrorKind) -> Error {
+        Error::new(kind, self.path.as_bytes())
+    }
+
+    fn fail(&self, errno: Errno) -> Error {
+        Error::from_errno(errno, self.path.as_bytes())
+    }
+
+    fn check_lock(&self, stat: &FileStat) -> Result<(), Error> {
+        lock::check(stat, self.rules.lock, self.path.as_bytes())
+    }
+
+    /// Room for a file that has `size` bytes, in the directory or, where it is a link's target, wherever the file is.
+    fn space(&self, at: std::os::fd::BorrowedFd<'_>, size: u64, credit: (u64, u64)) -> Space {
+        Space::new(self.min_free, self.metered.meter(at), size, credit)
+    }
+}
+
+impl Upload {
+    pub(in crate::storage) fn begin(target: &Target<'_>, how: How) -> Result<Self, Error> {
+        if target.rules.uploads == Uploads::Atomic {
+            if let Some(upload) = Self::begin_beside(target, how)? {
+                return Ok(upload);
+            }
+        }
+        // An offset asks for a file that is there.
+        let may_be_new = !matches!(how, How::At(offset) if offset > 0);
+        if may_be_new && target.permissions.contains(Permission::Upload) {
+            match create(target) {
+                Err(error) if error.kind == ErrorKind::Exists => {}
+                other => return other,
+            }
+        }
+        Self::begin_in_place(target, how, may_be_new)
+    }
+
+    fn begin_in_place(target: &Target<'_>, how: How, may_be_new: bool) -> Result<Self, Error> {
+        let needed = match how {
+            How::Append => Permission::Append,
+            _ => Permission::Overwrite,
+        };
+        if !target.permissions.contains(needed) {
+            let missing = match target.root.stat(target.relative, false) {
+                Err(Errno::ENOENT) => Permission::Upload,
+                _ => needed,
+            };
+            return Err(target.refuse(ErrorKind::NotPermitted(missing)));
+        }
+        let flags = OPEN | OFlag::O_WRONLY;
+        let fd = match target
+            .root
+            .open_below(target.relative, flags, Mode::empty())
+        {
+            Err(Errno::ENOENT) if !may_be_new => {
+                return Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }));
+            }
+            Err(Errno::ENOENT) if !target.permissions.contains(Permission::Upload) => {
+                return Err(target.refuse(ErrorKind::NotPermitted(Permission::Upload)));
+            }
+            other => other.map_err(|errno| target.fail(errno))?,
+        };
+        let stat = fstat(&fd).map_err(|errno| target.fail(errno))?;
+        match kind(&stat) {
+            Kind::File => {}
+            Kind::Directory => return Err(target.refuse(ErrorKind::IsADirectory)),
+            _ => return Err(target.refuse(ErrorKind::NotAFile)),
+        }
+        target.check_lock(&stat)?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let position = match how {
+            How::Replace => 0,
+            How::Append => size,
+            How::At(offset) if offset > size => {
+                return Err(target.refuse(ErrorKind::BeyondEnd { size }));
+            }
+            How::At(offset) => offset,
+        };
+        let mut space = target.space(fd.as_fd(), size, (0, 0));
+        if how != How::Append {
+            keep_old(target, fd.as_fd(), &space)?;
+        }
+        if how == How::Replace {
+            ftruncate(&fd, 0).map_err(|errno| target.fail(errno))?;
+            space.give_back(0);
+        }
+        let grows = Grows::Target {
+            file: File::from(fd),
+            new_in: None,
+        };
+        Ok(Self::of(target, grows, space, position))
+    }
+
+    /// An upload that leaves the target alone until it is whole. None where it has to go into the target: the target is a
+    /// link, which stays one, or a finished file that is continued where the file system cannot clone it.
+    fn begin_beside(target: &Target<'_>, how: How) -> Result<Option<Self>, Error> {
+        let old = match target.root.stat(target.relative, false) {
+            Ok(stat) => Some(stat),
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(target.fail(errno)),
+        };
+        let needed = match old.as_ref().map(kind) {
+            None => Permission::Upload,
+            Some(Kind::File) if how == How::Append => Permission::Append,
+            Some(Kind::File) => Permission::Overwrite,
+            Some(Kind::Symlink) => return Ok(None),
+            Some(Kind::Directory) => return Err(target.refuse(ErrorKind::IsADirectory)),
+            Some(Kind::Other) => return Err(target.refuse(ErrorKind::NotAFile)),
+        };
+        if !target.permissions.contains(needed) {
+            return Err(target.refuse(ErrorKind::NotPermitted(needed)));
+        }
+        if let Some(old) = &old {
+            target.check_lock(old)?;
+        }
+        let place = target.root.place(target.relative);
+        let place = place.map_err(|errno| target.fail(errno))?;
+        match (how, old) {
+            (How::Replace, old) => Self::begin_anew(target, place, old.as_ref()).map(Some),
+            (_, None) => Self::resume(target, place, how).map(Some),
+            (_, Some(_)) => Self::begin_clone(target, place, how),
+        }
+    }
+
+    fn begin_anew(
+        target: &Target<'_>,
+        place: Place,
+        old: Option<&FileStat>,
+    ) -> Result<Self, Error> {
+        let replaced = old.filter(|_| target.rules.versions == 0);
+        let credit = replaced.map_or((0, 0), |old| (u64::try_from(old.st_size).unwrap_or(0), 1));
+        let (partial, left) = Partial::create(place.directory.as_fd(), &place.name)
+            .map_err(|errno| target.fail(errno))?;
+        Self::beside_emptied(target, partial, left, place, credit)
+    }
+
+    /// Creates the file, which must not be there.
+    pub(in crate::storage) fn begin_new(target: &Target<'_>) -> Result<Self, Error> {
+        if target.rules.uploads == Uploads::Direct {
+            return create(target);
+        }
+        if target.root.stat(target.relative, false).is_ok() {
+            return Err(target.fail(Errno::EEXIST));
+        }
+        let place = target.root.place(target.relative);
+        let place = place.map_err(|errno| target.fail(errno))?;
+        let (partial, left) = Partial::create_first(place.directory.as_fd(), &place.name)
+            .map_err(|errno| target.fail(errno))?;
+        let mut upload = Self::beside_emptied(target, partial, left, place, (0, 0))?;
+        if let Grows::Beside(beside) = &mut upload.grows {
+            beside.may_replace = false;
+        }
+        Ok(upload)
+    }
+
+    /// What another upload may have left in the partial file goes.
+    fn beside_emptied(
+        target: &Target<'_>,
+        partial: Partial,
+        left: Option<u64>,
+        place: Place,
+        credit: (u64, u64),
+    ) -> Result<Self, Error> {
+        let space = target.space(place.directory.as_fd(), left.unwrap_or(0), credit);
+        let mut upload = Self::beside(target, partial, place, space, 0)?;
+        match left {
+            Some(_) => {
+                ftruncate(upload.file(), 0).map_err(|errno| target.fail(errno))?;
+                upload.space.give_back(0);
+            }
+            None => {
+                if let Err(over) = upload.space.new_file() {
+                    upload.space.count(0, 1);
+                    return Err(target.refuse(over));
+                }
+            }
+        }
+        Ok(upload)
+    }
+
+    /// Goes on with what an upload that was cut off has left.
+    fn resume(target: &Target<'_>, place: Place, how: How) -> Result<Self, Error> {
+        let directory = place.directory.as_fd();
+        let left = Partial::reopen(directory, &place.name).map_err(|errno| target.fail(errno))?;
+        let Some(partial) = left else {
+            if let How::At(offset) = how {
+                if offset > 0 {
+                    return Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }));
+                }
+            }
+            return Self::begin_anew(target, place, None);
+        };
+        let size = size_of(partial.file()).map_err(|errno| target.fail(errno))?;
+        let position = match how {
+            How::At(offset) if offset > size => {
+                return Err(target.refuse(ErrorKind::BeyondEnd { size }));
+            }
+            How::At(offset) => offset,
+            How::Append | How::Replace => size,
+        };
+        let space = target.space(directory, size, (0, 0));
+        Self::beside(target, partial, place, space, position)
+    }
+
+    /// Continues a finished file in a clone of it. None where the file system cannot clone.
+    fn begin_clone(target: &Target<'_>, place: Place, how: How) -> Result<Option<Self>, Error> {
+        let flags = OPEN | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
+        let Ok(old) = target
+            .root
+            .open_below(target.relative, flags, Mode::empty())
+        else {
+            return Ok(None);
+        };
+        let size = fstat(&old).map_err(|errno| target.fail(errno))?.st_size;
+        let size = u64::try_from(size).unwrap_or(0);
+        let position = match how {
+            How::At(offset) if offset > size => {
+                return Err(target.refuse(ErrorKind::BeyondEnd { size }));
+            }
+            How::At(offset) => offset,
+            How::Append | How::Replace => size,
+        };
+        let (partial, left) = Partial::create(place.directory.as_fd(), &place.name)
+            .map_err(|errno| target.fail(errno))?;
+        let emptied = ftruncate(partial.file(), 0);
+        let cloned = emptied.and_then(|()| copy::cloned(old.as_fd(), partial.file().as_fd()));
+        match cloned {
+            Ok(true) => {}
+            Ok(false) => {
+                partial.remove(place.directory.as_fd());
+                if let (Some(left), Some(meter)) =
+                    (left, target.metered.meter(place.directory.as_fd()))
+                {
+                    meter.change(-left.cast_signed(), -1);
+                }
+                return Ok(None);
+            }
+            Err(errno) => {
+                partial.remove(place.directory.as_fd());
+                return Err(target.fail(errno));
+            }
+        }
+        let credit = if target.rules.versions == 0 || how == How::Append {
+            (size, 1)
+        } else {
+            (0, 0)
+        };
+        let counted = left.unwrap_or(0);
+        let space = target.space(place.directory.as_fd(), counted, credit);
+        let mut upload = Self::beside(target, partial, place, space, position)?;
+        if let Grows::Beside(beside) = &mut upload.grows {
+            beside.is_clone = true;
+            beside.may_replace = true;
+            if how == How::Append {
+                // All of it lives on in the new one.
+                beside.keeps = None;
+            }
+        }
+        let space = &mut upload.space;
+        let admitted = match left {
+            None => space.new_file().inspect_err(|_| space.count(0, 1)),
+            Some(_) => Ok(()),
+        };
+        // Its blocks are shared, but a quota counts what files say they hold.
+        let admitted = admitted.and_then(|()| space.admit_shared(size));
+        admitted.map_err(|kind| target.refuse(kind))?;
+        Ok(Some(upload))
+    }
+
+    fn beside(
+        target: &Target<'_>,
+        partial: Partial,
+        place: Place,
+        space: Space,
+        position: u64,
+    ) -> Result<Self, Error> {
+        let keeps = match target.rules.versions {
+            0 => None,
+            _ => Some((
+                target.root.again().map_err(|errno| target.fail(errno))?,
+                target.relative.to_vec(),
+            )),
+        };
+        let grows = Grows::Beside(Box::new(Beside {
+            partial,
+            place,
+            may_replace: target.permissions.contains(Permission::Overwrite),
+            modes: target.modes,
+            is_clone: false,
+            keeps,
+            rules: *target.rules,
+            finished: false,
+        }));
+        Ok(Self::of(target, grows, space, position))
+    }
+
+    fn of(target: &Target<'_>, grows: Grows, space: Space, position: u64) -> Self {
+        let file = match &grows {
+            Grows::Target { file, .. } => file,
+            Grows::Beside(beside) => beside.partial.file(),
+        };
+        Self {
+            order: Order::of(file.as_fd()),
+            grows,
+            position,
+            received: 0,
+            cut_at_end: true,
+            durable: target.durable,
+            pace: Pace::new(target.durable, position),
+            space,
+            path: target.path.clone(),
+            host_path: target.root.host_path(target.relative),
+        }
+    }
+}
+
+/// Keeps a copy of what is going to be overwritten in place.
+fn keep_old(
+    target: &Target<'_>,
+    old: std::os::fd::BorrowedFd<'_>,
+    space: &Space,
+) -> Result<(), Error> {
+    if target.rules.versions == 0 {
+        return Ok(());
+    }
+    let flags = OPEN | OFlag::O_RDONLY;
+    let kept = target
+        .root
+        .open_below(target.relative, flags, Mode::empty())
+        .and_then(|copied: OwnedFd| {
+            let size = size_of_fd(&copied)?;
+            space.count(size.cast_signed(), 1);
+            let keeping = Keeping {
+                most: target.rules.versions,
+                durable: target.durable,
+                order: Order::of(old),
+            };
+            versions::keep_copy(target.root, target.relative, &copied, keeping)
+        });
+    for gone in kept.map_err(|errno| target.fail(errno))? {
+        space.count(-gone.cast_signed(), -1);
+    }
+    Ok(())
+}
+
+fn size_of_fd(fd: &OwnedFd) -> Result<u64, Errno> {
+    Ok(u64::try_from(fstat(fd)?.st_size).unwrap_or(0))
+}
+
+/// A new file that grows under its own name.
+fn create(target: &Target<'_>) -> Result<Upload, Error> {
+    let fail = |errno| target.fail(errno);
+    let place = target.root.place(target.relative).map_err(fail)?;
+    let flags = OPEN
+        | OFlag::O_WRONLY
+        | OFlag::O_CREAT
+        | OFlag::O_EXCL
+        | OFlag::O_NOFOLLOW
+        | OFlag::O_CLOEXEC;
+    let fd = openat(
+        &place.directory,
+        place.name.as_slice(),
+        flags,
+        Mode::S_IRUSR | Mode::S_IWUSR,
+    )
+    .map_err(fail)?;
+    let space = target.space(place.directory.as_fd(), 0, (0, 0));
+    let allowed = space.new_file().map_err(|kind| target.refuse(kind));
+    let given = allowed
+        .and_then(|()| give(fd.as_fd(), target.modes.of_files(), target.modes.group).map_err(fail));
+    if let Err(error) = given {
+        let flag = nix::unistd::UnlinkatFlags::NoRemoveDir;
+        let _ = nix::unistd::unlinkat(&place.directory, place.name.as_slice(), flag);
+        return Err(error);
+    }
+    let grows = Grows::Target {
+        file: File::from(fd),
+        new_in: Some(place.directory),
+    };
+    Ok(Upload::of(target, grows, space, 0))
+}

@@ -1,0 +1,186 @@
+//! How an upload becomes the file: cut to its length, given mode and owner, flushed, given its name (in the order that
+//! [`durable`](crate::storage::durable) explains), and the one that had it kept or gone.
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, RenameFlags, renameat, renameat2};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstatat};
+use nix::unistd::{Gid, Uid, fchown, fdatasync, ftruncate};
+
+use super::{Beside, Grows, Upload};
+use crate::storage::durable::{Order, after_rename, before_rename, sync_directory};
+use crate::storage::error::{Error, ErrorKind};
+use crate::storage::lock::{hold_names, locked_until};
+use crate::storage::metadata::{Kind, kind};
+use crate::storage::partial::Partial;
+use crate::storage::permissions::Modes;
+use crate::storage::root::Place;
+use crate::storage::versions::{self, Keeping};
+
+impl Upload {
+    /// Makes what was received the file, and returns its size in bytes once it is on the disk (where the account is
+    /// `durable`): what it holds first, then its name.
+    ///
+    /// # Errors
+    /// Whatever the disk says at the last moment, `Locked` when somebody else has stored the file meanwhile, `OverQuota`: then
+    /// the file was not received.
+    pub fn finish(mut self) -> Result<u64, Error> {
+        let end = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
+        if self.cut_at_end {
+            ftruncate(self.file(), end).map_err(|errno| self.failed(errno))?;
+        }
+        self.space.give_back(self.position);
+        match &self.grows {
+            Grows::Target { .. } => self.settle_in_place().map_err(|errno| self.failed(errno))?,
+            Grows::Beside(_) => self.settle_beside()?,
+        }
+        Ok(self.position)
+    }
+
+    fn settle_in_place(&self) -> Result<(), Errno> {
+        let Grows::Target { file, new_in } = &self.grows else {
+            return Ok(());
+        };
+        if !self.durable {
+            return Ok(());
+        }
+        fdatasync(file)?;
+        match (new_in, self.order) {
+            (Some(directory), Order::Each) => sync_directory(directory.as_fd()),
+            // Its entry was part of the same commit.
+            _ => Ok(()),
+        }
+    }
+
+    fn settle_beside(&mut self) -> Result<(), Error> {
+        let Grows::Beside(beside) = &self.grows else {
+            return Ok(());
+        };
+        let file = beside.partial.file();
+        let prepared = take_over_from(&beside.place, file, beside.modes).and_then(|()| {
+            if self.durable {
+                before_rename(self.order, file)?;
+            }
+            Ok(())
+        });
+        prepared.map_err(|errno| self.failed(errno))?;
+        self.put_in_place(beside)?;
+        if let Grows::Beside(beside) = &mut self.grows {
+            beside.finished = true;
+        }
+        if let (Grows::Beside(beside), true) = (&self.grows, self.durable) {
+            let directory = beside.place.directory.as_fd();
+            after_rename(self.order, beside.partial.file(), directory)
+                .map_err(|errno| self.failed(errno))?;
+        }
+        Ok(())
+    }
+
+    /// Gives the partial file its name, and what had it its due.
+    fn put_in_place(&self, beside: &Beside) -> Result<(), Error> {
+        let Beside { partial, place, .. } = beside;
+        let rename = || rename_to(partial, place, beside.may_replace);
+        let rules = &beside.rules;
+        if rules.lock.is_none() && beside.keeps.is_none() && !self.space.is_metered() {
+            return rename().map_err(|errno| self.failed(errno));
+        }
+        let _held = hold_names();
+        let old = old_file(place).map_err(|errno| self.failed(errno))?;
+        let refuse = |kind| Error::new(kind, self.path.as_bytes());
+        if let Some(until) = old.and_then(|old| locked_until(&old, rules.lock)) {
+            return Err(refuse(ErrorKind::Locked { until }));
+        }
+        let stays = old.is_some() && beside.keeps.is_some();
+        let replaced = old.filter(|_| !stays);
+        let replaced = replaced.map_or((0, 0), |old| (u64::try_from(old.st_size).unwrap_or(0), 1));
+        self.space.fits_without(replaced).map_err(refuse)?;
+        if let (Some((root, relative)), Some(_)) = (&beside.keeps, old) {
+            let keeping = Keeping {
+                most: rules.versions,
+                durable: self.durable,
+                order: self.order,
+            };
+            let kept = versions::keep(root, relative, place, keeping);
+            for gone in kept.map_err(|errno| self.failed(errno))? {
+                self.space.count(-gone.cast_signed(), -1);
+            }
+        }
+        rename().map_err(|errno| self.failed(errno))?;
+        self.space
+            .count(-replaced.0.cast_signed(), -replaced.1.cast_signed());
+        Ok(())
+    }
+}
+
+/// The file that has the name now.
+fn old_file(place: &Place) -> Result<Option<FileStat>, Errno> {
+    let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+    match fstatat(&place.directory, place.name.as_slice(), flags) {
+        Ok(old) => Ok(Some(old).filter(|old| kind(old) == Kind::File)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Mode, owner and group of the file that is replaced, as far as the server may set them; else those of new files.
+fn take_over_from(place: &Place, file: &File, modes: Modes) -> Result<(), Errno> {
+    let old = fstatat(
+        &place.directory,
+        place.name.as_slice(),
+        AtFlags::AT_SYMLINK_NOFOLLOW,
+    );
+    match old {
+        Ok(old) if kind(&old) == Kind::File => {
+            let tolerated = fchown(
+                file,
+                Some(Uid::from_raw(old.st_uid)),
+                Some(Gid::from_raw(old.st_gid)),
+            );
+            if tolerated.is_err() {
+                // Another's file, in a directory of ours: it becomes ours, in its group where that is one of ours.
+                let _ = fchown(file, None, Some(Gid::from_raw(old.st_gid)));
+            }
+            give(file.as_fd(), old.st_mode & 0o777, None)
+        }
+        _ => give(file.as_fd(), modes.of_files(), modes.group),
+    }
+}
+
+/// In one step; what has the name now is replaced only where it may be.
+fn rename_to(partial: &Partial, place: &Place, may_replace: bool) -> Result<(), Errno> {
+    let directory = &place.directory;
+    let (from, to) = (partial.name.as_slice(), place.name.as_slice());
+    if may_replace {
+        return renameat(directory, from, directory, to);
+    }
+    match renameat2(
+        directory,
+        from,
+        directory,
+        to,
+        RenameFlags::RENAME_NOREPLACE,
+    ) {
+        // File systems that cannot do it in one step (vfat of old kernels, some FUSE ones).
+        Err(Errno::EINVAL | Errno::ENOSYS) => {
+            match fstatat(directory, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(_) => Err(Errno::EEXIST),
+                Err(_) => renameat(directory, from, directory, to),
+            }
+        }
+        other => other,
+    }
+}
+
+/// Sets mode and group of what was just created. A file system without modes (vfat) keeps those it was mounted with.
+pub fn give(fd: BorrowedFd<'_>, mode: u32, group: Option<u32>) -> Result<(), Errno> {
+    let tolerate = |result: Result<(), Errno>| match result {
+        Err(Errno::EPERM | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(()),
+        other => other,
+    };
+    tolerate(fchmod(fd, Mode::from_bits_truncate(mode)))?;
+    match group {
+        Some(group) => tolerate(fchown(fd, None, Some(Gid::from_raw(group)))),
+        None => Ok(()),
+    }
+}

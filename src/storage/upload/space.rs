@@ -1,0 +1,190 @@
+//! Whether there is room for what comes: on the disk, of which some stays free, and in the user's quota.
+use std::fs::File;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::libc;
+use nix::sys::statvfs::{Statvfs, fstatvfs};
+use nix::unistd::ftruncate;
+use std::os::fd::AsFd as _;
+
+use crate::storage::error::ErrorKind;
+use crate::storage::quota::Meter;
+use crate::storage::rules::Room;
+
+/// Bytes after which the disk is looked at again, for others write to it, too.
+const LOOK_AGAIN: u64 = 16 << 20;
+
+/// What an upload has been given and may have yet.
+#[derive(Debug)]
+pub struct Space {
+    min_free: Room,
+    /// Bytes that may come before the disk is looked at again.
+    left: u64,
+    /// How long the file may become, in bytes, by what was given so far.
+    given: u64,
+    reserved: bool,
+    meter: Option<Meter>,
+    /// Bytes and files that will be replaced in the end.
+    credit: (u64, u64),
+}
+
+impl Space {
+    /// For a file that has `size` bytes, which are counted already.
+    pub fn new(min_free: Room, meter: Option<Meter>, size: u64, credit: (u64, u64)) -> Self {
+        let mut meter = meter;
+        if let Some(meter) = &mut meter {
+            meter.begin();
+        }
+        Self {
+            min_free,
+            left: 0,
+            given: size,
+            reserved: false,
+            meter,
+            credit,
+        }
+    }
+
+    pub fn is_metered(&self) -> bool {
+        self.meter.is_some()
+    }
+
+    /// A file comes to be.
+    ///
+    /// # Errors
+    /// `OverQuota`.
+    pub fn new_file(&self) -> Result<(), ErrorKind> {
+        match &self.meter {
+            Some(meter) => meter.grow(0, 1, self.credit),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets the file grow to `end` bytes.
+    ///
+    /// # Errors
+    /// `NoSpace`, `OverQuota`.
+    pub fn admit(&mut self, file: &File, end: u64) -> Result<(), ErrorKind> {
+        let more = end.saturating_sub(self.given);
+        if more == 0 {
+            return Ok(());
+        }
+        if more > self.left {
+            if let Ok(disk) = fstatvfs(file) {
+                let free = available(&disk, self.min_free);
+                if more > free {
+                    return Err(ErrorKind::NoSpace { free });
+                }
+                self.left = free.min(LOOK_AGAIN.max(more));
+            }
+        }
+        if let Some(meter) = &self.meter {
+            meter.grow(more, 0, self.credit)?;
+        }
+        self.left = self.left.saturating_sub(more);
+        self.given = end;
+        Ok(())
+    }
+
+    /// The same where no blocks of the disk are taken.
+    ///
+    /// # Errors
+    /// `OverQuota`.
+    pub fn admit_shared(&mut self, end: u64) -> Result<(), ErrorKind> {
+        if let Some(meter) = &self.meter {
+            meter.grow(end.saturating_sub(self.given), 0, self.credit)?;
+        }
+        self.given = self.given.max(end);
+        Ok(())
+    }
+
+    /// Lets the file grow and takes the blocks of the disk.
+    ///
+    /// # Errors
+    /// `NoRoom`, `OverQuota`.
+    pub fn reserve(&mut self, file: &File, position: u64, end: u64) -> Result<(), ErrorKind> {
+        let needed = end - position;
+        let no_room = |error| match error {
+            ErrorKind::NoSpace { free } => ErrorKind::NoRoom { free, needed },
+            other => other,
+        };
+        self.admit(file, end).map_err(no_room)?;
+        if needed == 0 {
+            return Ok(());
+        }
+        let (Ok(offset), Ok(length)) = (i64::try_from(position), i64::try_from(needed)) else {
+            return Err(ErrorKind::TooLarge);
+        };
+        match fallocate(
+            file.as_fd(),
+            FallocateFlags::FALLOC_FL_KEEP_SIZE,
+            offset,
+            length,
+        ) {
+            Ok(()) => {
+                self.reserved = true;
+                Ok(())
+            }
+            Err(Errno::ENOSPC) => {
+                // It may have got some of it.
+                self.reserved = true;
+                let free = fstatvfs(file).map_or(0, |disk| available(&disk, self.min_free));
+                Err(ErrorKind::NoRoom { free, needed })
+            }
+            Err(Errno::EDQUOT) => Err(ErrorKind::Quota),
+            Err(Errno::EFBIG) => Err(ErrorKind::TooLarge),
+            // File systems that cannot: then the look at the disk has to do.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Gives blocks back that were taken beyond the end.
+    pub fn cut_surplus(&self, file: &File, size: u64) {
+        if self.reserved {
+            if let Ok(size) = i64::try_from(size) {
+                // At worst they are free when the file is removed.
+                let _ = ftruncate(file, size);
+            }
+        }
+    }
+
+    /// The file has ended at `size` bytes: what was counted beyond does not count.
+    pub fn give_back(&mut self, size: u64) {
+        if let Some(meter) = &self.meter {
+            meter.change(size.cast_signed().wrapping_sub(self.given.cast_signed()), 0);
+        }
+        self.given = size;
+    }
+
+    pub fn count(&self, bytes: i64, files: i64) {
+        if let Some(meter) = &self.meter {
+            meter.change(bytes, files);
+        }
+    }
+
+    /// Looks again whether all fits once `replaced` bytes and files are gone, which may be less than was expected.
+    ///
+    /// # Errors
+    /// `OverQuota`.
+    pub fn fits_without(&self, replaced: (u64, u64)) -> Result<(), ErrorKind> {
+        match &self.meter {
+            Some(meter) if replaced.0 < self.credit.0 || replaced.1 < self.credit.1 => {
+                meter.fits(replaced)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What this process may still use of a disk: root has the reserve, others have not; and some of it is not to be used.
+pub fn available(disk: &Statvfs, min_free: Room) -> u64 {
+    let blocks: libc::fsblkcnt_t = if nix::unistd::geteuid().is_root() {
+        disk.blocks_free()
+    } else {
+        disk.blocks_available()
+    };
+    let size = disk.blocks().saturating_mul(disk.fragment_size());
+    let free = blocks.saturating_mul(disk.fragment_size());
+    free.saturating_sub(min_free.of(size))
+}

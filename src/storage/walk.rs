@@ -1,0 +1,77 @@
+//! Going through a tree: one directory open at a time, however deep it is; no link is followed.
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{FileStat, Mode, fstatat};
+
+use super::metadata::{Kind, kind};
+use super::root::Root;
+
+/// What is met on the way: anything but a directory.
+pub struct Met<'a> {
+    /// Where it is, and where that is below the root.
+    pub directory: BorrowedFd<'a>,
+    pub relative: &'a [u8],
+    pub name: &'a [u8],
+    /// Of a link, the link itself.
+    pub stat: &'a FileStat,
+}
+
+/// Shows all that lies below a directory to `visit`, until it breaks. `enter` is asked for each directory's path below the
+/// root. What vanishes meanwhile or may not be read is passed over.
+///
+/// # Errors
+/// When the directory itself cannot be opened.
+pub fn walk(
+    root: &Root,
+    from: &[u8],
+    enter: &dyn Fn(&[u8]) -> bool,
+    visit: &mut dyn FnMut(&Met<'_>) -> ControlFlow<()>,
+) -> Result<(), Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let mut first = Some(root.open_below(from, flags, Mode::empty())?);
+    let mut ahead = vec![from.to_vec()];
+    while let Some(relative) = ahead.pop() {
+        let opened = first
+            .take()
+            .map_or_else(|| root.open_below(&relative, flags, Mode::empty()), Ok);
+        let Ok(directory) = opened else { continue };
+        let copy = directory.try_clone().map_err(|_| Errno::EMFILE)?;
+        for entry in Dir::from_fd(copy)? {
+            let Ok(entry) = entry else { break };
+            let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            let Ok(stat) = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            if kind(&stat) == Kind::Directory {
+                let below = below(&relative, name);
+                if enter(&below) {
+                    ahead.push(below);
+                }
+                continue;
+            }
+            let met = Met {
+                directory: directory.as_fd(),
+                relative: &relative,
+                name,
+                stat: &stat,
+            };
+            if visit(&met).is_break() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The path of a name in a directory below the root.
+pub fn below(relative: &[u8], name: &[u8]) -> Vec<u8> {
+    let separator: &[u8] = if relative.is_empty() { b"" } else { b"/" };
+    [relative, separator, name].concat()
+}
