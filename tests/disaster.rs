@@ -6,38 +6,17 @@ mod common;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use common::{Server, assert_same_bytes, eventually, is_root, noise, reset, run_client};
-
-/// A file system of one MiB, gone with the value.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path, options: &str) -> Self {
-        assert!(
-            is_root(),
-            "a small file system can only be mounted by root: run the tests as root"
-        );
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at);
-        run_client(&mut mount, 20).succeeded();
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
+use common::{Mounted, Server, assert_same_bytes, eventually, noise, reset};
 
 #[test]
 fn a_full_disk_is_452_with_the_bytes_that_are_free() {
     let builder = Server::build();
-    let _disk = SmallDisk::mount(builder.root(), "size=1m");
+    let Some(_disk) = Mounted::in_memory(builder.root(), "size=1m") else {
+        return;
+    };
     let server = builder.start();
     let mut client = server.client();
     let mut data = client.epsv();
@@ -57,7 +36,9 @@ fn a_full_disk_is_452_with_the_bytes_that_are_free() {
 #[test]
 fn a_read_only_disk_is_550() {
     let builder = Server::build();
-    let _disk = SmallDisk::mount(builder.root(), "size=1m,ro");
+    let Some(_disk) = Mounted::in_memory(builder.root(), "size=1m,ro") else {
+        return;
+    };
     let server = builder.start();
     let mut client = server.client();
     client

@@ -3,6 +3,7 @@
 pub mod cert;
 pub mod check;
 mod keeper;
+pub mod quota;
 pub mod serve;
 pub mod user;
 
@@ -24,6 +25,7 @@ pub enum Command {
     Serve(serve::ServeArguments),
     Check(check::CheckArguments),
     Cert(cert::CertArguments),
+    Quota(quota::QuotaArguments),
     User(user::UserArguments),
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use argh::FromArgs;
 
-use super::{Outcome, cert, keeper};
+use super::{Outcome, cert, keeper, quota};
 use crate::accounts::{Account, Password};
 use crate::config::{
     Config, FirstUser, Flags, PortRange, TlsMode, directory, first_user, is_user_name,
@@ -22,7 +22,7 @@ use crate::server::addresses::lan_addresses;
 use crate::server::admission::Admission;
 use crate::server::privileges::{self, Identity};
 use crate::server::{FrontEnd, limits, listen, system};
-use crate::storage::Permissions;
+use crate::storage::{Permissions, recover_counts};
 use crate::tls::{self, Source};
 
 /// serve files over FTP
@@ -111,6 +111,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         roots.first().map(PathBuf::as_path),
         certificate.as_ref(),
     )?;
+    recover_counts(&quota::areas(&config));
     let addresses = addresses_of(&listeners);
 
     let shared = Shared {

@@ -285,7 +285,7 @@ impl Checker<'_> {
         let read_only = Defaults {
             rules: Rules {
                 permissions: Permissions::READ_ONLY,
-                ..defaults.rules.clone()
+                ..defaults.rules
             },
             on_upload: defaults.on_upload.clone(),
             ..*defaults
@@ -370,7 +370,7 @@ impl Checker<'_> {
         };
         let default = Rules {
             permissions: Permissions::ALL,
-            ..of_user.clone()
+            ..(*of_user)
         };
         Ok(FolderSpec {
             path,

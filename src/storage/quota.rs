@@ -8,14 +8,15 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, readlink};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, fchown, geteuid};
 
 use super::error::{Error, ErrorKind};
 use super::metadata::{Kind, kind};
@@ -160,7 +161,7 @@ impl Area {
 ///
 /// # Errors
 /// Those of openat(2); nothing is followed.
-pub fn open_state(root: &Root, name: &[u8]) -> Result<std::os::fd::OwnedFd, Errno> {
+pub fn open_state(root: &Root, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY;
     let directory = root.open_below(STATE, flags, Mode::empty());
     let directory = match directory {
@@ -170,12 +171,29 @@ pub fn open_state(root: &Root, name: &[u8]) -> Result<std::os::fd::OwnedFd, Errn
                 Ok(()) | Err(Errno::EEXIST) => {}
                 Err(errno) => return Err(errno),
             }
-            root.open_below(STATE, flags, Mode::empty())?
+            let made = root.open_below(STATE, flags, Mode::empty())?;
+            belong_to_owner_of(&made, &fstat(&place.directory)?);
+            made
         }
         other => other?,
     };
     let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+    let file = openat(&directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    belong_to_owner_of(&file, &fstat(&directory)?);
+    Ok(file)
+}
+
+/// What root makes on the command line is for the server, which is somebody else: the one who has the directory.
+fn belong_to_owner_of(file: &OwnedFd, directory: &FileStat) {
+    let is_other = fstat(file).is_ok_and(|stat| stat.st_uid != directory.st_uid);
+    if geteuid().is_root() && is_other {
+        let (uid, gid) = (
+            Uid::from_raw(directory.st_uid),
+            Gid::from_raw(directory.st_gid),
+        );
+        // Where that cannot be (vfat), everybody may do everything.
+        let _ = fchown(file, Some(uid), Some(gid));
+    }
 }
 
 fn read(file: &File) -> Option<Record> {
@@ -239,7 +257,7 @@ pub fn rescan(path: &Path) -> Result<Usage, Error> {
 
 /// To be called once when the server starts and nothing is under way: counts those areas anew in which a server died while
 /// something was.
-pub fn recover(areas: &[PathBuf]) {
+pub fn recover<'a>(areas: impl IntoIterator<Item = &'a PathBuf>) {
     for path in areas {
         let area = Area::at(path);
         let Ok(file) = area.file() else { continue };

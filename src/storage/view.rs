@@ -131,7 +131,7 @@ impl View {
             .collect();
         Ok(Self {
             root,
-            rules: spec.rules.clone(),
+            rules: spec.rules,
             folders,
             modes: spec.modes,
             durable: spec.durable,

@@ -7,11 +7,13 @@
 #![allow(dead_code, unused_imports)]
 
 mod client;
+mod mounted;
 mod programs;
 pub mod secure;
 mod server;
 
 pub use client::{Client, Reply, connect_from, data_connection, port_command, reset};
+pub use mounted::Mounted;
 pub use programs::{Finished, run_client, the_program};
 pub use server::{Builder, PASSWORD, Server, USER, is_root};
 

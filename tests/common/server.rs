@@ -26,8 +26,9 @@ pub fn is_root() -> bool {
 }
 
 /// A server to be: what it is told on the command line and in its configuration file.
+#[derive(Clone)]
 pub struct Builder {
-    home: TempDir,
+    home: Arc<TempDir>,
     root: PathBuf,
     listen: Vec<String>,
     arguments: Vec<String>,
@@ -44,7 +45,7 @@ impl Builder {
         let root = home.path().join("root");
         std::fs::create_dir(&root).unwrap();
         Self {
-            home,
+            home: Arc::new(home),
             root,
             listen: Vec::new(),
             arguments: Vec::new(),
@@ -178,8 +179,9 @@ impl Builder {
         Server {
             process,
             log,
-            home: self.home,
-            root: self.root,
+            home: Arc::clone(&self.home),
+            root: self.root.clone(),
+            builder: self,
             addresses: Vec::new(),
         }
     }
@@ -242,8 +244,9 @@ impl Log {
 pub struct Server {
     process: Arc<Process>,
     log: Arc<Log>,
-    home: TempDir,
+    home: Arc<TempDir>,
     root: PathBuf,
+    builder: Builder,
     addresses: Vec<SocketAddr>,
 }
 
@@ -252,6 +255,12 @@ impl Server {
     #[track_caller]
     pub fn start() -> Self {
         Builder::new().start()
+    }
+
+    /// Another one like this, with the same directories, on a port of its own.
+    #[track_caller]
+    pub fn restart(&self) -> Self {
+        self.builder.clone().start()
     }
 
     /// One to be told more.

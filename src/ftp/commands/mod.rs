@@ -247,7 +247,7 @@ pub const VERBS: &[Verb] = &[
     verb("CSID", "CSID <Name=...;Version=...;>", "draft-peterson-streamlined-ftp-command-extensions", "exchanges names of programs", information::csid).always().feature("CSID"),
     verb("LANG", "LANG [tag]", "RFC 2640 §4", "sets the language of replies; there is one", information::lang).always().feature("LANG EN*"),
 
-    verb("SITE", "SITE <HELP | CHMOD | UTIME | IDLE | WHO> ...", "RFC 959 §4.1.3", "does what the standard has no verb for", site::site),
+    verb("SITE", "SITE <HELP | CHMOD | UTIME | IDLE | WHO | QUOTA> ...", "RFC 959 §4.1.3", "does what the standard has no verb for", site::site),
 
     verb("SMNT", "SMNT <path>", "RFC 959 §4.1.1", "is not offered", information::not_offered).always(),
     verb("ADAT", "ADAT <data>", "RFC 2228 §3", "is not offered", information::not_offered).always(),

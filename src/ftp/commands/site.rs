@@ -1,4 +1,4 @@
-//! SITE (RFC 959 §4.1.3): CHMOD, UTIME, IDLE, WHO, HELP.
+//! SITE (RFC 959 §4.1.3): CHMOD, UTIME, IDLE, WHO, QUOTA, HELP.
 use std::time::{Duration, Instant};
 
 use super::Answer;
@@ -35,6 +35,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
         name: b"WHO",
         syntax: "SITE WHO",
         handler: who,
+    },
+    Subcommand {
+        name: b"QUOTA",
+        syntax: "SITE QUOTA",
+        handler: quota,
     },
     Subcommand {
         name: b"HELP",
@@ -139,6 +144,25 @@ fn who(session: &mut Session, _: &[u8]) -> Answer {
         lines.collect(),
         "End",
     ))
+}
+
+/// What the user has stored, as it is counted at this moment.
+fn quota(session: &mut Session, _: &[u8]) -> Answer {
+    let Some((used, limit)) = session.view()?.quota()? else {
+        return Ok(Reply::new(200, "You have no quota."));
+    };
+    let line = |what: &str, used: u64, limit: Option<u64>| match limit {
+        Some(limit) => format!(
+            "{what}: {used} of {limit}, {} left",
+            limit.saturating_sub(used)
+        ),
+        None => format!("{what}: {used}, without a limit"),
+    };
+    let lines = [
+        line("Bytes", used.bytes, limit.bytes).into_bytes(),
+        line("Files", used.files, limit.files).into_bytes(),
+    ];
+    Ok(Reply::multi(200, "Your quota:", lines.to_vec(), "End"))
 }
 
 fn help(_: &mut Session, _: &[u8]) -> Answer {

@@ -229,12 +229,7 @@ pub fn stou(session: &mut Session, prefix: &[u8]) -> Answer {
     receive_into(session, "STOU", upload, opening)
 }
 
-fn receive_into(
-    session: &mut Session,
-    verb: &str,
-    mut upload: Upload,
-    opening: Vec<u8>,
-) -> Answer {
+fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: Vec<u8>) -> Answer {
     let announced = session.announced.take();
     if let Some(announced) = announced {
         upload.reserve(announced)?;

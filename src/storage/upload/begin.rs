@@ -1,6 +1,6 @@
 //! What an upload grows in: a partial file beside the target where that is possible, else the target itself.
 use std::fs::File;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -14,6 +14,7 @@ use crate::storage::error::{Error, ErrorKind};
 use crate::storage::metadata::{Kind, kind};
 use crate::storage::partial::Partial;
 use crate::storage::permissions::Permission;
+use crate::storage::quota::Meter;
 use crate::storage::root::Place;
 use crate::storage::versions::{self, Keeping};
 use crate::storage::{copy, lock};
@@ -34,9 +35,17 @@ impl Target<'_> {
         lock::check(stat, self.rules.lock, self.path.as_bytes())
     }
 
-    /// Room for a file that has `size` bytes, in the directory or, where it is a link's target, wherever the file is.
-    fn space(&self, at: std::os::fd::BorrowedFd<'_>, size: u64, credit: (u64, u64)) -> Space {
-        Space::new(self.min_free, self.metered.meter(at), size, credit)
+    /// The meter of the directory or, where a link leads there, of the file itself. To be had before anything is made, for
+    /// what nobody has counted yet is counted then.
+    fn meter(&self, at: BorrowedFd<'_>) -> Option<Meter> {
+        let mut meter = self.metered.meter(at)?;
+        meter.begin();
+        Some(meter)
+    }
+
+    /// Room for a file that has `size` bytes.
+    fn space(&self, meter: Option<Meter>, size: u64, credit: (u64, u64)) -> Space {
+        Space::new(self.min_free, meter, size, credit)
     }
 }
 
@@ -99,7 +108,7 @@ impl Upload {
             }
             How::At(offset) => offset,
         };
-        let mut space = target.space(fd.as_fd(), size, (0, 0));
+        let mut space = target.space(target.meter(fd.as_fd()), size, (0, 0));
         if how != How::Append {
             keep_old(target, fd.as_fd(), &space)?;
         }
@@ -152,9 +161,11 @@ impl Upload {
     ) -> Result<Self, Error> {
         let replaced = old.filter(|_| target.rules.versions == 0);
         let credit = replaced.map_or((0, 0), |old| (u64::try_from(old.st_size).unwrap_or(0), 1));
+        let meter = target.meter(place.directory.as_fd());
         let (partial, left) = Partial::create(place.directory.as_fd(), &place.name)
             .map_err(|errno| target.fail(errno))?;
-        Self::beside_emptied(target, partial, left, place, credit)
+        let space = target.space(meter, left.unwrap_or(0), credit);
+        Self::beside_emptied(target, partial, left, place, space)
     }
 
     /// Creates the file, which must not be there.
@@ -167,9 +178,11 @@ impl Upload {
         }
         let place = target.root.place(target.relative);
         let place = place.map_err(|errno| target.fail(errno))?;
+        let meter = target.meter(place.directory.as_fd());
         let (partial, left) = Partial::create_first(place.directory.as_fd(), &place.name)
             .map_err(|errno| target.fail(errno))?;
-        let mut upload = Self::beside_emptied(target, partial, left, place, (0, 0))?;
+        let space = target.space(meter, left.unwrap_or(0), (0, 0));
+        let mut upload = Self::beside_emptied(target, partial, left, place, space)?;
         if let Grows::Beside(beside) = &mut upload.grows {
             beside.may_replace = false;
         }
@@ -182,9 +195,8 @@ impl Upload {
         partial: Partial,
         left: Option<u64>,
         place: Place,
-        credit: (u64, u64),
+        space: Space,
     ) -> Result<Self, Error> {
-        let space = target.space(place.directory.as_fd(), left.unwrap_or(0), credit);
         let mut upload = Self::beside(target, partial, place, space, 0)?;
         match left {
             Some(_) => {
@@ -221,7 +233,7 @@ impl Upload {
             How::At(offset) => offset,
             How::Append | How::Replace => size,
         };
-        let space = target.space(directory, size, (0, 0));
+        let space = target.space(target.meter(directory), size, (0, 0));
         Self::beside(target, partial, place, space, position)
     }
 
@@ -243,6 +255,7 @@ impl Upload {
             How::At(offset) => offset,
             How::Append | How::Replace => size,
         };
+        let meter = target.meter(place.directory.as_fd());
         let (partial, left) = Partial::create(place.directory.as_fd(), &place.name)
             .map_err(|errno| target.fail(errno))?;
         let emptied = ftruncate(partial.file(), 0);
@@ -251,9 +264,7 @@ impl Upload {
             Ok(true) => {}
             Ok(false) => {
                 partial.remove(place.directory.as_fd());
-                if let (Some(left), Some(meter)) =
-                    (left, target.metered.meter(place.directory.as_fd()))
-                {
+                if let (Some(left), Some(meter)) = (left, &meter) {
                     meter.change(-left.cast_signed(), -1);
                 }
                 return Ok(None);
@@ -269,7 +280,7 @@ impl Upload {
             (0, 0)
         };
         let counted = left.unwrap_or(0);
-        let space = target.space(place.directory.as_fd(), counted, credit);
+        let space = target.space(meter, counted, credit);
         let mut upload = Self::beside(target, partial, place, space, position)?;
         if let Grows::Beside(beside) = &mut upload.grows {
             beside.is_clone = true;
@@ -338,11 +349,7 @@ impl Upload {
 }
 
 /// Keeps a copy of what is going to be overwritten in place.
-fn keep_old(
-    target: &Target<'_>,
-    old: std::os::fd::BorrowedFd<'_>,
-    space: &Space,
-) -> Result<(), Error> {
+fn keep_old(target: &Target<'_>, old: BorrowedFd<'_>, space: &Space) -> Result<(), Error> {
     if target.rules.versions == 0 {
         return Ok(());
     }
@@ -374,6 +381,7 @@ fn size_of_fd(fd: &OwnedFd) -> Result<u64, Errno> {
 fn create(target: &Target<'_>) -> Result<Upload, Error> {
     let fail = |errno| target.fail(errno);
     let place = target.root.place(target.relative).map_err(fail)?;
+    let meter = target.meter(place.directory.as_fd());
     let flags = OPEN
         | OFlag::O_WRONLY
         | OFlag::O_CREAT
@@ -387,7 +395,7 @@ fn create(target: &Target<'_>) -> Result<Upload, Error> {
         Mode::S_IRUSR | Mode::S_IWUSR,
     )
     .map_err(fail)?;
-    let space = target.space(place.directory.as_fd(), 0, (0, 0));
+    let space = target.space(meter, 0, (0, 0));
     let allowed = space.new_file().map_err(|kind| target.refuse(kind));
     let given = allowed
         .and_then(|()| give(fd.as_fd(), target.modes.of_files(), target.modes.group).map_err(fail));

@@ -30,12 +30,8 @@ pub struct Space {
 }
 
 impl Space {
-    /// For a file that has `size` bytes, which are counted already.
+    /// For a file that has `size` bytes, which are counted already by the meter, which has begun.
     pub fn new(min_free: Room, meter: Option<Meter>, size: u64, credit: (u64, u64)) -> Self {
-        let mut meter = meter;
-        if let Some(meter) = &mut meter {
-            meter.begin();
-        }
         Self {
             min_free,
             left: 0,

@@ -1,0 +1,284 @@
+//! What a client that has gone mad cannot do to its own backups: files that are locked while they are young, and old versions
+//! of those that are overwritten.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use common::{Client, Server, eventually, noise};
+
+fn server(keys: &str) -> Server {
+    let configuration =
+        format!("[anonymous]\nroot = \"{{root}}\"\naccess = \"read-write\"\n{keys}\n");
+    Server::build().configuration(&configuration).start()
+}
+
+fn login(server: &Server) -> Client {
+    let mut client = server.connect();
+    client.login_as("ftp", "x").expect(230);
+    client.expect("TYPE I", 200);
+    client
+}
+
+#[test]
+fn a_young_file_can_be_changed_by_no_verb() {
+    let server = server("lock = \"30d\"");
+    let mut client = login(&server);
+    client.stor("file", b"precious");
+    client.expect("MKD sub", 257);
+    client.stor("sub/inner", b"precious, too");
+    symlink("file", server.path("link")).unwrap();
+    fs::write(server.path("other"), "other").unwrap();
+    let before = fs::metadata(server.path("file")).unwrap();
+
+    for line in ["STOR file", "APPE file", "STOR link", "APPE link"] {
+        client.upload(line, b"x").expect(550).says("locked until");
+    }
+    client.expect("REST 4", 350);
+    client.upload("STOR file", b"x").expect(550).says("locked");
+    for line in [
+        "DELE file",
+        "DELE link",
+        "RMDA sub",
+        "MFMT 20200101000000 file",
+        "MDTM 20200101000000 file",
+        "MFF Modify=20200101000000; file",
+        "MFF UNIX.mode=0600; file",
+        "SITE CHMOD 600 file",
+        "SITE UTIME 202001010000 file",
+        "SITE CHMOD 600 link",
+    ] {
+        client.expect(line, 550).says("locked");
+    }
+    for (from, to) in [
+        ("file", "elsewhere"),
+        ("other", "file"),
+        ("sub", "elsewhere"),
+        ("sub/inner", "inner"),
+        ("link", "elsewhere"),
+    ] {
+        client.expect(format!("RNFR {from}"), 350);
+        client.expect(format!("RNTO {to}"), 550).says("locked");
+    }
+    client.expect("RMD sub", 550);
+    // What is new is welcome, directories without files are nobody's backup, and reading is always possible.
+    client.stor("sub/new", b"new");
+    client.upload("STOU", b"new").expect(226);
+    client.expect("MKD empty", 257);
+    client.expect("RNFR empty", 350);
+    client.expect("RNTO empty2", 250);
+    client.expect("RMD empty2", 250);
+    assert_eq!(client.retr("file"), b"precious");
+    assert_eq!(server.read("file"), b"precious");
+    assert_eq!(server.read("sub/inner"), b"precious, too");
+    let after = fs::metadata(server.path("file")).unwrap();
+    assert_eq!(after.modified().unwrap(), before.modified().unwrap());
+    assert_eq!(after.permissions(), before.permissions());
+    server.wait_for_log("(setting: lock)");
+}
+
+#[test]
+fn who_comes_second_does_not_replace_what_has_become_young_meanwhile() {
+    let server = server("lock = \"30d\"");
+    let (mut first, mut second) = (login(&server), login(&server));
+    let mut slow = second.epsv();
+    second.expect("STOR file", 150);
+    slow.write_all(b"second").unwrap();
+    first.stor("file", b"first");
+    drop(slow);
+    second.reply().expect(550).says("locked");
+    assert_eq!(server.read("file"), b"first");
+}
+
+#[test]
+fn an_upload_that_was_cut_off_can_be_continued_and_thrown_away_under_a_lock() {
+    let server = server("lock = \"30d\"");
+    let mut client = login(&server);
+    for (line, all) in [("APPE half", true), ("DELE half", false)] {
+        let mut data = client.epsv();
+        client.expect("STOR half", 150);
+        data.write_all(b"ha").unwrap();
+        eventually("it arrives", || {
+            login(&server).command("SIZE half").code == 213
+        });
+        client.send("ABOR");
+        client.reply().expect(426);
+        client.reply().expect(226);
+        drop(data);
+        if all {
+            client.upload(line, b"lf").expect(226);
+            assert_eq!(server.read("half"), b"half");
+            fs::remove_file(server.path("half")).unwrap();
+        } else {
+            client.expect(line, 250);
+            client.expect("SIZE half", 550);
+        }
+    }
+}
+
+#[test]
+fn a_lock_ends_with_its_time_and_folders_have_their_own() {
+    let server = Server::build()
+        .configuration(
+            "[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\nlock = \"1s\"\n\
+             [[anonymous.folder]]\npath = \"/open\"\nroot = \"{home}\"\nlock = \"0s\"\n",
+        )
+        .start();
+    let mut client = login(&server);
+    client.stor("open/file", b"one");
+    client.stor("open/file", b"two");
+    client.expect("DELE open/file", 250);
+    client.stor("file", b"one");
+    eventually("it is old enough", || {
+        client.upload("STOR file", b"two").code == 226
+    });
+    eventually("it is old enough again", || {
+        client.command("DELE file").code == 250
+    });
+}
+
+#[test]
+fn uploads_in_place_are_locked_as_well() {
+    let server = server("lock = \"30d\"\nuploads = \"direct\"");
+    let mut client = login(&server);
+    client.stor("file", b"precious");
+    for line in ["STOR file", "APPE file"] {
+        client.upload(line, b"x").expect(550).says("locked");
+    }
+    assert_eq!(server.read("file"), b"precious");
+}
+
+#[test]
+fn add_only_users_add_and_nothing_else() {
+    let server = Server::build()
+        .configuration("[anonymous]\nroot = \"{root}\"\naccess = \"add-only\"\n")
+        .start();
+    let mut client = login(&server);
+    client.stor("file", b"precious");
+    client.upload("STOR file", b"x").expect(550);
+    client.upload("APPE file", b"x").expect(550);
+    client.expect("REST 1", 350);
+    client.upload("STOR file", b"x").expect(550);
+    for line in [
+        "DELE file",
+        "RNFR file",
+        "MFMT 20200101000000 file",
+        "RMDA .",
+    ] {
+        client.expect(line, 550);
+    }
+    assert_eq!(server.read("file"), b"precious");
+}
+
+/// The versions of a file on the host, the oldest first.
+fn versions(server: &Server, file: &str) -> Vec<PathBuf> {
+    let directory = server.path(".thriftpd-versions").join(file);
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.is_file());
+    paths.sort();
+    paths
+}
+
+fn contents(server: &Server, file: &str) -> Vec<String> {
+    let versions = versions(server, file);
+    versions
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect()
+}
+
+#[test]
+fn the_last_versions_of_an_overwritten_file_are_kept() {
+    let server = server("versions = 2");
+    let mut client = login(&server);
+    client.expect("MKD sub", 257);
+    for contents in ["one", "two", "three", "four"] {
+        client.stor("sub/file", contents.as_bytes());
+    }
+    assert_eq!(contents(&server, "sub/file"), ["two", "three"]);
+    assert_eq!(server.read("sub/file"), b"four");
+    // Renamed over.
+    client.stor("other", b"other");
+    client.expect("RNFR other", 350);
+    client.expect("RNTO sub/file", 250);
+    assert_eq!(contents(&server, "sub/file"), ["three", "four"]);
+    // Changed in the middle, but not added to.
+    client.upload("APPE sub/file", b"+").expect(226);
+    assert_eq!(contents(&server, "sub/file"), ["three", "four"]);
+    client.expect("REST 2", 350);
+    client.upload("STOR sub/file", b"X").expect(226);
+    assert_eq!(contents(&server, "sub/file"), ["four", "other+"]);
+    assert_eq!(server.read("sub/file"), b"otX");
+    // Cut off: nothing was overwritten.
+    let mut data = client.epsv();
+    client.expect("STOR sub/file", 150);
+    data.write_all(b"half").unwrap();
+    client.send("ABOR");
+    client.reply().expect(426);
+    client.reply().expect(226);
+    assert_eq!(contents(&server, "sub/file"), ["four", "other+"]);
+    assert!(!client.list("NLST -a").join(" ").contains("versions"));
+    for line in [
+        "CWD .thriftpd-versions",
+        "MLST .thriftpd-versions",
+        "MKD sub/.thriftpd-versions",
+    ] {
+        client.expect(line, 550);
+    }
+}
+
+#[test]
+fn versions_of_uploads_in_place_are_copies() {
+    let server = server("versions = 2\nuploads = \"direct\"");
+    let mut client = login(&server);
+    client.stor("file", b"one");
+    client.stor("file", b"two");
+    client.expect("REST 1", 350);
+    client.upload("STOR file", b"x").expect(226);
+    assert_eq!(contents(&server, "file"), ["one", "two"]);
+    assert_eq!(server.read("file"), b"tx");
+}
+
+#[test]
+fn versions_can_be_listed_and_fetched_where_they_are_shown_and_never_changed() {
+    let server = server("versions = 5\nshow_versions = true");
+    let mut client = login(&server);
+    client.stor("file", &noise(5000));
+    client.stor("file", b"new");
+    assert!(
+        client
+            .list("NLST")
+            .contains(&".thriftpd-versions".to_owned())
+    );
+    client.expect("CWD .thriftpd-versions/file", 250);
+    let names = client.list("NLST");
+    assert_eq!(names.len(), 1);
+    let name = &names[0];
+    assert_eq!(client.retr(name), noise(5000));
+    client.expect(format!("SIZE {name}"), 213).says("5000");
+    for line in [
+        format!("DELE {name}"),
+        format!("SITE CHMOD 777 {name}"),
+        format!("MFMT 20200101000000 {name}"),
+        "MKD sub".to_owned(),
+        "RMDA /.thriftpd-versions".to_owned(),
+    ] {
+        client.expect(line, 550);
+    }
+    client.expect(format!("RNFR {name}"), 350);
+    client.expect("RNTO /stolen", 550);
+    client.upload(format!("STOR {name}"), b"x").expect(550);
+    client.upload("STOR planted", b"x").expect(550);
+    client.expect("CWD /", 250);
+    client.stor("again", b"x");
+    client.expect("RNFR again", 350);
+    client.expect("RNTO .thriftpd-versions/file/again", 550);
+    assert_eq!(versions(&server, "file").len(), 1);
+    client.expect("CWD /.thriftpd", 553);
+}

@@ -1,0 +1,288 @@
+//! Quotas: counted as bytes arrive, exact whoever is at it at once, kept over restarts and crashes.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use common::{Client, Server, assert_same_bytes, eventually, noise, run_client};
+
+fn server(keys: &str) -> Server {
+    let configuration =
+        format!("[anonymous]\nroot = \"{{root}}\"\naccess = \"read-write\"\n{keys}\n");
+    Server::build().configuration(&configuration).start()
+}
+
+fn login(server: &Server) -> Client {
+    let mut client = server.connect();
+    client.login_as("ftp", "x").expect(230);
+    client.expect("TYPE I", 200);
+    client
+}
+
+/// What SITE QUOTA says: bytes and files.
+#[track_caller]
+fn used(client: &mut Client) -> (u64, u64) {
+    let text = client.expect("SITE QUOTA", 200).text();
+    let number = |what: &str| {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(what));
+        let line = line.unwrap_or_else(|| panic!("no {what} in {text}"));
+        let digits = line.trim().split(|c: char| !c.is_ascii_digit()).next();
+        digits.unwrap().parse().unwrap()
+    };
+    (number("Bytes:"), number("Files:"))
+}
+
+/// Bytes and files below a directory, but for the server's own state.
+fn really(directory: &Path) -> (u64, u64) {
+    let mut sum = (0, 0);
+    for entry in fs::read_dir(directory).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            if entry.file_name() != ".thriftpd" {
+                let (bytes, files) = really(&entry.path());
+                sum = (sum.0 + bytes, sum.1 + files);
+            }
+        } else {
+            sum = (sum.0 + entry.metadata().unwrap().len(), sum.1 + 1);
+        }
+    }
+    sum
+}
+
+#[test]
+fn more_than_the_quota_is_552_and_the_old_file_stays() {
+    let server = server("quota = \"1MB\"");
+    let mut client = login(&server);
+    let old = noise(600_000);
+    client.stor("file", &old);
+    client.expect("AVBL", 213).says("400000");
+    // What replaces the old one counts without it.
+    client.stor("file", &old);
+    assert_eq!(used(&mut client), (600_000, 1));
+    let mut data = client.epsv();
+    client.expect("STOR file", 150);
+    // Broken off by the server at some point.
+    let _ = data.write_all(&noise(8_000_000));
+    drop(data);
+    client.reply().expect(552).says("quota").says("1000000");
+    assert_same_bytes(&server.read("file"), &old);
+    assert_eq!(used(&mut client), really(&server.path("")));
+    client.expect("ALLO 2000000", 552);
+    client.expect("DELE file", 250);
+    assert_eq!(used(&mut client), really(&server.path("")));
+    client.stor("small", b"again");
+    server.wait_for_log("setting: quota");
+}
+
+#[test]
+fn what_was_cut_off_counts_until_it_is_gone() {
+    let server = server("quota = \"1MB\"");
+    let mut client = login(&server);
+    let mut data = client.epsv();
+    client.expect("STOR file", 150);
+    data.write_all(&noise(700_000)).unwrap();
+    eventually("all is counted", || used(&mut login(&server)).0 == 700_000);
+    client.send("ABOR");
+    client.reply().expect(426);
+    client.reply().expect(226);
+    drop(data);
+    assert_eq!(used(&mut client), (700_000, 1));
+    client.upload("STOR other", &noise(400_000)).expect(552);
+    client.command("DELE other").expect_one_of(&[250, 550]);
+    client.expect("REST 700000", 350);
+    client.upload("STOR file", &noise(300_000)).expect(226);
+    assert_eq!(used(&mut client), (1_000_000, 1));
+    client.upload("APPE file", b"x").expect(552);
+    assert_eq!(used(&mut client), (1_000_000, 1));
+    assert_eq!(really(&server.path("")), (1_000_000, 1));
+}
+
+#[test]
+fn files_are_counted_as_well() {
+    let server = server("quota_files = 3");
+    let mut client = login(&server);
+    for name in ["a", "b", "c", "b"] {
+        client.stor(name, b"x");
+    }
+    client.upload("STOR d", b"x").expect(552).says("3 files");
+    client.upload("STOU", b"x").expect(552);
+    assert!(!server.exists("d"));
+    client.expect("RNFR a", 350);
+    client.expect("RNTO b", 250);
+    assert_eq!(used(&mut client), (2, 2));
+    client.stor("d", b"x");
+    assert_eq!(really(&server.path("")), (3, 3));
+}
+
+#[test]
+fn sessions_at_once_fill_it_to_the_last_byte_and_no_further() {
+    let server = server("quota = \"100kB\"");
+    let stored: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|session| {
+                let server = &server;
+                scope.spawn(move || {
+                    let mut client = login(server);
+                    let store = |number| {
+                        let line = format!("STOR {session}-{number}");
+                        let reply = client.upload(line, &noise(1000));
+                        reply.expect_one_of(&[226, 552]).code == 226
+                    };
+                    (0..20).map(store).filter(|stored| *stored).count()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum()
+    });
+    assert_eq!(stored, 100);
+    assert_eq!(used(&mut login(&server)), (100_000, 100));
+    assert_eq!(really(&server.path("")), (100_000, 100));
+}
+
+#[test]
+fn large_uploads_at_once_never_hold_more_than_the_quota_together() {
+    let server = server("quota = \"10MB\"");
+    std::thread::scope(|scope| {
+        for session in 0..8 {
+            let server = &server;
+            scope.spawn(move || {
+                let mut client = login(server);
+                for round in 0..3 {
+                    let mut data = client.epsv();
+                    client.expect(format!("STOR {session}-{round}"), 150);
+                    let _ = data.write_all(&noise(3_000_000));
+                    drop(data);
+                    client.reply().expect_one_of(&[226, 552]);
+                    assert!(really(&server.path("")).0 <= 10_000_000);
+                    if round == 1 {
+                        let line = format!("DELE {session}-{round}");
+                        client.command(line).expect_one_of(&[250, 550]);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(used(&mut login(&server)), really(&server.path("")));
+}
+
+#[test]
+fn every_way_of_changing_files_is_counted() {
+    let server = server("quota = \"100MB\"\nversions = 2");
+    server.write("before/there", noise(1234));
+    let mut client = login(&server);
+    assert_eq!(used(&mut client), (1234, 1));
+    client.stor("file", &noise(5000));
+    client.stor("file", &noise(700));
+    client.stor("file", &noise(70));
+    client.stor("file", &noise(7));
+    client.upload("APPE file", &noise(100)).expect(226);
+    client.expect("REST 50", 350);
+    client.upload("STOR file", &noise(10)).expect(226);
+    client.upload("STOU", b"unique").expect(226);
+    client.expect("MKD sub", 257);
+    client.stor("sub/one", &noise(11));
+    client.stor("sub/two", &noise(22));
+    client.expect("RNFR sub/one", 350);
+    client.expect("RNTO sub/two", 250);
+    assert_eq!(used(&mut client), really(&server.path("")));
+    client.expect("RNFR sub", 350);
+    client.expect("RNTO other", 250);
+    client.stor("empty", b"");
+    client.expect("ALLO 100000", 200);
+    client.upload("STOR less", b"than announced").expect(226);
+    client.expect("RMDA other", 250);
+    client.expect("DELE empty", 250);
+    assert_eq!(used(&mut client), really(&server.path("")));
+}
+
+#[test]
+fn counts_survive_a_restart_and_are_made_anew_after_a_crash() {
+    let builder = Server::build().configuration(
+        "[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\nquota = \"100MB\"\n",
+    );
+    let server = builder.start();
+    let mut client = login(&server);
+    client.stor("file", &noise(1000));
+    // Behind the server's back: what is counted stays as it was until somebody counts again.
+    fs::write(server.path("other"), noise(10)).unwrap();
+    assert_eq!(used(&mut client), (1000, 1));
+    drop(client);
+    server.signal(Signal::SIGTERM);
+    server.wait();
+    let server = server.restart();
+    assert_eq!(used(&mut login(&server)), (1000, 1));
+    let mut client = login(&server);
+    let mut data = client.epsv();
+    client.expect("STOR half", 150);
+    data.write_all(&noise(2_000_000)).unwrap();
+    eventually("it is counted", || used(&mut login(&server)).0 == 2_001_000);
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    let server = server.restart();
+    server.wait_for_log("counting what is stored");
+    assert_eq!(used(&mut login(&server)), really(&server.path("")));
+    assert_eq!(really(&server.path("")).1, 3);
+}
+
+#[test]
+fn a_rescan_beside_the_running_server_finds_what_others_did() {
+    let server = server("quota = \"1MB\"\nquota_files = 9");
+    let mut client = login(&server);
+    client.stor("file", &noise(1000));
+    fs::write(server.path("other"), noise(10)).unwrap();
+    let quota = |rescan: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thriftpd"));
+        command.arg("quota").args(rescan).arg("--config");
+        command.arg(server.home().join("thriftpd.toml"));
+        run_client(&mut command, 20).succeeded().text()
+    };
+    assert!(quota(&[]).contains("anonymous: 1000 of 1000000 bytes, 1 of 9 files"));
+    assert!(quota(&["--rescan"]).contains("1010 of 1000000 bytes, 2 of 9 files"));
+    assert_eq!(used(&mut client), (1010, 2));
+    client.expect("DELE other", 250);
+    assert_eq!(used(&mut client), (1000, 1));
+}
+
+#[test]
+fn who_shares_a_directory_counts_in_it_and_others_have_no_quota() {
+    let server = Server::build()
+        .configuration(
+            "[anonymous]\nroot = \"{root}/inner\"\naccess = \"read-write\"\nquota = \"1MB\"\n",
+        )
+        .with_flag_user();
+    fs::create_dir(server.root().join("inner")).unwrap();
+    let server = server.start();
+    let mut other = server.client();
+    other.expect("SITE QUOTA", 200).says("no quota");
+    other.stor("outside", &noise(2_000_000));
+    other.stor("inner/file", &noise(900_000));
+    let mut client = login(&server);
+    assert_eq!(used(&mut client), (900_000, 1));
+    client.upload("STOR mine", &noise(200_000)).expect(552);
+    // Perhaps some of it came before that.
+    client.command("DELE mine").expect_one_of(&[250, 550]);
+    // Out of it, and back in.
+    other.expect("RNFR inner/file", 350);
+    other.expect("RNTO file", 250);
+    assert_eq!(used(&mut client), (0, 0));
+    other.expect("MKD directory", 257);
+    other.stor("directory/a", &noise(100));
+    other.expect("RNFR directory", 350);
+    other.expect("RNTO inner/directory", 250);
+    assert_eq!(used(&mut client), (100, 1));
+    let hidden = server.path("inner/.thriftpd");
+    assert!(hidden.is_dir());
+    for line in ["LIST", "NLST", "MLSD"] {
+        assert!(!client.list(line).join(" ").contains(".thriftpd"));
+    }
+    client.expect("CWD .thriftpd", 553);
+    client.download("RETR .thriftpd/quota").1.expect(553);
+}
