@@ -7,6 +7,7 @@ use nix::sys::stat::{FileStat, Mode, fchmod, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::checksum;
 use super::durable::{Order, sync_directory};
 use super::error::{Error, ErrorKind};
 use super::metadata::{Kind, kind};
@@ -297,8 +298,13 @@ impl View {
     ) -> Result<(), Error> {
         let fd = self.open_for_attributes(path, Permission::Touch)?;
         let accessed = accessed.map_or(TimeSpec::UTIME_OMIT, |seconds| TimeSpec::new(seconds, 0));
+        let checksum = checksum::valid_record(fd.as_fd());
         futimens(&fd, &accessed, &TimeSpec::new(modified, 0))
-            .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+            .map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
+        if let Some(checksum) = checksum {
+            checksum::keep_for_time(fd.as_fd(), checksum, (modified, 0));
+        }
+        Ok(())
     }
 
     /// Sets the permission bits; the special ones (set-user-ID and so on) never. Not flushed.

@@ -9,6 +9,7 @@
 //! | `root` | a directory that nothing leads out of |
 //! | `view` | [`View`]: roots and folders under one tree; what front ends speak to |
 //! | `change` | what a user changes through the view |
+//! | `checksum` | checksums of files, and those that are kept with them |
 //! | `metadata` | facts of a file, and what kernel and configuration allow on it |
 //! | `listing` | the entries of a directory |
 //! | `upload` | a file being received |
@@ -25,6 +26,7 @@
 //! | `owners` | names of users and groups |
 //! | `error` | why something was refused |
 mod change;
+pub mod checksum;
 mod copy;
 mod durable;
 mod error;
