@@ -21,6 +21,7 @@
 //! | `quota` | what users have stored, counted as it changes
 //! | `walk` | going through a tree
 //! | `sweep` | what uploads have left in a whole tree |
+//! | `verify` | reading again what has a stored checksum |
 //! | `system` | the system calls that no safe wrapper offers
 //! | `tree` | removing a directory with all in it |
 //! | `owners` | names of users and groups |
@@ -45,6 +46,7 @@ mod sweep;
 mod system;
 mod tree;
 mod upload;
+mod verify;
 mod versions;
 mod view;
 mod walk;
@@ -61,4 +63,5 @@ pub use quota::{
 pub use rules::{Keep, Quota, Room, Rules};
 pub use sweep::{Partials, count_partials, remove_old_partials};
 pub use upload::{How, Upload, Uploads};
+pub use verify::{Checked, Told, count_checksums, verify};
 pub use view::{Download, FolderSpec, View, ViewSpec};

@@ -20,6 +20,15 @@ pub struct Met<'a> {
     pub stat: &'a FileStat,
 }
 
+/// What cannot be looked at, by its path below the root, and why.
+pub struct Missed<'a> {
+    pub relative: &'a [u8],
+    pub errno: Errno,
+}
+
+/// Who is shown all that.
+pub type Visit<'a> = dyn FnMut(Result<&Met<'_>, Missed<'_>>) -> ControlFlow<()> + 'a;
+
 /// Shows all that lies below a directory to `visit`, until it breaks. `enter` is asked for each directory's path below the
 /// root. What vanishes meanwhile or may not be read is passed over.
 ///
@@ -31,6 +40,21 @@ pub fn walk(
     enter: &dyn Fn(&[u8]) -> bool,
     visit: &mut dyn FnMut(&Met<'_>) -> ControlFlow<()>,
 ) -> Result<(), Errno> {
+    walk_all(root, from, enter, &mut |met| {
+        met.map_or(ControlFlow::Continue(()), &mut *visit)
+    })
+}
+
+/// The same, telling also of what may not be read.
+///
+/// # Errors
+/// As [`walk`].
+pub fn walk_all(
+    root: &Root,
+    from: &[u8],
+    enter: &dyn Fn(&[u8]) -> bool,
+    visit: &mut Visit<'_>,
+) -> Result<(), Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
     let mut first = Some(root.open_below(from, flags, Mode::empty())?);
     let mut ahead = vec![from.to_vec()];
@@ -38,16 +62,28 @@ pub fn walk(
         let opened = first
             .take()
             .map_or_else(|| root.open_below(&relative, flags, Mode::empty()), Ok);
-        let Ok(directory) = opened else { continue };
+        let directory = match opened {
+            Ok(directory) => directory,
+            Err(errno) if missed(visit, &relative, errno).is_break() => return Ok(()),
+            Err(_) => continue,
+        };
         let copy = directory.try_clone().map_err(|_| Errno::EMFILE)?;
         for entry in Dir::from_fd(copy)? {
-            let Ok(entry) = entry else { break };
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(errno) if missed(visit, &relative, errno).is_break() => return Ok(()),
+                Err(_) => break,
+            };
             let name = entry.file_name().to_bytes();
             if matches!(name, b"." | b"..") {
                 continue;
             }
-            let Ok(stat) = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) else {
-                continue;
+            let stat = match fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(errno) if missed(visit, &below(&relative, name), errno).is_break() => {
+                    return Ok(());
+                }
+                Err(_) => continue,
             };
             if kind(&stat) == Kind::Directory {
                 let below = below(&relative, name);
@@ -62,12 +98,20 @@ pub fn walk(
                 name,
                 stat: &stat,
             };
-            if visit(&met).is_break() {
+            if visit(Ok(&met)).is_break() {
                 return Ok(());
             }
         }
     }
     Ok(())
+}
+
+fn missed(visit: &mut Visit<'_>, relative: &[u8], errno: Errno) -> ControlFlow<()> {
+    match errno {
+        // It vanished meanwhile.
+        Errno::ENOENT => ControlFlow::Continue(()),
+        errno => visit(Err(Missed { relative, errno })),
+    }
 }
 
 /// The path of a name in a directory below the root.

@@ -1,0 +1,260 @@
+//! Reading again what has a stored checksum, to find what the disk, or somebody beside this server, has changed.
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fstat};
+
+use super::checksum::{self, Algorithm, Record, Stopped};
+use super::error::Error;
+use super::metadata::{Kind, kind};
+use super::partial::is_partial_name;
+use super::reserved::STATE;
+use super::root::Root;
+use super::walk::{Met, below, walk_all};
+
+/// How often a file is read that changes while it is read.
+const TRIES: usize = 3;
+
+/// Files with a stored checksum, and the bytes that will be read of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// What is told while a tree is verified.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// So many more bytes were read.
+    Read(u64),
+    /// A file holds what was stored.
+    Verified,
+    /// A file has no stored checksum.
+    WithoutChecksum,
+    /// Size and time are those that the checksum was stored for, and the contents are others.
+    Damaged(&'a Path),
+    /// The contents are others, and so is the size or the time.
+    Changed(&'a Path),
+    /// A file or directory cannot be read.
+    Unreadable(&'a Path, String),
+}
+
+/// Who is told.
+type Tell<'a> = dyn FnMut(Told<'_>) + 'a;
+
+/// Counts what [`verify`] will read. What cannot be read is passed over.
+///
+/// # Errors
+/// When the directory itself cannot be opened.
+pub fn count_checksums(top: &Path) -> Result<Checked, Error> {
+    let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
+    let root = Root::open(top).map_err(fail)?;
+    let mut found = Checked::default();
+    walk_all(&root, b"", &is_of_users, &mut |met| {
+        let opened = met.ok().filter(|met| is_file_of_users(met));
+        if let Some(Ok((_, stat, Some(record)))) = opened.map(open) {
+            found.files += 1;
+            found.bytes += bytes_to_read(&record, &stat);
+        }
+        ControlFlow::Continue(())
+    })
+    .map_err(fail)?;
+    Ok(found)
+}
+
+/// Reads again each file below the directory that has a stored checksum, and tells what came of it. Takes the memory of one
+/// piece of a file and holds one directory open; follows no link.
+///
+/// # Errors
+/// When the directory itself cannot be opened.
+pub fn verify(top: &Path, tell: &mut Tell<'_>) -> Result<(), Error> {
+    let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
+    let root = Root::open(top).map_err(fail)?;
+    walk_all(&root, b"", &is_of_users, &mut |met| {
+        match met {
+            Ok(met) if is_file_of_users(met) => {
+                let path = root.host_path(&below(met.relative, met.name));
+                tell_of_file(met, &path, tell);
+            }
+            Ok(_) => {}
+            Err(missed) => {
+                let path: PathBuf = root.host_path(missed.relative);
+                tell(Told::Unreadable(&path, why(missed.errno)));
+            }
+        }
+        ControlFlow::Continue(())
+    })
+    .map_err(fail)
+}
+
+/// What is ours to remember is not what users have stored.
+fn is_of_users(directory: &[u8]) -> bool {
+    directory.rsplit(|&byte| byte == b'/').next() != Some(STATE)
+}
+
+fn is_file_of_users(met: &Met<'_>) -> bool {
+    kind(met.stat) == Kind::File && !is_partial_name(met.name)
+}
+
+/// The file, its facts and what is stored with it.
+fn open(met: &Met<'_>) -> Result<(File, FileStat, Option<Record>), Errno> {
+    let flags = OFlag::O_RDONLY
+        | OFlag::O_NOFOLLOW
+        | OFlag::O_NONBLOCK
+        | OFlag::O_NOCTTY
+        | OFlag::O_CLOEXEC;
+    let file = File::from(openat(met.directory, met.name, flags, Mode::empty())?);
+    let stat = fstat(&file)?;
+    let record = match kind(&stat) {
+        Kind::File => checksum::record(file.as_fd())?,
+        // Another thing has taken its name meanwhile.
+        _ => None,
+    };
+    Ok((file, stat, record))
+}
+
+/// A file of another size has other contents: that is known without reading it.
+fn bytes_to_read(record: &Record, stat: &FileStat) -> u64 {
+    if record.is_of_size(stat) {
+        record.size
+    } else {
+        0
+    }
+}
+
+fn tell_of_file(met: &Met<'_>, path: &Path, tell: &mut Tell<'_>) {
+    for tries_left in (0..TRIES).rev() {
+        let (file, before, record) = match open(met) {
+            Ok((file, stat, Some(record))) => (file, stat, record),
+            Ok((_, _, None)) => return tell(Told::WithoutChecksum),
+            Err(Errno::ENOENT) => return,
+            Err(errno) => return tell(Told::Unreadable(path, why(errno))),
+        };
+        match matches(&file, &before, &record, tell) {
+            Ok(true) => return tell(Told::Verified),
+            Ok(false) => {}
+            Err(error) => return tell(Told::Unreadable(path, error.to_string())),
+        }
+        let after = fstat(&file).unwrap_or(before);
+        let facts = |stat: &FileStat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+        if tries_left > 0 && facts(&before) != facts(&after) {
+            // Somebody writes to it, or gives it a time: then its checksum is another soon.
+            continue;
+        }
+        return tell(if record.holds_for(&after) {
+            Told::Damaged(path)
+        } else {
+            Told::Changed(path)
+        });
+    }
+}
+
+/// Whether the file holds what the record says.
+fn matches(
+    file: &File,
+    stat: &FileStat,
+    record: &Record,
+    tell: &mut Tell<'_>,
+) -> std::io::Result<bool> {
+    if !record.is_of_size(stat) {
+        return Ok(false);
+    }
+    // What lies in memory says nothing of what lies on the disk.
+    checksum::forget_pages(file);
+    let read = checksum::compute(file, 0..record.size, Algorithm::Sha256, &mut |bytes| {
+        tell(Told::Read(bytes as u64));
+        Ok::<(), ()>(())
+    });
+    checksum::forget_pages(file);
+    match read {
+        Ok(digest) => Ok(digest == record.digest),
+        Err(Stopped::Unreadable(error)) => Err(error),
+        Err(Stopped::Shrunk | Stopped::By(())) => Ok(false),
+    }
+}
+
+fn why(errno: Errno) -> String {
+    std::io::Error::from(errno).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    /// SHA-256 of `abc`.
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn stored(path: &Path) -> bool {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "abc").unwrap();
+        let file = File::open(path).unwrap();
+        file.set_modified(UNIX_EPOCH).unwrap();
+        checksum::store(&file, ABC)
+    }
+
+    fn overwrite(path: &Path, contents: &str, seconds: u64) {
+        fs::write(path, contents).unwrap();
+        let time = UNIX_EPOCH + Duration::from_secs(seconds);
+        File::open(path).unwrap().set_modified(time).unwrap();
+    }
+
+    #[test]
+    fn what_no_longer_matches_is_told_apart() {
+        let top = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let outside = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let at = |name: &str| top.path().join(name);
+        if !stored(&at("good")) {
+            return eprintln!("skipped: no extended attributes here");
+        }
+        for name in [
+            "d/e/damaged",
+            "changed",
+            "grown",
+            "touched",
+            ".thriftpd/state",
+        ] {
+            stored(&at(name));
+        }
+        stored(&outside.path().join("elsewhere"));
+        symlink(outside.path(), at("link")).unwrap();
+        symlink(outside.path().join("elsewhere"), at("d/link")).unwrap();
+        fs::write(at("plain"), "x").unwrap();
+        fs::write(at(".thriftpd-x.partial"), "x").unwrap();
+        overwrite(&at("d/e/damaged"), "abd", 0);
+        overwrite(&at("changed"), "abd", 1);
+        overwrite(&at("grown"), "abcd", 0);
+        overwrite(&at("touched"), "abc", 1);
+
+        let all = Checked {
+            files: 5,
+            bytes: 12,
+        };
+        assert_eq!(count_checksums(top.path()).unwrap(), all);
+        let mut told = Vec::new();
+        verify(top.path(), &mut |what| told.push(format!("{what:?}"))).unwrap();
+        told.sort();
+        let path = |name: &str| format!("{:?}", at(name));
+        let expected = [
+            format!("Changed({})", path("changed")),
+            format!("Changed({})", path("grown")),
+            format!("Damaged({})", path("d/e/damaged")),
+            "Read(3)".into(),
+            "Read(3)".into(),
+            "Read(3)".into(),
+            "Read(3)".into(),
+            "Verified".into(),
+            "Verified".into(),
+            "WithoutChecksum".into(),
+        ];
+        assert_eq!(told, expected);
+        assert!(verify(&at("none"), &mut |_| {}).is_err());
+    }
+}
