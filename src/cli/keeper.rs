@@ -43,9 +43,14 @@ pub fn directories(config: &Config) -> BTreeSet<PathBuf> {
 }
 
 fn sweep(config: &Config) {
+    let mut accounts = config.accounts.iter().chain(config.accounts.anonymous());
+    let metered = accounts
+        .next()
+        .map(|account| account.view.metered.clone())
+        .unwrap_or_default();
     for directory in directories(config) {
         let shown = printable(directory.as_os_str().as_encoded_bytes()).to_string();
-        match remove_old_partials(&directory, config.keep_partial) {
+        match remove_old_partials(&directory, config.keep_partial, &metered) {
             Ok(removed) if removed.files > 0 => log::info!(
                 "{shown}: removed {} unfinished uploads of {} bytes (setting: keep_partial)",
                 removed.files,

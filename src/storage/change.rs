@@ -76,6 +76,7 @@ impl View {
             durable: self.durable,
             min_free: self.min_free,
             metered: &self.metered,
+            checksums: self.checksums,
         })
     }
 

@@ -142,6 +142,20 @@ pub fn compute<E>(
     go_on: &mut dyn FnMut(usize) -> Result<(), E>,
 ) -> Result<String, Stopped<E>> {
     let mut digest = Digest::new(algorithm);
+    feed(&mut digest, file, range, go_on)?;
+    Ok(digest.finish())
+}
+
+/// Adds a range of the file to a checksum, as [`compute`] does it.
+///
+/// # Errors
+/// What stopped it.
+pub fn feed<E>(
+    digest: &mut Digest,
+    file: &File,
+    range: Range<u64>,
+    go_on: &mut dyn FnMut(usize) -> Result<(), E>,
+) -> Result<(), Stopped<E>> {
     let length = range.end.saturating_sub(range.start);
     let mut buffer = vec![0; usize::try_from(length).map_or(PIECE, |length| length.min(PIECE))];
     let mut position = range.start;
@@ -160,7 +174,7 @@ pub fn compute<E>(
             Err(error) => return Err(Stopped::Unreadable(error)),
         }
     }
-    Ok(digest.finish())
+    Ok(())
 }
 
 /// Has what the kernel keeps of the file in memory forgotten, as far as it is on the disk: what is read next comes from

@@ -62,6 +62,6 @@ pub use quota::{
 };
 pub use rules::{Keep, Quota, Room, Rules};
 pub use sweep::{Partials, count_partials, remove_old_partials};
-pub use upload::{How, Upload, Uploads};
+pub use upload::{How, Stored, Upload, Uploads};
 pub use verify::{Checked, Told, count_checksums, verify};
 pub use view::{Download, FolderSpec, View, ViewSpec};

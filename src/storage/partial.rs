@@ -151,7 +151,7 @@ impl Partial {
     }
 
     /// Takes it away; tells how many bytes it had.
-    fn discard(&self, directory: BorrowedFd<'_>) -> u64 {
+    pub fn discard(&self, directory: BorrowedFd<'_>) -> u64 {
         self.remove(directory);
         fstat(self.file()).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::error::Error;
 use super::partial::{Partial, is_partial_name};
+use super::quota::Metered;
 use super::root::Root;
 use super::walk::walk;
 
@@ -24,11 +25,16 @@ pub fn count_partials(top: &Path) -> Result<Partials, Error> {
     each_partial(top, &mut |_, _, _| true)
 }
 
-/// Removes those that nobody has written to for so long and nobody works on; tells what was removed.
+/// Removes those that nobody has written to for so long and nobody works on, and counts that for the quotas; tells what was
+/// removed.
 ///
 /// # Errors
 /// As [`count_partials`].
-pub fn remove_old_partials(top: &Path, kept: Duration) -> Result<Partials, Error> {
+pub fn remove_old_partials(
+    top: &Path,
+    kept: Duration,
+    metered: &Metered,
+) -> Result<Partials, Error> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = since.map_or(0, |since| {
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
@@ -40,7 +46,10 @@ pub fn remove_old_partials(top: &Path, kept: Duration) -> Result<Partials, Error
         }
         match Partial::take_existing(directory, name) {
             Ok(Some(partial)) => {
-                partial.remove(directory);
+                let size = partial.discard(directory);
+                if let Some(meter) = metered.meter(directory) {
+                    meter.change(-size.cast_signed(), -1);
+                }
                 true
             }
             _ => false,
@@ -103,7 +112,8 @@ mod tests {
             bytes: 12,
         };
         assert_eq!(count_partials(top.path()).unwrap(), three);
-        let removed = remove_old_partials(top.path(), Duration::from_secs(100)).unwrap();
+        let removed =
+            remove_old_partials(top.path(), Duration::from_secs(100), &Metered::default()).unwrap();
         assert_eq!(removed, Partials { files: 1, bytes: 4 });
         let there = [&old, &new, &in_use, &elsewhere].map(|path| path.exists());
         assert_eq!(there, [false, true, true, true]);

@@ -15,6 +15,7 @@ use crate::ftp::protocol::reply::Reply;
 use crate::ftp::session::{Refusal, Representation, Session};
 use crate::observe::printable;
 use crate::observe::transfer_log::{Direction, Entry};
+use crate::storage::checksum::Stopped;
 use crate::storage::{Download, How, Upload, View, VirtualPath};
 use crate::tls::{Purpose, Stream};
 
@@ -242,7 +243,7 @@ fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: 
     let durable = upload.is_durable();
     let what = format!("{verb} {}", printable(name.as_bytes()));
     let mut upload = Some(upload);
-    let mut size = 0;
+    let mut stored = None;
     let received = transfer(
         session,
         &what,
@@ -265,7 +266,7 @@ fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: 
             let outcome = outcome.and_then(|()| watch.glance());
             match outcome.and_then(|()| upload.finish().map_err(Outcome::Storage)) {
                 Ok(whole) => {
-                    size = whole;
+                    stored = Some(whole);
                     Outcome::Complete
                 }
                 Err(outcome) => outcome,
@@ -282,6 +283,7 @@ fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: 
         }
     }
     log_transfer(session, verb, &host_path, Direction::Incoming, &received);
+    let size = stored.map_or(0, |stored| stored.size);
     conclude(
         session,
         received.outcome,
@@ -303,6 +305,12 @@ fn receive_all(
     ascii: bool,
     watch: &mut Watch<'_>,
 ) -> Result<(), Outcome> {
+    let caught_up = upload.catch_up(&mut || watch.glance());
+    caught_up.map_err(|stopped| match stopped {
+        Stopped::By(outcome) => outcome,
+        Stopped::Unreadable(error) => Outcome::Source(error),
+        Stopped::Shrunk => Outcome::Shrunk,
+    })?;
     if ascii {
         receive::ascii_into_upload(stream, upload, watch)
     } else {

@@ -71,13 +71,9 @@ pub fn into_upload(
         }
         first += length;
     }
-    // What has to be opened passes through memory of ours.
-    let pipe = if stream.is_encrypted() {
-        None
-    } else {
-        Pipe::new()
-    };
-    if let Some(pipe) = pipe {
+    // What has to be opened or looked at passes through memory of ours.
+    let as_pages = !stream.is_encrypted() && upload.takes_pages();
+    if let Some(pipe) = as_pages.then(Pipe::new).flatten() {
         match pipe.carry(stream, upload, watch)? {
             Carried::All => return Ok(()),
             Carried::NotSupported => {}

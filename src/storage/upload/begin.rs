@@ -9,6 +9,7 @@ use nix::unistd::ftruncate;
 
 use super::space::Space;
 use super::{Beside, Grows, How, Target, Upload, Uploads, give, size_of};
+use crate::storage::checksum::{Algorithm, Digest};
 use crate::storage::durable::{Order, Pace};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::metadata::{Kind, kind};
@@ -79,10 +80,14 @@ impl Upload {
             };
             return Err(target.refuse(ErrorKind::NotPermitted(missing)));
         }
-        let flags = OPEN | OFlag::O_WRONLY;
+        // Its checksum begins with what is in it.
+        let access = match target.checksums {
+            true => OFlag::O_RDWR,
+            false => OFlag::O_WRONLY,
+        };
         let fd = match target
             .root
-            .open_below(target.relative, flags, Mode::empty())
+            .open_below(target.relative, OPEN | access, Mode::empty())
         {
             Err(Errno::ENOENT) if !may_be_new => {
                 return Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }));
@@ -335,6 +340,7 @@ impl Upload {
         };
         Self {
             order: Order::of(file.as_fd()),
+            digest: target.checksums.then(|| Digest::new(Algorithm::default())),
             grows,
             position,
             received: 0,
@@ -383,7 +389,7 @@ fn create(target: &Target<'_>) -> Result<Upload, Error> {
     let place = target.root.place(target.relative).map_err(fail)?;
     let meter = target.meter(place.directory.as_fd());
     let flags = OPEN
-        | OFlag::O_WRONLY
+        | OFlag::O_RDWR
         | OFlag::O_CREAT
         | OFlag::O_EXCL
         | OFlag::O_NOFOLLOW

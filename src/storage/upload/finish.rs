@@ -6,9 +6,10 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, RenameFlags, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstatat};
-use nix::unistd::{Gid, Uid, fchown, fdatasync, ftruncate};
+use nix::unistd::{Gid, Uid, fchown, fsync, ftruncate};
 
-use super::{Beside, Grows, Upload};
+use super::{Beside, Grows, Stored, Upload};
+use crate::storage::checksum::{self, Digest};
 use crate::storage::durable::{Order, after_rename, before_rename, sync_directory};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::lock::{hold_names, locked_until};
@@ -19,23 +20,31 @@ use crate::storage::root::Place;
 use crate::storage::versions::{self, Keeping};
 
 impl Upload {
-    /// Makes what was received the file, and returns its size in bytes once it is on the disk (where the account is
+    /// Makes what was received the file, and returns once it is on the disk (where the account is
     /// `durable`): what it holds first, then its name.
     ///
     /// # Errors
     /// Whatever the disk says at the last moment, `Locked` when somebody else has stored the file meanwhile, `OverQuota`: then
     /// the file was not received.
-    pub fn finish(mut self) -> Result<u64, Error> {
+    pub fn finish(mut self) -> Result<Stored, Error> {
         let end = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
         if self.cut_at_end {
             ftruncate(self.file(), end).map_err(|errno| self.failed(errno))?;
         }
         self.space.give_back(self.position);
+        let sha256 = self.digest.take().map(Digest::finish);
+        if let Some(sha256) = &sha256 {
+            // Where it cannot be kept it is told all the same.
+            checksum::store(self.file(), sha256);
+        }
         match &self.grows {
             Grows::Target { .. } => self.settle_in_place().map_err(|errno| self.failed(errno))?,
             Grows::Beside(_) => self.settle_beside()?,
         }
-        Ok(self.position)
+        Ok(Stored {
+            size: self.position,
+            sha256,
+        })
     }
 
     fn settle_in_place(&self) -> Result<(), Errno> {
@@ -45,7 +54,8 @@ impl Upload {
         if !self.durable {
             return Ok(());
         }
-        fdatasync(file)?;
+        // Its checksum, which is beside it, is to reach the disk as well.
+        fsync(file)?;
         match (new_in, self.order) {
             (Some(directory), Order::Each) => sync_directory(directory.as_fd()),
             // Its entry was part of the same commit.

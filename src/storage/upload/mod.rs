@@ -22,6 +22,7 @@ use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::stat::fstat;
 use nix::sys::statvfs::fstatvfs;
 
+use super::checksum::{self, Digest, Stopped};
 use super::durable::{Order, Pace};
 use super::error::{Error, ErrorKind};
 use super::partial::Partial;
@@ -65,6 +66,16 @@ pub(super) struct Target<'a> {
     pub durable: bool,
     pub min_free: Room,
     pub metered: &'a Metered,
+    pub checksums: bool,
+}
+
+/// What an upload has become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Of the whole file, in bytes.
+    pub size: u64,
+    /// Of the whole file, in lower-case hexadecimal, where the account has `checksums`.
+    pub sha256: Option<String>,
 }
 
 /// The file under way. [`Upload::finish`] makes it the file; dropped unfinished it was not received, and what has arrived
@@ -80,6 +91,8 @@ pub struct Upload {
     order: Order,
     pace: Pace,
     space: Space,
+    /// The SHA-256 of what the file holds up to the position, where it is wanted.
+    digest: Option<Digest>,
     path: VirtualPath,
     host_path: PathBuf,
 }
@@ -131,7 +144,33 @@ impl Upload {
             .map_err(|error| {
                 self.failed(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
             })?;
+        if let Some(digest) = &mut self.digest {
+            digest.update(bytes);
+        }
         self.advance(bytes.len())
+    }
+
+    /// Whether bytes may come by [`Upload::splice_from`]: a checksum wants to see them.
+    pub fn takes_pages(&self) -> bool {
+        self.digest.is_none()
+    }
+
+    /// Adds to the checksum what is in the file already, of an upload that continues one. To be called before the first byte;
+    /// `go_on` is asked after each piece.
+    ///
+    /// # Errors
+    /// What stopped it.
+    pub fn catch_up<E>(
+        &mut self,
+        go_on: &mut dyn FnMut() -> Result<(), E>,
+    ) -> Result<(), Stopped<E>> {
+        let (file, position) = (self.file(), self.position);
+        let Some(mut digest) = self.digest.clone().filter(|_| position > 0) else {
+            return Ok(());
+        };
+        checksum::feed(&mut digest, file, 0..position, &mut |_| go_on())?;
+        self.digest = Some(digest);
+        Ok(())
     }
 
     /// Moves up to `length` bytes from a pipe, which must hold them, behind what was received before; returns how
