@@ -10,7 +10,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::checksum;
 use super::durable::{Order, sync_directory};
 use super::error::{Error, ErrorKind};
-use super::metadata::{Kind, kind};
+use super::metadata::{Kind, kind, size_of};
 use super::path::VirtualPath;
 use super::permissions::Permission;
 use super::quota::{self, Meter};
@@ -137,7 +137,7 @@ impl View {
                 let left = partial::discard(directory, &place.name);
                 if let Some(meter) = meter {
                     for &size in &left {
-                        meter.change(-size.cast_signed(), -1);
+                        meter.went(size, 1);
                     }
                 }
                 if left.is_empty() { removed } else { Ok(()) }
@@ -167,7 +167,7 @@ impl View {
         }
         unlink().map_err(Unlinked::Refused)?;
         if let (Some(meter), Kind::File) = (meter, kind(&stat)) {
-            meter.change(-stat.st_size, -1);
+            meter.went(size_of(&stat), 1);
         }
         Ok(())
     }
@@ -192,7 +192,7 @@ impl View {
             };
             if let Some(meter) = meter {
                 for size in left {
-                    meter.change(-size.cast_signed(), -1);
+                    meter.went(size, 1);
                 }
             }
             remove()
@@ -418,11 +418,11 @@ impl Renaming<'_> {
             // Taken from where it was, or given back where it did not come.
             let meter = if done.is_ok() { here } else { there };
             if let Some(meter) = meter {
-                meter.change(-bytes.cast_signed(), -files.cast_signed());
+                meter.went(bytes, files);
             }
         }
         if let (Ok(()), Some(old), Some(there), 0) = (&done, old, there, self.rules.versions) {
-            there.change(-old.st_size, -1);
+            there.went(size_of(&old), 1);
         }
         done
     }
@@ -446,7 +446,7 @@ impl Renaming<'_> {
         let fail = |errno| Error::from_errno(errno, self.from.0.as_bytes());
         let stat = self.stat(self.from.2, self.from.0)?;
         match kind(&stat) {
-            Kind::File => Ok(Some((u64::try_from(stat.st_size).unwrap_or(0), 1))),
+            Kind::File => Ok(Some((size_of(&stat), 1))),
             Kind::Directory => {
                 let usage = quota::count_below(self.root, self.from.1).map_err(fail)?;
                 Ok(Some((usage.bytes, usage.files)))
@@ -469,7 +469,7 @@ impl Renaming<'_> {
         let gone = versions::keep(self.root, relative, place, keeping);
         for size in gone.map_err(|errno| Error::from_errno(errno, path.as_bytes()))? {
             if let Some(meter) = meter {
-                meter.change(-size.cast_signed(), -1);
+                meter.went(size, 1);
             }
         }
         Ok(())

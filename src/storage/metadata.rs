@@ -39,7 +39,7 @@ impl Metadata {
         let kind = kind(stat);
         Self {
             kind,
-            size: u64::try_from(stat.st_size).unwrap_or(0),
+            size: size_of(stat),
             modified: stat.st_mtime,
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
@@ -80,6 +80,11 @@ pub fn kind(stat: &FileStat) -> Kind {
         nix::libc::S_IFLNK => Kind::Symlink,
         _ => Kind::Other,
     }
+}
+
+/// In bytes.
+pub fn size_of(stat: &FileStat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(0)
 }
 
 /// Whether names can be added to the directory and taken out of it.

@@ -12,6 +12,7 @@ use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::metadata::size_of;
 use super::reserved::PREFIX;
 
 const SUFFIX: &[u8] = b".partial";
@@ -119,7 +120,7 @@ impl Partial {
         let there = fstatat(directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW);
         if there.is_ok() {
             if let Some(partial) = Self::take(directory, name.clone(), FLAGS)? {
-                let size = u64::try_from(fstat(partial.file())?.st_size).unwrap_or(0);
+                let size = size_of(&fstat(partial.file())?);
                 return Ok(Some((partial, Some(size))));
             }
         }
@@ -153,7 +154,7 @@ impl Partial {
     /// Takes it away; tells how many bytes it had.
     pub fn discard(&self, directory: BorrowedFd<'_>) -> u64 {
         self.remove(directory);
-        fstat(self.file()).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0))
+        fstat(self.file()).map_or(0, |stat| size_of(&stat))
     }
 
     /// Takes it away.

@@ -94,6 +94,11 @@ impl Record {
     }
 }
 
+/// Sizes of files are below 2^63.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 /// All areas that this process knows, by their paths.
 static AREAS: Mutex<BTreeMap<PathBuf, Arc<Area>>> = Mutex::new(BTreeMap::new());
 
@@ -239,7 +244,7 @@ pub fn rescan(path: &Path) -> Result<Usage, Error> {
     let mut counts = locked(&area.counts);
     let file = area.file().map_err(fail)?;
     let now = read(&file).unwrap_or(before);
-    let grown = |now: u64, before: u64| now.cast_signed().wrapping_sub(before.cast_signed());
+    let grown = |now: u64, before: u64| signed(now).wrapping_sub(signed(before));
     let usage = counted.plus(
         grown(now.usage.bytes, before.usage.bytes),
         grown(now.usage.files, before.usage.files),
@@ -411,8 +416,8 @@ impl Meter {
         }
         let counted = |area: &Area| self.counted.iter().any(|here| here.path == area.path);
         for (_, counts) in held.iter_mut().filter(|(area, _)| counted(area)) {
-            counts.change.0 += bytes.cast_signed();
-            counts.change.1 += files.cast_signed();
+            counts.change.0 += signed(bytes);
+            counts.change.1 += signed(files);
         }
         Ok(())
     }
@@ -449,8 +454,17 @@ impl Meter {
         paths(self) == paths(other)
     }
 
-    /// Counts a change that nobody is asked about.
-    pub fn change(&self, bytes: i64, files: i64) {
+    /// Counts what is there that nobody was asked about.
+    pub fn came(&self, bytes: u64, files: u64) {
+        self.change(signed(bytes), signed(files));
+    }
+
+    /// Counts what is there no longer.
+    pub fn went(&self, bytes: u64, files: u64) {
+        self.change(-signed(bytes), -signed(files));
+    }
+
+    fn change(&self, bytes: i64, files: i64) {
         for area in &self.counted {
             let mut counts = locked(&area.counts);
             counts.change.0 += bytes;
@@ -505,7 +519,7 @@ mod tests {
         assert!(matches!(over, ErrorKind::OverQuota { used, .. } if used.bytes == 10));
         meter.grow(1, 0, (5, 1)).unwrap();
         assert!(meter.grow(0, 2, (0, 0)).is_err());
-        meter.change(-6, -1);
+        meter.went(6, 1);
         drop(meter);
         let kept = fs::read(path.join(".thriftpd/quota")).unwrap();
         let five = Usage { bytes: 5, files: 1 };

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::error::Error;
+use super::metadata::size_of;
 use super::partial::{Partial, is_partial_name};
 use super::quota::Metered;
 use super::root::Root;
@@ -48,7 +49,7 @@ pub fn remove_old_partials(
             Ok(Some(partial)) => {
                 let size = partial.discard(directory);
                 if let Some(meter) = metered.meter(directory) {
-                    meter.change(-size.cast_signed(), -1);
+                    meter.went(size, 1);
                 }
                 true
             }
@@ -68,7 +69,7 @@ fn each_partial(
     walk(&root, b"", &|_| true, &mut |met| {
         if is_partial_name(met.name) && visit(met.directory, met.name, met.stat.st_mtime) {
             found.files += 1;
-            found.bytes += u64::try_from(met.stat.st_size).unwrap_or(0);
+            found.bytes += size_of(met.stat);
         }
         ControlFlow::Continue(())
     })

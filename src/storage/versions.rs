@@ -11,6 +11,7 @@ use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
 
 use super::copy;
 use super::durable::{Order, sync_directory};
+use super::metadata::size_of;
 use super::reserved::VERSIONS;
 use super::root::{Place, Root};
 use super::walk::below;
@@ -149,7 +150,7 @@ impl Versions {
             let stat = fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
             let removed = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
             if let (Ok(stat), Ok(())) = (stat, removed) {
-                gone.push(u64::try_from(stat.st_size).unwrap_or(0));
+                gone.push(size_of(&stat));
             }
         }
         Ok(gone)

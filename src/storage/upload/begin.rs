@@ -8,11 +8,11 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::ftruncate;
 
 use super::space::Space;
-use super::{Beside, Grows, How, Target, Upload, Uploads, give, size_of};
+use super::{Beside, Grows, How, Target, Upload, Uploads, give, length};
 use crate::storage::checksum::{Algorithm, Digest};
 use crate::storage::durable::{Order, Pace};
 use crate::storage::error::{Error, ErrorKind};
-use crate::storage::metadata::{Kind, kind};
+use crate::storage::metadata::{Kind, kind, size_of};
 use crate::storage::partial::Partial;
 use crate::storage::permissions::Permission;
 use crate::storage::quota::Meter;
@@ -104,7 +104,7 @@ impl Upload {
             _ => return Err(target.refuse(ErrorKind::NotAFile)),
         }
         target.check_lock(&stat)?;
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let size = size_of(&stat);
         let position = match how {
             How::Replace => 0,
             How::Append => size,
@@ -165,7 +165,7 @@ impl Upload {
         old: Option<&FileStat>,
     ) -> Result<Self, Error> {
         let replaced = old.filter(|_| target.rules.versions == 0);
-        let credit = replaced.map_or((0, 0), |old| (u64::try_from(old.st_size).unwrap_or(0), 1));
+        let credit = replaced.map_or((0, 0), |old| (size_of(old), 1));
         let meter = target.meter(place.directory.as_fd());
         let (partial, left) = Partial::create(place.directory.as_fd(), &place.name)
             .map_err(|errno| target.fail(errno))?;
@@ -210,7 +210,7 @@ impl Upload {
             }
             None => {
                 if let Err(over) = upload.space.new_file() {
-                    upload.space.count(0, 1);
+                    upload.space.came(0, 1);
                     return Err(target.refuse(over));
                 }
             }
@@ -230,7 +230,7 @@ impl Upload {
             }
             return Self::begin_anew(target, place, None);
         };
-        let size = size_of(partial.file()).map_err(|errno| target.fail(errno))?;
+        let size = length(partial.file()).map_err(|errno| target.fail(errno))?;
         let position = match how {
             How::At(offset) if offset > size => {
                 return Err(target.refuse(ErrorKind::BeyondEnd { size }));
@@ -270,7 +270,7 @@ impl Upload {
             Ok(false) => {
                 partial.remove(place.directory.as_fd());
                 if let (Some(left), Some(meter)) = (left, &meter) {
-                    meter.change(-left.cast_signed(), -1);
+                    meter.went(left, 1);
                 }
                 return Ok(None);
             }
@@ -297,7 +297,7 @@ impl Upload {
         }
         let space = &mut upload.space;
         let admitted = match left {
-            None => space.new_file().inspect_err(|_| space.count(0, 1)),
+            None => space.new_file().inspect_err(|_| space.came(0, 1)),
             Some(_) => Ok(()),
         };
         // Its blocks are shared, but a quota counts what files say they hold.
@@ -364,8 +364,8 @@ fn keep_old(target: &Target<'_>, old: BorrowedFd<'_>, space: &Space) -> Result<(
         .root
         .open_below(target.relative, flags, Mode::empty())
         .and_then(|copied: OwnedFd| {
-            let size = size_of_fd(&copied)?;
-            space.count(size.cast_signed(), 1);
+            let size = size_of(&fstat(&copied)?);
+            space.came(size, 1);
             let keeping = Keeping {
                 most: target.rules.versions,
                 durable: target.durable,
@@ -374,13 +374,9 @@ fn keep_old(target: &Target<'_>, old: BorrowedFd<'_>, space: &Space) -> Result<(
             versions::keep_copy(target.root, target.relative, &copied, keeping)
         });
     for gone in kept.map_err(|errno| target.fail(errno))? {
-        space.count(-gone.cast_signed(), -1);
+        space.went(gone, 1);
     }
     Ok(())
-}
-
-fn size_of_fd(fd: &OwnedFd) -> Result<u64, Errno> {
-    Ok(u64::try_from(fstat(fd)?.st_size).unwrap_or(0))
 }
 
 /// A new file that grows under its own name.

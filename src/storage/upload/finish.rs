@@ -13,7 +13,7 @@ use crate::storage::checksum::{self, Digest};
 use crate::storage::durable::{Order, after_rename, before_rename, sync_directory};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::lock::{hold_names, locked_until};
-use crate::storage::metadata::{Kind, kind};
+use crate::storage::metadata::{Kind, kind, size_of};
 use crate::storage::partial::Partial;
 use crate::storage::permissions::Modes;
 use crate::storage::root::Place;
@@ -103,7 +103,7 @@ impl Upload {
         }
         let stays = old.is_some() && beside.keeps.is_some();
         let replaced = old.filter(|_| !stays);
-        let replaced = replaced.map_or((0, 0), |old| (u64::try_from(old.st_size).unwrap_or(0), 1));
+        let replaced = replaced.map_or((0, 0), |old| (size_of(&old), 1));
         self.space.fits_without(replaced).map_err(refuse)?;
         if let (Some((root, relative)), Some(_)) = (&beside.keeps, old) {
             let keeping = Keeping {
@@ -113,12 +113,11 @@ impl Upload {
             };
             let kept = versions::keep(root, relative, place, keeping);
             for gone in kept.map_err(|errno| self.failed(errno))? {
-                self.space.count(-gone.cast_signed(), -1);
+                self.space.went(gone, 1);
             }
         }
         rename().map_err(|errno| self.failed(errno))?;
-        self.space
-            .count(-replaced.0.cast_signed(), -replaced.1.cast_signed());
+        self.space.went(replaced.0, replaced.1);
         Ok(())
     }
 }

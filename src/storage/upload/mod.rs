@@ -25,6 +25,7 @@ use nix::sys::statvfs::fstatvfs;
 use super::checksum::{self, Digest, Stopped};
 use super::durable::{Order, Pace};
 use super::error::{Error, ErrorKind};
+use super::metadata::size_of;
 use super::partial::Partial;
 use super::path::VirtualPath;
 use super::permissions::{Modes, Permissions};
@@ -277,7 +278,7 @@ impl Upload {
 impl Drop for Upload {
     /// What holds nothing is worth no resuming.
     fn drop(&mut self) {
-        let size = size_of(self.file()).unwrap_or(0);
+        let size = length(self.file()).unwrap_or(0);
         if let Grows::Beside(beside) = &self.grows {
             if beside.finished {
                 return;
@@ -285,7 +286,7 @@ impl Drop for Upload {
             if self.position == 0 || beside.is_clone {
                 beside.partial.remove(beside.place.directory.as_fd());
                 self.space.give_back(0);
-                self.space.count(0, -1);
+                self.space.went(0, 1);
                 return;
             }
         }
@@ -294,6 +295,6 @@ impl Drop for Upload {
     }
 }
 
-fn size_of(file: &File) -> Result<u64, Errno> {
-    Ok(u64::try_from(fstat(file)?.st_size).unwrap_or(0))
+fn length(file: &File) -> Result<u64, Errno> {
+    Ok(size_of(&fstat(file)?))
 }

@@ -148,14 +148,20 @@ impl Space {
     /// The file has ended at `size` bytes: what was counted beyond does not count.
     pub fn give_back(&mut self, size: u64) {
         if let Some(meter) = &self.meter {
-            meter.change(size.cast_signed().wrapping_sub(self.given.cast_signed()), 0);
+            meter.went(self.given.saturating_sub(size), 0);
         }
         self.given = size;
     }
 
-    pub fn count(&self, bytes: i64, files: i64) {
+    pub fn came(&self, bytes: u64, files: u64) {
         if let Some(meter) = &self.meter {
-            meter.change(bytes, files);
+            meter.came(bytes, files);
+        }
+    }
+
+    pub fn went(&self, bytes: u64, files: u64) {
+        if let Some(meter) = &self.meter {
+            meter.went(bytes, files);
         }
     }
 
