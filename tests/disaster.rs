@@ -14,7 +14,7 @@ use common::{Mounted, Server, assert_same_bytes, eventually, noise, reset};
 #[test]
 fn a_full_disk_is_452_with_the_bytes_that_are_free() {
     let builder = Server::build();
-    let Some(_disk) = Mounted::in_memory(builder.root(), "size=1m") else {
+    let Some(_disk) = Mounted::in_memory(&builder, "size=1m") else {
         return;
     };
     let server = builder.start();
@@ -36,7 +36,7 @@ fn a_full_disk_is_452_with_the_bytes_that_are_free() {
 #[test]
 fn a_read_only_disk_is_550() {
     let builder = Server::build();
-    let Some(_disk) = Mounted::in_memory(builder.root(), "size=1m,ro") else {
+    let Some(_disk) = Mounted::in_memory(&builder, "size=1m,ro") else {
         return;
     };
     let server = builder.start();

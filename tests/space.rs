@@ -22,7 +22,7 @@ fn partial(server: &Server) -> Option<PathBuf> {
 #[test]
 fn what_was_announced_is_taken_before_the_first_byte_and_the_rest_given_back() {
     let builder = Server::build();
-    let Some(_disk) = Mounted::ext4(builder.root()) else {
+    let Some(_disk) = Mounted::ext4(&builder) else {
         return;
     };
     let server = builder.start();
@@ -62,7 +62,7 @@ fn what_was_announced_is_taken_before_the_first_byte_and_the_rest_given_back() {
 #[test]
 fn what_was_set_aside_for_an_upload_that_is_cut_off_is_given_back() {
     let builder = Server::build();
-    let Some(_disk) = Mounted::ext4(builder.root()) else {
+    let Some(_disk) = Mounted::ext4(&builder) else {
         return;
     };
     let server = builder.start();
@@ -98,7 +98,7 @@ fn so_much_of_the_disk_stays_free() {
     let builder = Server::build().configuration(
         "min_free = \"600kB\"\n[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\n",
     );
-    let Some(_disk) = Mounted::in_memory(builder.root(), "size=1000k") else {
+    let Some(_disk) = Mounted::in_memory(&builder, "size=1000k") else {
         return;
     };
     let server = builder.start();
@@ -167,7 +167,7 @@ fn finished_files_are_continued_in_a_clone_where_the_file_system_can_clone() {
         ("xfs", &["mkfs.xfs", "-q"][..], 400 << 20),
     ] {
         let builder = Server::build();
-        let Some(_disk) = Mounted::with(kind, mkfs, size, builder.root()) else {
+        let Some(_disk) = Mounted::with(kind, mkfs, size, &builder) else {
             continue;
         };
         continue_a_file(&builder.start(), false);
@@ -177,7 +177,7 @@ fn finished_files_are_continued_in_a_clone_where_the_file_system_can_clone() {
 #[test]
 fn finished_files_are_continued_in_place_elsewhere() {
     let builder = Server::build();
-    let Some(_disk) = Mounted::ext4(builder.root()) else {
+    let Some(_disk) = Mounted::ext4(&builder) else {
         return;
     };
     continue_a_file(&builder.start(), true);
