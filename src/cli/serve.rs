@@ -3,6 +3,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use argh::FromArgs;
 
@@ -21,6 +22,7 @@ use crate::server::acceptor::Acceptor;
 use crate::server::addresses::lan_addresses;
 use crate::server::admission::Admission;
 use crate::server::privileges::{self, Identity};
+use crate::server::programs::Programs;
 use crate::server::{FrontEnd, limits, listen, system};
 use crate::storage::{Permissions, recover_counts};
 use crate::tls::{self, Source};
@@ -60,6 +62,9 @@ pub struct ServeArguments {
     #[argh(option, arg_name = "file")]
     key: Option<PathBuf>,
 }
+
+/// How long programs behind uploads may take when everything else has ended.
+const TIME_FOR_PROGRAMS: Duration = Duration::from_secs(5);
 
 /// Serves until a signal ends it.
 ///
@@ -118,10 +123,12 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         admission: Admission::default(),
         sessions: Arc::new(Sessions::default()),
         transfer_log,
+        programs: Arc::default(),
         may_bind_low_ports,
         explicit_listeners,
     };
     let admission = shared.admission.clone();
+    let programs: Arc<Programs> = Arc::clone(&shared.programs);
     let acceptor =
         Acceptor::new(listeners, admission).map_err(|error| format!("cannot start: {error}"))?;
     let fingerprint = tls.as_ref().map(tls::Tls::fingerprint);
@@ -162,6 +169,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     keeper::start(Arc::clone(&ftp));
     let front_end: Arc<dyn FrontEnd> = Arc::clone(&ftp) as _;
     let ended = acceptor.run(&front_end, || ftp.config().timeouts.shutdown_grace);
+    programs.end(TIME_FOR_PROGRAMS);
     log::info!("goodbye");
     ended.map_err(|error| format!("cannot wait for connections: {error}"))
 }

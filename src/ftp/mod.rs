@@ -30,6 +30,7 @@ use crate::config::{Config, TlsMode};
 use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
 use crate::server::admission::{Admission, Refused};
+use crate::server::programs::Programs;
 use crate::server::{Connection, FrontEnd, Limits};
 use crate::tls::Tls;
 
@@ -39,6 +40,8 @@ pub struct Shared {
     pub admission: Admission,
     pub sessions: Arc<Sessions>,
     pub transfer_log: Option<TransferLog>,
+    /// Those that are run behind uploads.
+    pub programs: Arc<Programs>,
     /// Active data connections can come from port 20.
     pub may_bind_low_ports: bool,
     /// The listeners from this one on begin with TLS.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::data::secure::Protection;
 use crate::config::TlsMode;
+use crate::server::programs::Run;
 use crate::tls::{Answers, SESSION_ID, SessionId, Tls};
 
 /// The encryption of one session.
@@ -23,11 +24,13 @@ pub struct Security {
     pub client_names: Vec<String>,
 }
 
-/// What happens to the control connection once the reply to the command is out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happens once the reply to the command is out, to the control connection above all.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AfterReply {
     Encrypt,
     StopEncryption,
+    /// A program of the owner's is run.
+    Run(Box<Run>),
 }
 
 impl Security {

@@ -175,12 +175,20 @@ impl Session {
 
     // ---- encryption
 
-    /// Does to the control connection what the last command asked for.
+    /// Does what the last command wants done behind its reply, to the control connection above all.
     pub fn finish_reply(&mut self) {
         let deadline = Instant::now() + self.config.timeouts.login;
         match self.after_reply.take() {
             None => {}
             Some(AfterReply::Encrypt) => self.encrypt(),
+            Some(AfterReply::Run(run)) => {
+                // The client knows first. One that is gone has stored its file all the same.
+                if self.control.flush().is_err() {
+                    self.ended = true;
+                }
+                let at_once = self.config.on_upload_at_once;
+                self.shared.programs.run(*run, at_once);
+            }
             Some(AfterReply::StopEncryption) => {
                 if let Err(error) = self.control.stop_encryption(&self.stop, deadline) {
                     log::warn!(

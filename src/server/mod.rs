@@ -10,6 +10,7 @@
 //! | `listen` | listening sockets |
 //! | `stop` | the end of the server as every thread sees it |
 //! | `ready` | poll(2) with a deadline |
+//! | `programs` | programs of the owner's, run behind what happened |
 //! | `system` | system calls without a safe wrapper |
 //! | `privileges` | giving up root |
 //! | `addresses` | the host's own addresses, and whose others are |
@@ -23,6 +24,7 @@ pub mod limits;
 pub mod listen;
 pub mod pool;
 pub mod privileges;
+pub mod programs;
 pub mod ready;
 pub mod stop;
 pub mod system;

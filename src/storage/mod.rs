@@ -19,6 +19,7 @@
 //! | `copy` | copying from file to file inside the kernel
 //! | `durable` | getting onto the disk what was written
 //! | `quota` | what users have stored, counted as it changes
+//! | `record` | what was uploaded last, and how much of late |
 //! | `walk` | going through a tree
 //! | `sweep` | what uploads have left in a whole tree |
 //! | `verify` | reading again what has a stored checksum |
@@ -39,6 +40,7 @@ mod partial;
 mod path;
 mod permissions;
 mod quota;
+mod record;
 mod reserved;
 mod root;
 mod rules;
@@ -60,6 +62,7 @@ pub use permissions::{Modes, Permission, Permissions};
 pub use quota::{
     Metered, Usage, recover as recover_counts, rescan as rescan_counts, usage as usage_of,
 };
+pub use record::{LastUpload, Uploaded, uploaded};
 pub use rules::{Keep, Quota, Room, Rules};
 pub use sweep::{Partials, count_partials, remove_old_partials};
 pub use upload::{How, Stored, Upload, Uploads};

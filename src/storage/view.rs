@@ -21,6 +21,7 @@ use super::path::VirtualPath;
 use super::permissions::{Modes, Permission, Permissions};
 use super::quota;
 use super::quota::{Metered, Usage};
+use super::record;
 use super::reserved::VERSIONS;
 use super::root::Root;
 use super::rules::{Quota, Room, Rules};
@@ -183,6 +184,23 @@ impl View {
         });
         let nearest = inside.min_by_key(|(length, _)| *length);
         nearest.map_or(&self.rules, |(_, rules)| rules)
+    }
+
+    /// Remembers that the user has stored a file of `size` bytes, of which so many came now. What keeps that from being
+    /// remembered goes to the log.
+    pub fn note_upload(&self, user: &str, path: &VirtualPath, size: u64, received: u64) {
+        let located = self.locate(path);
+        let noted = located
+            .root
+            .and_then(|root| record::note(root, user, path.as_bytes(), size, received));
+        if let Err(errno) = noted {
+            let shown = self.host_path(path);
+            log::warn!(
+                "{}: the upload is not noted for `thriftpd backups`: {}",
+                shown.display(),
+                errno.desc()
+            );
+        }
     }
 
     /// What the user has stored and may store; None without a quota.

@@ -13,6 +13,7 @@ mod parameters;
 mod security;
 mod site;
 mod transfer;
+mod uploaded;
 
 use super::protocol::command::Command;
 use super::protocol::reply::Reply;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Answer;
 use super::interrupts::Interrupts;
+use super::uploaded;
 use crate::ftp::data::open::{DataPort, OpenError, open};
 use crate::ftp::data::watch::Watch;
 use crate::ftp::data::{Outcome, receive, secure, send};
@@ -283,6 +284,9 @@ fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: 
         }
     }
     log_transfer(session, verb, &host_path, Direction::Incoming, &received);
+    if let Some(stored) = &stored {
+        uploaded::follow_up(session, &name, &host_path, stored, received.bytes)?;
+    }
     let size = stored.map_or(0, |stored| stored.size);
     conclude(
         session,
