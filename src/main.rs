@@ -1,7 +1,7 @@
 //! The program: parses the arguments and runs one subcommand.
 use std::process::ExitCode;
 
-use thriftpd::cli::{Arguments, Command, cert, check, quota, serve, user};
+use thriftpd::cli::{Arguments, Command, backups, cert, check, quota, serve, user};
 
 fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     }
     let result = match arguments.command {
         Some(Command::Serve(arguments)) => serve::run(arguments),
+        Some(Command::Backups(arguments)) => backups::run(&arguments),
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Cert(arguments)) => cert::run(&arguments),
         Some(Command::Quota(arguments)) => quota::run(&arguments),

@@ -95,6 +95,33 @@ fn check_tells_what_will_be_served() {
 }
 
 #[test]
+fn check_tells_which_program_runs_for_whom_and_whether_it_can() {
+    let place = Place::new();
+    let program = place.home.path().join("program");
+    place.write(&format!(
+        "listen = [\"127.0.0.1:{}\"]\nsessions = 10\non_upload = [\"{}\", \"two words\"]\non_upload_timeout = \"1m\"\n\
+         [anonymous]\nroot = \"root\"\n",
+        free_port(),
+        program.display()
+    ));
+    let text = out(&place.check());
+    let shown = program.display();
+    assert!(
+        text.contains(&format!("for 60 s at most: {shown} two words\n")),
+        "{text}"
+    );
+    let missing = format!("problem: on_upload: {shown}, run for anonymous: No such file");
+    assert!(text.contains(&missing), "{text}");
+    fs::write(&program, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).unwrap();
+    let text = out(&place.check());
+    assert!(text.contains("nothing that the server can run"), "{text}");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let checked = place.check();
+    assert!(checked.status.success(), "{}", out(&checked));
+}
+
+#[test]
 fn check_names_file_line_key_and_what_was_expected() {
     let place = Place::new();
     place.write("sessions = 5\nsesions_per_ip = 3\n");

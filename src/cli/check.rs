@@ -1,4 +1,5 @@
 //! `thriftpd check`: what is wrong with a configuration and its surroundings, or what will be served.
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
@@ -161,6 +162,20 @@ fn print_account(account: &Account) {
             described(folder.rules.permissions)
         );
     }
+    if let Some(program) = &account.on_upload {
+        let path = program.path.to_string_lossy();
+        let arguments = program.arguments.iter().map(String::as_str);
+        let command: Vec<String> = [&*path]
+            .into_iter()
+            .chain(arguments)
+            .map(|word| printable(word.as_bytes()).to_string())
+            .collect();
+        println!(
+            "  runs behind each upload, for {} s at most: {}",
+            program.time.as_secs(),
+            command.join(" ")
+        );
+    }
 }
 
 /// Where the directory really is, for links can lead elsewhere.
@@ -220,6 +235,7 @@ fn problems(config: &Config) -> Vec<String> {
             ));
         }
     }
+    problems.extend(problems_of_programs(config, &identity));
     problems.extend(problems_of_tls(config));
     if config.passive_ports.count() < config.sessions {
         problems.push(format!(
@@ -237,6 +253,27 @@ fn problems(config: &Config) -> Vec<String> {
             .push("clock: it is before 2020: set it, or files will carry wrong times".to_owned());
     }
     problems
+}
+
+/// Each program once, with whom it is run for.
+fn problems_of_programs(config: &Config, identity: &Identity) -> Vec<String> {
+    let mut users: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
+    for account in config.accounts.iter().chain(config.accounts.anonymous()) {
+        if let Some(program) = &account.on_upload {
+            users.entry(&program.path).or_default().push(&account.name);
+        }
+    }
+    let problem = |(program, users): (&Path, Vec<&str>)| {
+        let (shown, users) = (program.display(), users.join(", "));
+        match environment::can_run(program, identity) {
+            Ok(true) => None,
+            Ok(false) => Some(format!(
+                "on_upload: {shown}, run for {users}, is nothing that the server can run: make it executable with `chmod 755 {shown}`"
+            )),
+            Err(error) => Some(format!("on_upload: {shown}, run for {users}: {error}")),
+        }
+    };
+    users.into_iter().filter_map(problem).collect()
 }
 
 fn problem_of_root(

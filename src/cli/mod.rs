@@ -1,5 +1,6 @@
 //! What a person types and reads: one file a subcommand. An error is one sentence that says what happened, to which
 //! path or address, and what to do.
+pub mod backups;
 pub mod cert;
 pub mod check;
 mod keeper;
@@ -23,6 +24,7 @@ pub struct Arguments {
 #[argh(subcommand)]
 pub enum Command {
     Serve(serve::ServeArguments),
+    Backups(backups::BackupsArguments),
     Check(check::CheckArguments),
     Cert(cert::CertArguments),
     Quota(quota::QuotaArguments),

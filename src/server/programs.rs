@@ -364,3 +364,64 @@ impl<'a> Said<'a> {
         self.log_line();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(script: &str) -> Run {
+        Run {
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            environment: Vec::new(),
+            time: Duration::from_secs(60),
+            what_for: "a test".into(),
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_full_takes_no_more_and_is_forgotten_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let programs = Arc::new(Programs::default());
+        programs.run(run(&format!("read line <'{}'", pipe.display())), 1);
+        for _ in 0..LONGEST_LINE + 10 {
+            programs.run(run("exit 0"), 1);
+        }
+        let state = programs.state();
+        assert!(state.line.len() >= LONGEST_LINE - 1, "{}", state.line.len());
+        assert!(state.line.len() <= LONGEST_LINE && state.threads == 1);
+        drop(state);
+        programs.end(Duration::ZERO);
+        assert!(programs.state().line.is_empty());
+        std::fs::write(pipe, "go on\n").unwrap();
+        programs.end(Duration::from_secs(60));
+        assert_eq!(programs.state().threads, 0);
+    }
+
+    #[test]
+    fn what_a_program_came_to_is_known() {
+        let end = |script: &str| run(script).start_and_watch();
+        assert!(matches!(end("exit 7"), Ok(End::Exited(7))));
+        assert!(matches!(
+            end("kill -TERM $$"),
+            Ok(End::Killed(Signal::SIGTERM))
+        ));
+        let late = Run {
+            time: Duration::from_millis(50),
+            ..run("sleep 60 & sleep 60")
+        };
+        assert!(matches!(late.start_and_watch(), Ok(End::TimedOut)));
+        let none = Run {
+            program: "/nowhere/to/be/found".into(),
+            ..run("")
+        };
+        assert!(none.start_and_watch().is_err());
+        let nul = Run {
+            arguments: vec!["\0".into()],
+            ..run("")
+        };
+        assert!(nul.start_and_watch().is_err());
+    }
+}
