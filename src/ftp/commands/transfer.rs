@@ -142,30 +142,26 @@ pub fn conclude(session: &mut Session, outcome: Outcome, done: impl AsRef<[u8]>)
 
 pub fn retr(session: &mut Session, argument: &[u8]) -> Answer {
     let offset = std::mem::take(&mut session.restart);
+    let last = session.range_last.take();
     let path = session.path(argument)?;
     let view = session.view()?;
     let Download { file, size } = view.open_for_reading(&path)?;
     let ascii = session.representation == Representation::Ascii;
-    not_restarted_in_ascii(ascii, offset)?;
-    if offset > size {
-        return Err(Refusal::new(
-            554,
-            format!("The file has {size} bytes: it cannot start at {offset}."),
-        ));
-    }
+    not_restarted_in_ascii(ascii, offset > 0 || last.is_some())?;
+    let end = end_of_range(offset, last, size)?;
     must_have_data_port(session)?;
     let mode = if ascii { "ASCII" } else { "BINARY" };
     let mut opening = format!("Opening {mode} mode data connection for ").into_bytes();
     opening.extend(argument);
-    opening.extend(format!(" ({} bytes).", size - offset).into_bytes());
+    opening.extend(format!(" ({} bytes).", end - offset).into_bytes());
     let what = format!("RETR {}", printable(path.as_bytes()));
     let how = (Purpose::Sending, false);
     let by_kernel = session.config.tls.by_kernel;
     let sent = transfer(session, &what, opening, how, &mut |stream, watch| {
         if ascii {
-            send::file_as_ascii(stream, &file, size, watch)
+            send::file_as_ascii(stream, &file, end, watch)
         } else {
-            send::file(stream, &file, offset, size, by_kernel, watch)
+            send::file(stream, &file, offset, end, by_kernel, watch)
         }
     })?;
     log_transfer(
@@ -180,6 +176,28 @@ pub fn retr(session: &mut Session, argument: &[u8]) -> Answer {
         sent.outcome,
         format!("Sent: {} bytes.", sent.bytes),
     )
+}
+
+/// The byte behind the last one that is asked for, of a file of `size` bytes.
+///
+/// # Errors
+/// 554 where the file has no such bytes. The draft of RANG would have less sent then; a client that counts on what it asked
+/// for is better told.
+pub fn end_of_range(start: u64, last: Option<u64>, size: u64) -> Result<u64, Refusal> {
+    if start > size {
+        return Err(Refusal::new(
+            554,
+            format!("The file has {size} bytes: it cannot start at {start}."),
+        ));
+    }
+    match last {
+        Some(last) if last >= size => Err(Refusal::new(
+            554,
+            format!("The file has {size} bytes: there is none at {last}."),
+        )),
+        Some(last) => Ok(last + 1),
+        None => Ok(size),
+    }
 }
 
 // ---- from the client
@@ -205,7 +223,7 @@ fn store(session: &mut Session, verb: &str, argument: &[u8], how: How) -> Answer
     let view = session.view()?;
     let ascii = session.representation == Representation::Ascii;
     if let How::At(offset) = how {
-        not_restarted_in_ascii(ascii, offset)?;
+        not_restarted_in_ascii(ascii, offset > 0)?;
     }
     must_have_data_port(session)?;
     let upload = view.begin_upload(&path, how)?;
@@ -384,7 +402,7 @@ pub fn rest(session: &mut Session, argument: &[u8]) -> Answer {
     if i64::try_from(offset).is_err() {
         return Err(Refusal::new(501, "No file is that long."));
     }
-    not_restarted_in_ascii(session.representation == Representation::Ascii, offset)?;
+    not_restarted_in_ascii(session.representation == Representation::Ascii, offset > 0)?;
     session.restart = offset;
     Ok(Reply::new(
         350,
@@ -393,8 +411,8 @@ pub fn rest(session: &mut Session, argument: &[u8]) -> Answer {
 }
 
 /// Offsets count bytes of the file; in ASCII the client counts others.
-fn not_restarted_in_ascii(ascii: bool, offset: u64) -> Result<(), Refusal> {
-    if ascii && offset > 0 {
+fn not_restarted_in_ascii(ascii: bool, partial: bool) -> Result<(), Refusal> {
+    if ascii && partial {
         return Err(Refusal::new(
             504,
             "An offset has no meaning in ASCII; use TYPE I.",
