@@ -25,6 +25,8 @@ pub struct Transferred {
     /// Bytes over the data connection.
     pub bytes: u64,
     pub duration: Duration,
+    /// The SHA-256 of the whole file in hexadecimal, where it is known.
+    pub sha256: Option<String>,
 }
 
 /// Opens the data connection behind the reply 150, encrypts it where that was agreed upon, and lets `work` use it.
@@ -78,6 +80,7 @@ pub fn transfer(
         outcome,
         bytes,
         duration: started.elapsed(),
+        sha256: None,
     })
 }
 
@@ -361,6 +364,10 @@ pub fn log_transfer(
     let file = host_path.as_os_str().as_encoded_bytes();
     let seconds = done.duration.as_secs_f64();
     let rate = done.bytes as f64 / 1_048_576.0 / seconds.max(1e-6);
+    let checksum = done
+        .sha256
+        .as_ref()
+        .map(|digest| format!(" sha256={digest}"));
     let level = if done.outcome.is_complete() {
         log::Level::Info
     } else {
@@ -368,11 +375,12 @@ pub fn log_transfer(
     };
     log::log!(
         level,
-        "{}: {verb} {} {} bytes {seconds:.3} s {rate:.1} MiB/s {}",
+        "{}: {verb} {} {} bytes {seconds:.3} s {rate:.1} MiB/s {}{}",
         session.who(),
         printable(file),
         done.bytes,
-        done.outcome.describe()
+        done.outcome.describe(),
+        checksum.unwrap_or_default()
     );
     if let Ok(visitor) = session.visitor() {
         session.log_to_file(&Entry {
@@ -385,6 +393,7 @@ pub fn log_transfer(
             anonymous: visitor.anonymous,
             user: &visitor.name,
             complete: done.outcome.is_complete(),
+            sha256: done.sha256.as_deref(),
         });
     }
 }
