@@ -265,7 +265,7 @@ fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: 
     let what = format!("{verb} {}", printable(name.as_bytes()));
     let mut upload = Some(upload);
     let mut stored = None;
-    let received = transfer(
+    let mut received = transfer(
         session,
         &what,
         opening,
@@ -303,21 +303,19 @@ fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: 
             );
         }
     }
+    let size = stored.as_ref().map_or(0, |stored| stored.size);
+    received.sha256 = stored.and_then(|stored| stored.sha256);
     log_transfer(session, verb, &host_path, Direction::Incoming, &received);
-    let size = stored.map_or(0, |stored| stored.size);
-    conclude(
-        session,
-        received.outcome,
-        format!(
-            "{}: {} bytes received; the file has {size}.",
-            if durable {
-                "Stored and synced to disk"
-            } else {
-                "Stored"
-            },
-            received.bytes
-        ),
-    )
+    let done = if durable {
+        "Stored and synced to disk"
+    } else {
+        "Stored"
+    };
+    let done = format!(
+        "{done}: {} bytes received; the file has {size}.",
+        received.bytes
+    );
+    conclude(session, received.outcome, done)
 }
 
 fn receive_all(
