@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use common::{Client, Mounted, Server, assert_same_bytes, eventually, noise};
+use common::{Mounted, Server, assert_same_bytes, eventually, noise};
 
 /// The one partial file that is there.
 fn partial(server: &Server) -> Option<PathBuf> {
@@ -98,13 +98,6 @@ fn what_was_set_aside_for_an_upload_that_is_cut_off_is_given_back() {
     assert_same_bytes(&server.read("file"), &whole);
 }
 
-fn login(server: &Server) -> Client {
-    let mut client = server.connect();
-    client.login_as("ftp", "x").expect(230);
-    client.expect("TYPE I", 200);
-    client
-}
-
 #[test]
 fn so_much_of_the_disk_stays_free() {
     let builder = Server::build().configuration(
@@ -114,7 +107,7 @@ fn so_much_of_the_disk_stays_free() {
         return;
     };
     let server = builder.start();
-    let mut client = login(&server);
+    let mut client = server.visitor();
     client.stor("fits", &noise(300_000));
     let data = client.epsv();
     client.expect("STOR more", 150);

@@ -16,13 +16,6 @@ fn server(keys: &str) -> Server {
     Server::build().configuration(&configuration).start()
 }
 
-fn login(server: &Server) -> Client {
-    let mut client = server.connect();
-    client.login_as("ftp", "x").expect(230);
-    client.expect("TYPE I", 200);
-    client
-}
-
 /// What lies in the file, by the system's own program.
 fn sha256sum(server: &Server, name: &str) -> String {
     let mut command = the_program("sha256sum", server.home());
@@ -55,7 +48,7 @@ fn is_stored(server: &Server, client: &mut Client, name: &str) {
 fn every_way_of_storing_leaves_the_checksum_of_the_whole_file() {
     for keys in ["", "uploads = \"direct\"", "durable = false"] {
         let server = server(keys);
-        let mut client = login(&server);
+        let mut client = server.visitor();
         for size in [0, 1, 3_000_001] {
             client.stor("file", &noise(size));
             is_stored(&server, &mut client, "file");
@@ -78,12 +71,12 @@ fn every_way_of_storing_leaves_the_checksum_of_the_whole_file() {
 fn what_was_cut_off_and_continued_has_one_as_well() {
     let server = server("");
     let contents = noise(2_000_000);
-    let mut client = login(&server);
+    let mut client = server.visitor();
     let mut data = client.epsv();
     client.expect("STOR file", 150);
     data.write_all(&contents[..1_500_000]).unwrap();
     eventually("it arrives", || {
-        let reply = login(&server).command("SIZE file");
+        let reply = server.visitor().command("SIZE file");
         reply.code == 213 && reply.text().contains("1500000")
     });
     client.send("ABOR");
@@ -110,5 +103,5 @@ fn an_encrypted_upload_has_one_as_well() {
     let right = sha256sum(&server, "file");
     server.wait_for_log(&format!("sha256={right}"));
     // The user of the command line has what the file says of all.
-    login(&server).expect("HASH file", 213).says(&right);
+    server.visitor().expect("HASH file", 213).says(&right);
 }
