@@ -1,7 +1,7 @@
 //! The program: parses the arguments and runs one subcommand.
 use std::process::ExitCode;
 
-use thriftpd::cli::{Arguments, Command, backups, cert, check, quota, serve, user};
+use thriftpd::cli::{Arguments, Command, backups, cert, check, quota, serve, user, verify};
 
 fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Some(Command::Cert(arguments)) => cert::run(&arguments),
         Some(Command::Quota(arguments)) => quota::run(&arguments),
         Some(Command::User(arguments)) => user::run(arguments),
+        Some(Command::Verify(arguments)) => verify::run(&arguments),
         None => Err("which command? `thriftpd help` shows them all".into()),
     };
     match result {

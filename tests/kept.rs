@@ -8,25 +8,16 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use common::{Client, Server, eventually, noise};
+use common::{Server, eventually, noise};
 
 fn server(keys: &str) -> Server {
-    let configuration =
-        format!("[anonymous]\nroot = \"{{root}}\"\naccess = \"read-write\"\n{keys}\n");
-    Server::build().configuration(&configuration).start()
-}
-
-fn login(server: &Server) -> Client {
-    let mut client = server.connect();
-    client.login_as("ftp", "x").expect(230);
-    client.expect("TYPE I", 200);
-    client
+    Server::build().anonymous(keys).start()
 }
 
 #[test]
 fn a_young_file_can_be_changed_by_no_verb() {
     let server = server("lock = \"30d\"");
-    let mut client = login(&server);
+    let mut client = server.visitor();
     client.stor("file", b"precious");
     client.expect("MKD sub", 257);
     client.stor("sub/inner", b"precious, too");
@@ -83,7 +74,7 @@ fn a_young_file_can_be_changed_by_no_verb() {
 #[test]
 fn who_comes_second_does_not_replace_what_has_become_young_meanwhile() {
     let server = server("lock = \"30d\"");
-    let (mut first, mut second) = (login(&server), login(&server));
+    let (mut first, mut second) = (server.visitor(), server.visitor());
     let mut slow = second.epsv();
     second.expect("STOR file", 150);
     slow.write_all(b"second").unwrap();
@@ -96,13 +87,13 @@ fn who_comes_second_does_not_replace_what_has_become_young_meanwhile() {
 #[test]
 fn an_upload_that_was_cut_off_can_be_continued_and_thrown_away_under_a_lock() {
     let server = server("lock = \"30d\"");
-    let mut client = login(&server);
+    let mut client = server.visitor();
     for (line, all) in [("APPE half", true), ("DELE half", false)] {
         let mut data = client.epsv();
         client.expect("STOR half", 150);
         data.write_all(b"ha").unwrap();
         eventually("it arrives", || {
-            login(&server).command("SIZE half").code == 213
+            server.visitor().command("SIZE half").code == 213
         });
         client.send("ABOR");
         client.reply().expect(426);
@@ -127,7 +118,7 @@ fn a_lock_ends_with_its_time_and_folders_have_their_own() {
              [[anonymous.folder]]\npath = \"/open\"\nroot = \"{home}\"\nlock = \"0s\"\n",
         )
         .start();
-    let mut client = login(&server);
+    let mut client = server.visitor();
     client.stor("open/file", b"one");
     client.stor("open/file", b"two");
     client.expect("DELE open/file", 250);
@@ -143,7 +134,7 @@ fn a_lock_ends_with_its_time_and_folders_have_their_own() {
 #[test]
 fn uploads_in_place_are_locked_as_well() {
     let server = server("lock = \"30d\"\nuploads = \"direct\"");
-    let mut client = login(&server);
+    let mut client = server.visitor();
     client.stor("file", b"precious");
     for line in ["STOR file", "APPE file"] {
         client.upload(line, b"x").expect(550).says("locked");
@@ -156,7 +147,7 @@ fn add_only_users_add_and_nothing_else() {
     let server = Server::build()
         .configuration("[anonymous]\nroot = \"{root}\"\naccess = \"add-only\"\n")
         .start();
-    let mut client = login(&server);
+    let mut client = server.visitor();
     client.stor("file", b"precious");
     client.upload("STOR file", b"x").expect(550);
     client.upload("APPE file", b"x").expect(550);
@@ -196,7 +187,7 @@ fn contents(server: &Server, file: &str) -> Vec<String> {
 #[test]
 fn the_last_versions_of_an_overwritten_file_are_kept() {
     let server = server("versions = 2");
-    let mut client = login(&server);
+    let mut client = server.visitor();
     client.expect("MKD sub", 257);
     for contents in ["one", "two", "three", "four"] {
         client.stor("sub/file", contents.as_bytes());
@@ -236,7 +227,7 @@ fn the_last_versions_of_an_overwritten_file_are_kept() {
 #[test]
 fn versions_of_uploads_in_place_are_copies() {
     let server = server("versions = 2\nuploads = \"direct\"");
-    let mut client = login(&server);
+    let mut client = server.visitor();
     client.stor("file", b"one");
     client.stor("file", b"two");
     client.expect("REST 1", 350);
@@ -248,7 +239,7 @@ fn versions_of_uploads_in_place_are_copies() {
 #[test]
 fn versions_can_be_listed_and_fetched_where_they_are_shown_and_never_changed() {
     let server = server("versions = 5\nshow_versions = true");
-    let mut client = login(&server);
+    let mut client = server.visitor();
     client.stor("file", &noise(5000));
     client.stor("file", b"new");
     assert!(

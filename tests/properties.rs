@@ -6,6 +6,7 @@ use thriftpd::ftp::protocol::ascii::{FromNetwork, ToNetwork, network_length};
 use thriftpd::ftp::protocol::command::{Command, is_http_request};
 use thriftpd::ftp::protocol::facts::{Entry, FactType, Facts, entry_into, name_fits_mlsd};
 use thriftpd::ftp::protocol::glob::Pattern;
+use thriftpd::ftp::protocol::hash;
 use thriftpd::ftp::protocol::host::parse_host;
 use thriftpd::ftp::protocol::hostport::{epsv_text, parse_eprt, parse_epsv, parse_port, pasv_text};
 use thriftpd::ftp::protocol::line::{LONGEST, Line, LineDecoder};
@@ -14,9 +15,11 @@ use thriftpd::ftp::protocol::list::{
 };
 use thriftpd::ftp::protocol::mff::parse_mff;
 use thriftpd::ftp::protocol::numbers::{parse_allo, parse_decimal, parse_octal_mode};
+use thriftpd::ftp::protocol::range::{Range, parse_range};
 use thriftpd::ftp::protocol::reply::{Reply, quote_path};
 use thriftpd::ftp::protocol::site_utime::parse_site_utime;
 use thriftpd::ftp::protocol::time::{format_timeval, list_time, parse_timeval};
+use thriftpd::ftp::protocol::xcrc::{FileRange, parse_file_range};
 use thriftpd::storage::VirtualPath;
 
 /// Bytes as a hostile client would choose them: line ends, Telnet and NUL more often than chance has them.
@@ -111,6 +114,10 @@ proptest! {
         is_http_request(&bytes);
         let _ = (parse_epsv(&bytes), parse_host(&bytes), parse_allo(&bytes), parse_octal_mode(&bytes));
         let _ = (parse_mff(&bytes), parse_site_utime(&bytes), parse_timeval(&bytes), Facts::parse_options(&bytes));
+        let _ = (parse_range(&bytes), hash::parse_options(&bytes));
+        if let Some(FileRange { path, start, end }) = parse_file_range(&bytes) {
+            prop_assert!(!path.is_empty() && end.is_none_or(|end| start <= end));
+        }
         let (_, path) = parse_list_argument(&bytes);
         prop_assert!(bytes.ends_with(path));
         if let Ok(address) = parse_port(&bytes) {
@@ -160,6 +167,17 @@ proptest! {
         prop_assert!(text.iter().skip(1).step_by(2).all(|piece| piece.is_empty()));
         let pieces: Vec<&[u8]> = text.into_iter().step_by(2).collect();
         prop_assert_eq!(pieces.join(&b'"'), path);
+    }
+
+    #[test]
+    fn a_quoted_path_is_a_path_whatever_numbers_it_ends_in(path in hostile(), tail in 0..99_u64, start in 0..1000_u64, more in 0..1000_u64) {
+        let path = [path, format!("x {tail}").into_bytes()].concat();
+        let mut argument = quote_path(&path);
+        prop_assert_eq!(parse_file_range(&argument), Some(FileRange { path: path.clone(), start: 0, end: None }));
+        argument.extend(format!(" {start} {}", start + more).into_bytes());
+        prop_assert_eq!(parse_file_range(&argument), Some(FileRange { path, start, end: Some(start + more) }));
+        let octets = format!("{start} {}", start + more);
+        prop_assert_eq!(parse_range(octets.as_bytes()), Some(Range::Octets { first: start, last: start + more }));
     }
 
     #[test]

@@ -12,16 +12,7 @@ use nix::sys::signal::Signal;
 use common::{Client, Server, assert_same_bytes, eventually, noise, run_client};
 
 fn server(keys: &str) -> Server {
-    let configuration =
-        format!("[anonymous]\nroot = \"{{root}}\"\naccess = \"read-write\"\n{keys}\n");
-    Server::build().configuration(&configuration).start()
-}
-
-fn login(server: &Server) -> Client {
-    let mut client = server.connect();
-    client.login_as("ftp", "x").expect(230);
-    client.expect("TYPE I", 200);
-    client
+    Server::build().anonymous(keys).start()
 }
 
 /// What SITE QUOTA says: bytes and files.
@@ -57,7 +48,7 @@ fn really(directory: &Path) -> (u64, u64) {
 #[test]
 fn more_than_the_quota_is_552_and_the_old_file_stays() {
     let server = server("quota = \"1MB\"");
-    let mut client = login(&server);
+    let mut client = server.visitor();
     let old = noise(600_000);
     client.stor("file", &old);
     client.expect("AVBL", 213).says("400000");
@@ -82,11 +73,13 @@ fn more_than_the_quota_is_552_and_the_old_file_stays() {
 #[test]
 fn what_was_cut_off_counts_until_it_is_gone() {
     let server = server("quota = \"1MB\"");
-    let mut client = login(&server);
+    let mut client = server.visitor();
     let mut data = client.epsv();
     client.expect("STOR file", 150);
     data.write_all(&noise(700_000)).unwrap();
-    eventually("all is counted", || used(&mut login(&server)).0 == 700_000);
+    eventually("all is counted", || {
+        used(&mut server.visitor()).0 == 700_000
+    });
     client.send("ABOR");
     client.reply().expect(426);
     client.reply().expect(226);
@@ -105,7 +98,7 @@ fn what_was_cut_off_counts_until_it_is_gone() {
 #[test]
 fn files_are_counted_as_well() {
     let server = server("quota_files = 3");
-    let mut client = login(&server);
+    let mut client = server.visitor();
     for name in ["a", "b", "c", "b"] {
         client.stor(name, b"x");
     }
@@ -127,7 +120,7 @@ fn sessions_at_once_fill_it_to_the_last_byte_and_no_further() {
             .map(|session| {
                 let server = &server;
                 scope.spawn(move || {
-                    let mut client = login(server);
+                    let mut client = server.visitor();
                     let store = |number| {
                         let line = format!("STOR {session}-{number}");
                         let reply = client.upload(line, &noise(1000));
@@ -143,7 +136,7 @@ fn sessions_at_once_fill_it_to_the_last_byte_and_no_further() {
             .sum()
     });
     assert_eq!(stored, 100);
-    assert_eq!(used(&mut login(&server)), (100_000, 100));
+    assert_eq!(used(&mut server.visitor()), (100_000, 100));
     assert_eq!(really(&server.path("")), (100_000, 100));
 }
 
@@ -154,7 +147,7 @@ fn large_uploads_at_once_never_hold_more_than_the_quota_together() {
         for session in 0..8 {
             let server = &server;
             scope.spawn(move || {
-                let mut client = login(server);
+                let mut client = server.visitor();
                 for round in 0..3 {
                     let mut data = client.epsv();
                     client.expect(format!("STOR {session}-{round}"), 150);
@@ -170,14 +163,14 @@ fn large_uploads_at_once_never_hold_more_than_the_quota_together() {
             });
         }
     });
-    assert_eq!(used(&mut login(&server)), really(&server.path("")));
+    assert_eq!(used(&mut server.visitor()), really(&server.path("")));
 }
 
 #[test]
 fn every_way_of_changing_files_is_counted() {
     let server = server("quota = \"100MB\"\nversions = 2");
     server.write("before/there", noise(1234));
-    let mut client = login(&server);
+    let mut client = server.visitor();
     assert_eq!(used(&mut client), (1234, 1));
     client.stor("file", &noise(5000));
     client.stor("file", &noise(700));
@@ -209,7 +202,7 @@ fn counts_survive_a_restart_and_are_made_anew_after_a_crash() {
         "[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\nquota = \"100MB\"\n",
     );
     let server = builder.start();
-    let mut client = login(&server);
+    let mut client = server.visitor();
     client.stor("file", &noise(1000));
     // Behind the server's back: what is counted stays as it was until somebody counts again.
     fs::write(server.path("other"), noise(10)).unwrap();
@@ -218,24 +211,26 @@ fn counts_survive_a_restart_and_are_made_anew_after_a_crash() {
     server.signal(Signal::SIGTERM);
     server.wait();
     let server = server.restart();
-    assert_eq!(used(&mut login(&server)), (1000, 1));
-    let mut client = login(&server);
+    assert_eq!(used(&mut server.visitor()), (1000, 1));
+    let mut client = server.visitor();
     let mut data = client.epsv();
     client.expect("STOR half", 150);
     data.write_all(&noise(2_000_000)).unwrap();
-    eventually("it is counted", || used(&mut login(&server)).0 == 2_001_000);
+    eventually("it is counted", || {
+        used(&mut server.visitor()).0 == 2_001_000
+    });
     server.signal(Signal::SIGKILL);
     server.wait();
     let server = server.restart();
     server.wait_for_log("counting what is stored");
-    assert_eq!(used(&mut login(&server)), really(&server.path("")));
+    assert_eq!(used(&mut server.visitor()), really(&server.path("")));
     assert_eq!(really(&server.path("")).1, 3);
 }
 
 #[test]
 fn a_rescan_beside_the_running_server_finds_what_others_did() {
     let server = server("quota = \"1MB\"\nquota_files = 9");
-    let mut client = login(&server);
+    let mut client = server.visitor();
     client.stor("file", &noise(1000));
     fs::write(server.path("other"), noise(10)).unwrap();
     let quota = |rescan: &[&str]| {
@@ -264,7 +259,7 @@ fn who_shares_a_directory_counts_in_it_and_others_have_no_quota() {
     other.expect("SITE QUOTA", 200).says("no quota");
     other.stor("outside", &noise(2_000_000));
     other.stor("inner/file", &noise(900_000));
-    let mut client = login(&server);
+    let mut client = server.visitor();
     assert_eq!(used(&mut client), (900_000, 1));
     client.upload("STOR mine", &noise(200_000)).expect(552);
     // Perhaps some of it came before that.

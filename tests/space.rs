@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use common::{Client, Mounted, Server, assert_same_bytes, eventually, noise};
+use common::{Mounted, Server, assert_same_bytes, eventually, noise};
 
 /// The one partial file that is there.
 fn partial(server: &Server) -> Option<PathBuf> {
@@ -19,44 +19,56 @@ fn partial(server: &Server) -> Option<PathBuf> {
     })
 }
 
+/// What is tried on each kind of file system that is there.
+const KINDS: [(&str, &[&str], u64); 3] = [
+    ("ext4", &["mkfs.ext4", "-q"], 64 << 20),
+    ("btrfs", &["mkfs.btrfs", "-q"], 200 << 20),
+    ("xfs", &["mkfs.xfs", "-q"], 400 << 20),
+];
+
 #[test]
 fn what_was_announced_is_taken_before_the_first_byte_and_the_rest_given_back() {
+    for (kind, mkfs, size) in KINDS {
+        let builder = Server::build();
+        let Some(_disk) = Mounted::with(kind, mkfs, size, &builder) else {
+            continue;
+        };
+        let server = builder.start();
+        let mut client = server.client();
+        let mut data = client.epsv();
+        client.expect("ALLO 20000000", 200);
+        client.expect("STOR file", 150);
+        let file = partial(&server).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().len(), 0);
+        let taken = fs::metadata(&file).unwrap().blocks() * 512;
+        assert!(taken >= 20_000_000, "{kind}: {taken}");
+        data.write_all(&noise(1000)).unwrap();
+        drop(data);
+        client.reply().expect(226);
+        let taken = fs::metadata(server.path("file")).unwrap().blocks() * 512;
+        assert!(taken < 100_000, "{kind}: {taken}");
+    }
+}
+
+#[test]
+fn want_of_room_is_found_out_before_the_first_byte() {
     let builder = Server::build();
     let Some(_disk) = Mounted::ext4(&builder) else {
         return;
     };
     let server = builder.start();
-    let mut client = server.client();
-    let data = client.epsv();
-    client.expect("ALLO 20000000", 200);
-    client.expect("STOR file", 150);
-    let file = partial(&server).unwrap();
-    let taken = || fs::metadata(&file).unwrap().blocks() * 512;
-    assert_eq!(fs::metadata(&file).unwrap().len(), 0);
-    assert!(taken() >= 20_000_000, "{}", taken());
-    // Another one finds that out before its first byte.
-    let mut other = server.client();
-    let late = other.epsv();
-    let free: u64 = {
-        let reply = other.expect("AVBL", 213);
-        std::str::from_utf8(reply.last()).unwrap().parse().unwrap()
-    };
-    other.expect(format!("ALLO {free}"), 200);
-    let mut first = server.client();
-    first.expect("ALLO 1000000", 200);
-    first.upload("STOR small", &noise(1_000_000)).expect(226);
-    let reply = other.command("STOR large").expect(552);
-    reply
-        .says("are free")
-        .says(&format!("{free} bytes are needed"));
-    drop(late);
-    let mut data = data;
-    data.write_all(&noise(1000)).unwrap();
-    drop(data);
-    client.reply().expect(226);
-    let blocks = fs::metadata(server.path("file")).unwrap().blocks() * 512;
-    assert!(blocks < 100_000, "{blocks}");
-    other.expect("ALLO 999999999999", 552).says("are free");
+    let (mut client, mut other) = (server.client(), server.client());
+    client.expect("ALLO 999999999999", 552).says("are free");
+    let free = client.expect("AVBL", 213);
+    let free: u64 = std::str::from_utf8(free.last()).unwrap().parse().unwrap();
+    // There was room when it was asked for, and somebody else has taken it.
+    client.expect(format!("ALLO {free}"), 200);
+    other.stor("small", &noise(1_000_000));
+    let _data = client.epsv();
+    let reply = client.command("STOR large").expect(552).says("are free");
+    reply.says(&format!("{free} bytes are needed"));
+    assert!(partial(&server).is_none());
+    client.stor("small", &noise(1_000_000));
 }
 
 #[test]
@@ -86,13 +98,6 @@ fn what_was_set_aside_for_an_upload_that_is_cut_off_is_given_back() {
     assert_same_bytes(&server.read("file"), &whole);
 }
 
-fn login(server: &Server) -> Client {
-    let mut client = server.connect();
-    client.login_as("ftp", "x").expect(230);
-    client.expect("TYPE I", 200);
-    client
-}
-
 #[test]
 fn so_much_of_the_disk_stays_free() {
     let builder = Server::build().configuration(
@@ -102,7 +107,7 @@ fn so_much_of_the_disk_stays_free() {
         return;
     };
     let server = builder.start();
-    let mut client = login(&server);
+    let mut client = server.visitor();
     client.stor("fits", &noise(300_000));
     let data = client.epsv();
     client.expect("STOR more", 150);
@@ -162,12 +167,9 @@ fn continue_a_file(server: &Server, at_once: bool) {
 
 #[test]
 fn finished_files_are_continued_in_a_clone_where_the_file_system_can_clone() {
-    for (kind, mkfs, size) in [
-        ("btrfs", &["mkfs.btrfs", "-q"][..], 200 << 20),
-        ("xfs", &["mkfs.xfs", "-q"][..], 400 << 20),
-    ] {
+    for (kind, mkfs, size) in &KINDS[1..] {
         let builder = Server::build();
-        let Some(_disk) = Mounted::with(kind, mkfs, size, &builder) else {
+        let Some(_disk) = Mounted::with(kind, mkfs, *size, &builder) else {
             continue;
         };
         continue_a_file(&builder.start(), false);

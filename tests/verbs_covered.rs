@@ -77,6 +77,11 @@ fn feat_tells_each_feature_of_the_table() {
                 feat.lines().any(|told| told == format!(" {line}")),
                 "{line}: {feat}"
             ),
+            Feature::Algorithms => assert!(
+                feat.lines()
+                    .any(|told| told == " HASH SHA-256*;SHA-512;SHA-1;MD5;CRC32"),
+                "{feat}"
+            ),
             Feature::Facts => assert!(feat.contains("MLST type*;"), "{feat}"),
         }
     }

@@ -176,13 +176,16 @@ fn count_for_quotas(accounts: Vec<&mut Account>) {
     }
 }
 
-/// The root, and the folders that the user may upload to; none that lies in another.
+/// The root and the folders, where the user may upload; none that lies in another.
 fn areas_of(view: &ViewSpec) -> Vec<PathBuf> {
     let folders = view
         .folders
         .iter()
-        .filter(|folder| folder.rules.permissions.contains(Permission::Upload));
-    let roots = folders.map(|folder| &folder.root).chain([&view.root]);
+        .map(|folder| (&folder.root, folder.rules));
+    let all = folders.chain([(&view.root, view.rules)]);
+    let roots = all
+        .filter(|(_, rules)| rules.permissions.contains(Permission::Upload))
+        .map(|(root, _)| root);
     let real = roots.map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()));
     let real: BTreeSet<PathBuf> = real.collect();
     let within = |path: &PathBuf| {

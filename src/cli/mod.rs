@@ -7,6 +7,7 @@ mod keeper;
 pub mod quota;
 pub mod serve;
 pub mod user;
+pub mod verify;
 
 use argh::FromArgs;
 
@@ -29,6 +30,7 @@ pub enum Command {
     Cert(cert::CertArguments),
     Quota(quota::QuotaArguments),
     User(user::UserArguments),
+    Verify(verify::VerifyArguments),
 }
 
 /// What a subcommand ends with: nothing, or the sentence for the person.

@@ -11,10 +11,10 @@ use super::values::{
     is_user_name, parse_group, parse_level, parse_listen, parse_mode, parse_ports, parse_v4,
     seconds,
 };
-use super::{Config, Timeouts};
-use crate::accounts::{Account, Accounts, Password, Program};
+use super::{Config, Defaults, Timeouts};
+use crate::accounts::{Account, Accounts, Password};
 use crate::storage::{
-    FolderSpec, Metered, Modes, Permission, Permissions, Room, Rules, ViewSpec, VirtualPath,
+    FolderSpec, Metered, Modes, Permission, Permissions, Rules, ViewSpec, VirtualPath,
 };
 
 /// Times that make sense, in seconds.
@@ -24,16 +24,6 @@ pub fn check(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let file: File =
         toml::from_str(text).map_err(|error| ConfigError::of_toml(path, text, &error))?;
     Checker { path, text }.file(&file)
-}
-
-/// What holds for users that say nothing else.
-struct Defaults {
-    modes: Modes,
-    rules: Rules,
-    durable: bool,
-    checksums: bool,
-    min_free: Room,
-    on_upload: Option<Program>,
 }
 
 /// Knows where it reads, for the errors.
@@ -141,6 +131,7 @@ impl Checker<'_> {
             on_upload_at_once: self
                 .count("on_upload_at_once", &file.on_upload_at_once)?
                 .unwrap_or(default.on_upload_at_once),
+            defaults,
             accounts: Accounts::new(users, anonymous),
         })
     }

@@ -20,7 +20,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::accounts::{Account, Accounts};
+use crate::accounts::{Account, Accounts, Program};
 use crate::storage::{Metered, Modes, Permissions, Room, Rules, ViewSpec};
 use crate::tls::Source;
 
@@ -51,7 +51,48 @@ pub struct Config {
     pub keep_partial: Duration,
     /// Programs run behind uploads at once.
     pub on_upload_at_once: usize,
+    pub defaults: Defaults,
     pub accounts: Accounts,
+}
+
+/// What holds for users that say nothing else.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    pub modes: Modes,
+    pub rules: Rules,
+    pub durable: bool,
+    pub checksums: bool,
+    pub min_free: Room,
+    pub on_upload: Option<Program>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            modes: Modes::default(),
+            rules: Rules::plain(Permissions::ALL),
+            durable: true,
+            checksums: false,
+            min_free: MIN_FREE,
+            on_upload: None,
+        }
+    }
+}
+
+impl Defaults {
+    /// A user of the command line, who says nothing but where and what.
+    fn apply_to(&self, account: &mut Account) {
+        let view = &mut account.view;
+        view.rules = Rules {
+            permissions: view.rules.permissions,
+            ..self.rules
+        };
+        view.modes = self.modes;
+        view.durable = self.durable;
+        view.checksums = self.checksums;
+        view.min_free = self.min_free;
+        account.on_upload.clone_from(&self.on_upload);
+    }
 }
 
 /// Ports from `low` to `high`, both included; `low` is at most `high`.
@@ -115,6 +156,7 @@ impl Default for Config {
             tls: TlsSettings::default(),
             keep_partial: Duration::from_secs(7 * 24 * 3600),
             on_upload_at_once: 2,
+            defaults: Defaults::default(),
             accounts: Accounts::default(),
         }
     }
@@ -168,11 +210,14 @@ impl Config {
         config.sessions_per_ip = flags.sessions_per_ip.unwrap_or(config.sessions_per_ip);
         let mut users: Vec<Account> = config.accounts.iter().cloned().collect();
         users.retain(|user| flags.users.iter().all(|flag| flag.name != user.name));
-        users.extend(flags.users.iter().cloned());
-        let anonymous = flags
-            .anonymous
-            .clone()
-            .or_else(|| config.accounts.anonymous().cloned());
+        let from_flags = |account: &Account| {
+            let mut account = account.clone();
+            config.defaults.apply_to(&mut account);
+            account
+        };
+        users.extend(flags.users.iter().map(from_flags));
+        let anonymous = flags.anonymous.as_ref().map(from_flags);
+        let anonymous = anonymous.or_else(|| config.accounts.anonymous().cloned());
         config.accounts = Accounts::new(users, anonymous);
         Ok(config)
     }
@@ -186,14 +231,25 @@ const MIN_FREE: Room = Room {
 
 /// A user with everything in one root, as the command line makes them.
 pub fn plain_view(root: PathBuf, permissions: Permissions) -> ViewSpec {
+    let Defaults {
+        modes,
+        rules,
+        durable,
+        checksums,
+        min_free,
+        ..
+    } = Defaults::default();
     ViewSpec {
         root,
-        rules: Rules::plain(permissions),
+        rules: Rules {
+            permissions,
+            ..rules
+        },
         folders: Vec::new(),
-        modes: Modes::default(),
-        durable: true,
-        checksums: false,
-        min_free: MIN_FREE,
+        modes,
+        durable,
+        checksums,
+        min_free,
         metered: Metered::default(),
     }
 }

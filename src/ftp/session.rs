@@ -20,6 +20,7 @@ use crate::server::Connection;
 use crate::server::admission::{Slot, UserSlot};
 use crate::server::ready::{Ready, Want, wait};
 use crate::server::stop::Stop;
+use crate::storage::checksum::Algorithm;
 use crate::storage::{self, View, VirtualPath};
 use crate::tls::{Handshake, Purpose, Reuse, Tls};
 
@@ -110,11 +111,15 @@ pub struct Session {
     pub epsv_all: bool,
     /// Where the next transfer starts (REST), in bytes.
     pub restart: u64,
+    /// The last byte of the next transfer (RANG), where it is not the file's.
+    pub range_last: Option<u64>,
     /// What RNFR named; only the very next command may use it.
     pub rename_source: Option<VirtualPath>,
     /// What ALLO announced for the next upload, in bytes.
     pub announced: Option<u64>,
     pub facts: Facts,
+    /// What HASH computes; OPTS HASH selects it.
+    pub algorithm: Algorithm,
     /// The idle time-out; SITE IDLE changes it.
     pub idle: Duration,
     /// Failed logins of this session.
@@ -150,9 +155,11 @@ impl Session {
             data_port: DataPort::None,
             epsv_all: false,
             restart: 0,
+            range_last: None,
             rename_source: None,
             announced: None,
             facts: Facts::default(),
+            algorithm: Algorithm::default(),
             failures: 0,
             ended: false,
             started: Instant::now(),
@@ -166,9 +173,11 @@ impl Session {
         self.representation = Representation::default();
         self.data_port = DataPort::None;
         self.restart = 0;
+        self.range_last = None;
         self.rename_source = None;
         self.announced = None;
         self.facts = Facts::default();
+        self.algorithm = Algorithm::default();
         self.idle = self.config.timeouts.idle;
         self.row.set_user(b"");
     }

@@ -73,6 +73,13 @@ impl Builder {
         self
     }
 
+    /// Lets everybody in to read and write the served directory, as [`Server::visitor`] does it, with these keys of theirs.
+    pub fn anonymous(self, keys: &str) -> Self {
+        self.configuration(&format!(
+            "[anonymous]\nroot = \"{{root}}\"\naccess = \"read-write\"\n{keys}\n"
+        ))
+    }
+
     /// With a configuration: takes the usual user and directory from the command line all the same.
     pub fn with_flag_user(mut self) -> Self {
         self.flag_user = true;
@@ -313,6 +320,15 @@ impl Server {
     pub fn client(&self) -> Client {
         let mut client = self.connect();
         client.login();
+        client.expect("TYPE I", 200);
+        client
+    }
+
+    /// The same as the anonymous user, see [`Builder::anonymous`].
+    #[track_caller]
+    pub fn visitor(&self) -> Client {
+        let mut client = self.connect();
+        client.login_as("ftp", "x").expect(230);
         client.expect("TYPE I", 200);
         client
     }

@@ -48,6 +48,7 @@ pub fn dele(session: &mut Session, argument: &[u8]) -> Answer {
         outcome: Outcome::Complete,
         bytes: 0,
         duration: Duration::ZERO,
+        sha256: None,
     };
     transfer::log_transfer(session, "DELE", &host_path, Direction::Deleted, &done);
     Ok(Reply::new(250, "Removed."))

@@ -1,5 +1,5 @@
 //! FEAT, OPTS (RFC 2389), HELP, NOOP, SYST (RFC 959 §4.1.3), CLNT, CSID, LANG (RFC 2640), and what is not offered.
-use super::{Answer, Feature, VERBS, find};
+use super::{Answer, Feature, VERBS, checksum, find};
 use crate::ftp::protocol::facts::Facts;
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::session::{Refusal, Session};
@@ -16,6 +16,7 @@ pub fn feat(session: &mut Session, _: &[u8]) -> Answer {
                 .is_offered()
                 .then(|| line.as_bytes().to_vec()),
             Feature::Facts => Some(session.facts.feat_line().into_bytes()),
+            Feature::Algorithms => Some(checksum::feat_line(session).into_bytes()),
         })
         .collect();
     // Properties of the whole server, not of a verb: RFC 3659 §6 and RFC 2640 §3.2.
@@ -33,6 +34,7 @@ pub fn opts(session: &mut Session, argument: &[u8]) -> Answer {
             session.facts = Facts::parse_options(value);
             Ok(Reply::new(200, session.facts.options_reply()))
         }
+        b"HASH" => checksum::options(session, value),
         b"UTF8" | b"UTF-8" => match value.trim_ascii().to_ascii_uppercase().as_slice() {
             b"ON" | b"" => Ok(Reply::new(
                 200,
@@ -44,7 +46,10 @@ pub fn opts(session: &mut Session, argument: &[u8]) -> Answer {
             )),
         },
         _ if find(&what).is_some() => Err(Refusal::new(501, "This command has no options.")),
-        _ => Err(Refusal::new(501, "There are options for UTF8 and MLST.")),
+        _ => Err(Refusal::new(
+            501,
+            "There are options for UTF8, MLST and HASH.",
+        )),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything that is known of a verb stands in its row: how it is written, its standard, when it may be called, what it
 //! does during a transfer, what becomes of a restart marker, the permission without which it is pointless, its handler,
 //! its line in HELP and in FEAT. Each file beside this one holds the handlers of one family.
+mod checksum;
 mod files;
 mod information;
 mod interrupts;
@@ -44,13 +45,15 @@ pub enum During {
     Aborts,
 }
 
-/// What a command does to the restart marker that REST has set.
+/// What a command does to the restart marker that REST has set, and to the range that RANG has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marker {
     Cleared,
     Kept,
-    /// The marker was meant for this command, whether it succeeds or not.
+    /// The marker was meant for this command, whether it succeeds or not; a range cannot be.
     Used,
+    /// The same, and so may a range be.
+    UsedAsRange,
 }
 
 /// What FEAT says of a verb (RFC 2389 §3.2).
@@ -62,6 +65,8 @@ pub enum Feature {
     Secure(&'static str),
     /// The facts that MLST knows, with those that are on.
     Facts,
+    /// The algorithms that HASH knows, with the selected one.
+    Algorithms,
 }
 
 /// One row of the table.
@@ -142,6 +147,12 @@ impl Verb {
             ..self
         }
     }
+    const fn uses_range(self) -> Self {
+        Self {
+            marker: Marker::UsedAsRange,
+            ..self
+        }
+    }
     const fn uses_rename_source(self) -> Self {
         Self {
             keeps_rename_source: true,
@@ -169,6 +180,12 @@ impl Verb {
     const fn lists_facts(self) -> Self {
         Self {
             feature: Feature::Facts,
+            ..self
+        }
+    }
+    const fn lists_algorithms(self) -> Self {
+        Self {
+            feature: Feature::Algorithms,
             ..self
         }
     }
@@ -221,13 +238,21 @@ pub const VERBS: &[Verb] = &[
     verb("PASV", "PASV", "RFC 959 §4.1.2", "opens a port for you to connect to", parameters::pasv).keeps_marker(),
     verb("EPSV", "EPSV [1 | 2 | ALL]", "RFC 2428 §3", "is PASV for IPv4 and IPv6", parameters::epsv).keeps_marker().feature("EPSV"),
 
-    verb("RETR", "RETR <path>", "RFC 959 §4.1.3", "sends you a file", transfer::retr).needs(Download).uses_marker(),
+    verb("RETR", "RETR <path>", "RFC 959 §4.1.3", "sends you a file", transfer::retr).needs(Download).uses_range(),
     verb("STOR", "STOR <path>", "RFC 959 §4.1.3", "takes a file from you", transfer::stor).needs(Upload).uses_marker(),
     verb("APPE", "APPE <path>", "RFC 959 §4.1.3", "takes what is added to a file", transfer::appe).needs(Append).uses_marker(),
     verb("STOU", "STOU [prefix]", "RFC 959 §4.1.3, RFC 1123 §4.1.2.9", "takes a file under a new name", transfer::stou).needs(Upload).uses_marker(),
     verb("REST", "REST <offset>", "RFC 3659 §5", "starts the next transfer at an offset", transfer::rest).feature("REST STREAM"),
     verb("ABOR", "ABOR", "RFC 959 §4.1.3", "ends the transfer under way", transfer::abor).always().aborts(),
     verb("ALLO", "ALLO <bytes> [R bytes]", "RFC 959 §4.1.3", "asks whether there is room", transfer::allo),
+
+    verb("HASH", "HASH <path>", "draft-bryan-ftpext-hash §3", "tells a file's checksum", checksum::hash).needs(Download).uses_range().lists_algorithms(),
+    verb("RANG", "RANG <first> <last>", "draft-bryan-ftp-range §3", "says what part of a file the next RETR or HASH means", checksum::rang).needs(Download).feature("RANG STREAM"),
+    verb("XCRC", "XCRC <path> [start [end]]", "by convention", "tells a file's CRC32", checksum::xcrc).needs(Download).feature("XCRC"),
+    verb("XMD5", "XMD5 <path> [start [end]]", "by convention", "tells a file's MD5", checksum::xmd5).needs(Download).feature("XMD5"),
+    verb("XSHA1", "XSHA1 <path> [start [end]]", "by convention", "tells a file's SHA-1", checksum::xsha1).needs(Download).feature("XSHA1"),
+    verb("XSHA256", "XSHA256 <path> [start [end]]", "by convention", "tells a file's SHA-256", checksum::xsha256).needs(Download).feature("XSHA256"),
+    verb("XSHA512", "XSHA512 <path> [start [end]]", "by convention", "tells a file's SHA-512", checksum::xsha512).needs(Download).feature("XSHA512"),
 
     verb("RNFR", "RNFR <path>", "RFC 959 §4.1.3", "says what to rename", files::rnfr).needs(Rename),
     verb("RNTO", "RNTO <path>", "RFC 959 §4.1.3", "says its new name; right behind RNFR", files::rnto).needs(Rename).uses_rename_source(),
@@ -240,7 +265,7 @@ pub const VERBS: &[Verb] = &[
     verb("AVBL", "AVBL [path]", "draft-peterson-streamlined-ftp-command-extensions", "tells the bytes free", files::avbl).feature("AVBL"),
 
     verb("FEAT", "FEAT", "RFC 2389 §3", "tells what there is beyond RFC 959", information::feat).always(),
-    verb("OPTS", "OPTS <UTF8 ON | MLST facts>", "RFC 2389 §4", "sets options", information::opts).always(),
+    verb("OPTS", "OPTS <UTF8 ON | MLST facts | HASH algorithm>", "RFC 2389 §4", "sets options", information::opts).always(),
     verb("HELP", "HELP [verb]", "RFC 959 §4.1.3", "tells this", information::help).always(),
     verb("NOOP", "NOOP", "RFC 959 §4.1.3", "does nothing", information::noop).always().answered_at_once(),
     verb("SYST", "SYST", "RFC 959 §4.1.3", "tells the kind of system", information::syst).always(),
@@ -267,6 +292,7 @@ pub fn find(name: &[u8]) -> Option<&'static Verb> {
 /// Runs one command: exactly one reply goes out, or one sequence of them.
 pub fn run(session: &mut Session, command: &Command) {
     let marker = std::mem::take(&mut session.restart);
+    let range_last = session.range_last.take();
     let rename_source = session.rename_source.take();
     let Some(verb) = find(&command.verb) else {
         let text = format!("There is no command {}.", printable(&command.verb));
@@ -275,14 +301,16 @@ pub fn run(session: &mut Session, command: &Command) {
     };
     if verb.marker != Marker::Cleared {
         session.restart = marker;
+        session.range_last = range_last;
     }
     if verb.keeps_rename_source {
         session.rename_source = rename_source;
     }
     let answer =
         allowed(session, verb, command).and_then(|()| (verb.handler)(session, &command.argument));
-    if verb.marker == Marker::Used {
+    if matches!(verb.marker, Marker::Used | Marker::UsedAsRange) {
         session.restart = 0;
+        session.range_last = None;
     }
     let reply = answer.unwrap_or_else(|refusal| {
         if let Some(reason) = &refusal.reason {
@@ -309,6 +337,10 @@ fn allowed(session: &Session, verb: &Verb, command: &Command) -> Result<(), Refu
     }
     if verb.takes_argument() && command.argument.is_empty() {
         return Err(Refusal::new(501, format!("Syntax: {}", verb.syntax)));
+    }
+    if verb.marker == Marker::Used && session.range_last.is_some() {
+        // What is received ends where it ends: taking the start alone would cut the file there.
+        return Err(Refusal::new(504, "RANG is for RETR and HASH."));
     }
     if let (Some(permission), Login::LoggedIn(visitor)) = (verb.needs, &session.login) {
         if !visitor.view.permits_anywhere(permission) {

@@ -26,6 +26,8 @@ pub struct Transferred {
     /// Bytes over the data connection.
     pub bytes: u64,
     pub duration: Duration,
+    /// The SHA-256 of the whole file in hexadecimal, where it is known.
+    pub sha256: Option<String>,
 }
 
 /// Opens the data connection behind the reply 150, encrypts it where that was agreed upon, and lets `work` use it.
@@ -79,6 +81,7 @@ pub fn transfer(
         outcome,
         bytes,
         duration: started.elapsed(),
+        sha256: None,
     })
 }
 
@@ -143,30 +146,26 @@ pub fn conclude(session: &mut Session, outcome: Outcome, done: impl AsRef<[u8]>)
 
 pub fn retr(session: &mut Session, argument: &[u8]) -> Answer {
     let offset = std::mem::take(&mut session.restart);
+    let last = session.range_last.take();
     let path = session.path(argument)?;
     let view = session.view()?;
     let Download { file, size } = view.open_for_reading(&path)?;
     let ascii = session.representation == Representation::Ascii;
-    not_restarted_in_ascii(ascii, offset)?;
-    if offset > size {
-        return Err(Refusal::new(
-            554,
-            format!("The file has {size} bytes: it cannot start at {offset}."),
-        ));
-    }
+    not_restarted_in_ascii(ascii, offset > 0 || last.is_some())?;
+    let end = end_of_range(offset, last, size)?;
     must_have_data_port(session)?;
     let mode = if ascii { "ASCII" } else { "BINARY" };
     let mut opening = format!("Opening {mode} mode data connection for ").into_bytes();
     opening.extend(argument);
-    opening.extend(format!(" ({} bytes).", size - offset).into_bytes());
+    opening.extend(format!(" ({} bytes).", end - offset).into_bytes());
     let what = format!("RETR {}", printable(path.as_bytes()));
     let how = (Purpose::Sending, false);
     let by_kernel = session.config.tls.by_kernel;
     let sent = transfer(session, &what, opening, how, &mut |stream, watch| {
         if ascii {
-            send::file_as_ascii(stream, &file, size, watch)
+            send::file_as_ascii(stream, &file, end, watch)
         } else {
-            send::file(stream, &file, offset, size, by_kernel, watch)
+            send::file(stream, &file, offset, end, by_kernel, watch)
         }
     })?;
     log_transfer(
@@ -181,6 +180,28 @@ pub fn retr(session: &mut Session, argument: &[u8]) -> Answer {
         sent.outcome,
         format!("Sent: {} bytes.", sent.bytes),
     )
+}
+
+/// The byte behind the last one that is asked for, of a file of `size` bytes.
+///
+/// # Errors
+/// 554 where the file has no such bytes. The draft of RANG would have less sent then; a client that counts on what it asked
+/// for is better told.
+pub fn end_of_range(start: u64, last: Option<u64>, size: u64) -> Result<u64, Refusal> {
+    if start > size {
+        return Err(Refusal::new(
+            554,
+            format!("The file has {size} bytes: it cannot start at {start}."),
+        ));
+    }
+    match last {
+        Some(last) if last >= size => Err(Refusal::new(
+            554,
+            format!("The file has {size} bytes: there is none at {last}."),
+        )),
+        Some(last) => Ok(last + 1),
+        None => Ok(size),
+    }
 }
 
 // ---- from the client
@@ -206,7 +227,7 @@ fn store(session: &mut Session, verb: &str, argument: &[u8], how: How) -> Answer
     let view = session.view()?;
     let ascii = session.representation == Representation::Ascii;
     if let How::At(offset) = how {
-        not_restarted_in_ascii(ascii, offset)?;
+        not_restarted_in_ascii(ascii, offset > 0)?;
     }
     must_have_data_port(session)?;
     let upload = view.begin_upload(&path, how)?;
@@ -245,7 +266,7 @@ fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: 
     let what = format!("{verb} {}", printable(name.as_bytes()));
     let mut upload = Some(upload);
     let mut stored = None;
-    let received = transfer(
+    let mut received = transfer(
         session,
         &what,
         opening,
@@ -283,24 +304,22 @@ fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: 
             );
         }
     }
+    let size = stored.as_ref().map_or(0, |stored| stored.size);
+    received.sha256 = stored.and_then(|stored| stored.sha256);
     log_transfer(session, verb, &host_path, Direction::Incoming, &received);
-    if let Some(stored) = &stored {
-        uploaded::follow_up(session, &name, &host_path, stored, received.bytes)?;
+    if received.outcome.is_complete() {
+        uploaded::follow_up(session, &name, &host_path, size, &received)?;
     }
-    let size = stored.map_or(0, |stored| stored.size);
-    conclude(
-        session,
-        received.outcome,
-        format!(
-            "{}: {} bytes received; the file has {size}.",
-            if durable {
-                "Stored and synced to disk"
-            } else {
-                "Stored"
-            },
-            received.bytes
-        ),
-    )
+    let done = if durable {
+        "Stored and synced to disk"
+    } else {
+        "Stored"
+    };
+    let done = format!(
+        "{done}: {} bytes received; the file has {size}.",
+        received.bytes
+    );
+    conclude(session, received.outcome, done)
 }
 
 fn receive_all(
@@ -347,6 +366,10 @@ pub fn log_transfer(
     let file = host_path.as_os_str().as_encoded_bytes();
     let seconds = done.duration.as_secs_f64();
     let rate = done.bytes as f64 / 1_048_576.0 / seconds.max(1e-6);
+    let checksum = done
+        .sha256
+        .as_ref()
+        .map(|digest| format!(" sha256={digest}"));
     let level = if done.outcome.is_complete() {
         log::Level::Info
     } else {
@@ -354,11 +377,12 @@ pub fn log_transfer(
     };
     log::log!(
         level,
-        "{}: {verb} {} {} bytes {seconds:.3} s {rate:.1} MiB/s {}",
+        "{}: {verb} {} {} bytes {seconds:.3} s {rate:.1} MiB/s {}{}",
         session.who(),
         printable(file),
         done.bytes,
-        done.outcome.describe()
+        done.outcome.describe(),
+        checksum.unwrap_or_default()
     );
     if let Ok(visitor) = session.visitor() {
         session.log_to_file(&Entry {
@@ -371,6 +395,7 @@ pub fn log_transfer(
             anonymous: visitor.anonymous,
             user: &visitor.name,
             complete: done.outcome.is_complete(),
+            sha256: done.sha256.as_deref(),
         });
     }
 }
@@ -388,7 +413,7 @@ pub fn rest(session: &mut Session, argument: &[u8]) -> Answer {
     if i64::try_from(offset).is_err() {
         return Err(Refusal::new(501, "No file is that long."));
     }
-    not_restarted_in_ascii(session.representation == Representation::Ascii, offset)?;
+    not_restarted_in_ascii(session.representation == Representation::Ascii, offset > 0)?;
     session.restart = offset;
     Ok(Reply::new(
         350,
@@ -397,8 +422,8 @@ pub fn rest(session: &mut Session, argument: &[u8]) -> Answer {
 }
 
 /// Offsets count bytes of the file; in ASCII the client counts others.
-fn not_restarted_in_ascii(ascii: bool, offset: u64) -> Result<(), Refusal> {
-    if ascii && offset > 0 {
+fn not_restarted_in_ascii(ascii: bool, partial: bool) -> Result<(), Refusal> {
+    if ascii && partial {
         return Err(Refusal::new(
             504,
             "An offset has no meaning in ASCII; use TYPE I.",

@@ -4,13 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use super::transfer::Transferred;
 use crate::ftp::security::AfterReply;
 use crate::ftp::session::{Refusal, Session};
 use crate::observe::printable;
 use crate::server::programs::Run;
-use crate::storage::{Stored, VirtualPath};
+use crate::storage::VirtualPath;
 
-/// Notes the upload of so many bytes, and has the program run behind the reply.
+/// Notes the upload, of a file that has `size` bytes now, and has the program run behind the reply.
 ///
 /// # Errors
 /// 530, of a session that nobody is logged in to.
@@ -18,14 +19,14 @@ pub fn follow_up(
     session: &mut Session,
     path: &VirtualPath,
     host_path: &Path,
-    stored: &Stored,
-    received: u64,
+    size: u64,
+    received: &Transferred,
 ) -> Result<(), Refusal> {
     let visitor = session.visitor()?;
     let account = &visitor.account;
     visitor
         .view
-        .note_upload(&account.name, path, stored.size, received);
+        .note_upload(&account.name, path, size, received.bytes);
     let Some(program) = &account.on_upload else {
         return Ok(());
     };
@@ -37,10 +38,10 @@ pub fn follow_up(
             OsStr::from_bytes(path.as_bytes()).into(),
         ),
         ("THRIFTPD_USER", text(&account.name)),
-        ("THRIFTPD_SIZE", text(&stored.size.to_string())),
+        ("THRIFTPD_SIZE", text(&size.to_string())),
         ("THRIFTPD_PEER", text(&session.peer.ip().to_string())),
     ];
-    if let Some(sha256) = &stored.sha256 {
+    if let Some(sha256) = &received.sha256 {
         environment.push(("THRIFTPD_SHA256", text(sha256)));
     }
     let run = Run {

@@ -12,6 +12,9 @@
 //! | `mff` | MFF: draft-somers-ftp-mfxx §5 |
 //! | `site_utime` | SITE UTIME, by convention |
 //! | `time` | time values: RFC 3659 §2.3; dates in listings |
+//! | `hash` | HASH: draft-bryan-ftpext-hash §3 |
+//! | `range` | RANG: draft-bryan-ftp-range §3 |
+//! | `xcrc` | XCRC and its kin, by convention |
 //! | `ascii` | the ASCII type: RFC 959 §3.1.1.1 |
 //! | `glob` | patterns in LIST and NLST |
 //! | `numbers` | decimal and octal numbers |
@@ -19,15 +22,18 @@ pub mod ascii;
 pub mod command;
 pub mod facts;
 pub mod glob;
+pub mod hash;
 pub mod host;
 pub mod hostport;
 pub mod line;
 pub mod list;
 pub mod mff;
 pub mod numbers;
+pub mod range;
 pub mod reply;
 pub mod site_utime;
 pub mod time;
+pub mod xcrc;
 
 /// A byte as a listing or reply may carry it: control characters become `?`, so that no name forges a line.
 fn visible(byte: u8) -> u8 {
