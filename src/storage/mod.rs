@@ -7,6 +7,7 @@
 //! | `rules` | what holds in a root or folder: how uploads are made, what is kept |
 //! | `reserved` | names of the server's own files
 //! | `root` | a directory that nothing leads out of |
+//! | `mount` | whether the disk of a root is there |
 //! | `view` | [`View`]: roots and folders under one tree; what front ends speak to |
 //! | `change` | what a user changes through the view |
 //! | `checksum` | checksums of files, and those that are kept with them |
@@ -35,6 +36,7 @@ mod error;
 mod listing;
 mod lock;
 mod metadata;
+mod mount;
 mod owners;
 mod partial;
 mod path;
@@ -56,11 +58,13 @@ mod walk;
 pub use error::{Error, ErrorKind};
 pub use listing::{Entry, Listing};
 pub use metadata::{Kind, Metadata};
+pub use mount::is_mounted;
 pub use owners::{group_id, group_name, user_name};
 pub use path::VirtualPath;
 pub use permissions::{Modes, Permission, Permissions};
 pub use quota::{
-    Metered, Usage, recover as recover_counts, rescan as rescan_counts, usage as usage_of,
+    Metered, Usage, guard as guard_counts, recover as recover_counts, rescan as rescan_counts,
+    usage as usage_of,
 };
 pub use record::{LastUpload, Uploaded, uploaded};
 pub use rules::{Keep, Quota, Room, Rules};

@@ -1,5 +1,6 @@
 //! The system calls that no safe wrapper offers: the only `unsafe` of the room.
 use std::ffi::CStr;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use nix::errno::Errno;
@@ -26,6 +27,32 @@ pub fn sync_file_range(
     // SAFETY: the descriptor is borrowed for the call, the rest are numbers.
     let result = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, flags) };
     Errno::result(result).map(drop)
+}
+
+/// Whether a file system is mounted at the directory, or part of one is bound to it; None where the kernel does not say
+/// (statx(2), `STATX_ATTR_MOUNT_ROOT`, before 5.8).
+///
+/// # Errors
+/// `ENOSYS` and `EPERM` where there is no statx(2).
+pub fn is_mount_root(directory: BorrowedFd<'_>) -> Result<Option<bool>, Errno> {
+    let mut facts = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the descriptor is borrowed for the call, the path is an empty constant, and the kernel writes no more than
+    // the structure that is exclusively borrowed.
+    let result = unsafe {
+        libc::statx(
+            directory.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            0,
+            facts.as_mut_ptr(),
+        )
+    };
+    Errno::result(result)?;
+    // SAFETY: the structure is made of numbers, for which zeroes are values too.
+    let facts = unsafe { facts.assume_init() };
+    let mount_root = libc::STATX_ATTR_MOUNT_ROOT as u64;
+    let is_told = facts.stx_attributes_mask & mount_root != 0;
+    Ok(is_told.then_some(facts.stx_attributes & mount_root != 0))
 }
 
 /// Makes `to` share all blocks of `from` (ioctl_ficlone(2)).

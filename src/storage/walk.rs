@@ -55,6 +55,8 @@ pub fn walk_all(
     enter: &dyn Fn(&[u8]) -> bool,
     visit: &mut Visit<'_>,
 ) -> Result<(), Errno> {
+    // All of it on one disk, whatever is mounted meanwhile.
+    let root = &root.again()?;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
     let mut first = Some(root.open_below(from, flags, Mode::empty())?);
     let mut ahead = vec![from.to_vec()];
