@@ -15,6 +15,7 @@
 //! | `listing` | the entries of a directory |
 //! | `upload` | a file being received |
 //! | `partial` | where it grows until it is whole |
+//! | `acl` | access control lists and modes of what is made |
 //! | `lock` | files that are too young to be changed
 //! | `versions` | old versions of overwritten files
 //! | `copy` | copying from file to file inside the kernel
@@ -28,6 +29,7 @@
 //! | `tree` | removing a directory with all in it |
 //! | `owners` | names of users and groups |
 //! | `error` | why something was refused |
+mod acl;
 mod change;
 pub mod checksum;
 mod copy;

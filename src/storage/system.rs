@@ -65,7 +65,8 @@ pub fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno>
     Errno::result(result).map(drop)
 }
 
-/// An extended attribute of the file, as far as it fits into `room` bytes (fgetxattr(2)).
+/// An extended attribute of the file, as far as it fits into `room` bytes; with no room at all, whether there is one
+/// (fgetxattr(2)).
 ///
 /// # Errors
 /// `ENODATA` where there is none, `ERANGE` where it is longer, `EOPNOTSUPP` where the file system has none.
@@ -76,6 +77,26 @@ pub fn attribute(file: BorrowedFd<'_>, name: &CStr, room: usize) -> Result<Vec<u
     let length = unsafe {
         libc::fgetxattr(
             file.as_raw_fd(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
+    value.truncate(Errno::result(length)?.unsigned_abs());
+    Ok(value)
+}
+
+/// The same of what has a name; links are followed (getxattr(2)).
+///
+/// # Errors
+/// As [`attribute`]; `ENOENT`.
+pub fn attribute_of_path(path: &CStr, name: &CStr, room: usize) -> Result<Vec<u8>, Errno> {
+    let mut value = vec![0; room];
+    // SAFETY: path and name are borrowed for the call; the kernel writes at most as many bytes as the exclusively borrowed
+    // buffer has.
+    let length = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
             name.as_ptr(),
             value.as_mut_ptr().cast(),
             value.len(),
