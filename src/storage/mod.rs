@@ -11,6 +11,8 @@
 //! | `view` | [`View`]: roots and folders under one tree; what front ends speak to |
 //! | `change` | what a user changes through the view |
 //! | `checksum` | checksums of files, and those that are kept with them |
+//! | `duplicate` | copies of files within the server |
+//! | `link` | symbolic links that users make |
 //! | `metadata` | facts of a file, and what kernel and configuration allow on it |
 //! | `listing` | the entries of a directory |
 //! | `upload` | a file being received |
@@ -33,8 +35,10 @@ mod acl;
 mod change;
 pub mod checksum;
 mod copy;
+mod duplicate;
 mod durable;
 mod error;
+mod link;
 mod listing;
 mod lock;
 mod metadata;
@@ -57,6 +61,7 @@ mod versions;
 mod view;
 mod walk;
 
+pub use duplicate::Copying;
 pub use error::{Error, ErrorKind};
 pub use listing::{Entry, Listing};
 pub use metadata::{Kind, Metadata};

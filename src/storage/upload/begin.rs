@@ -341,6 +341,7 @@ impl Upload {
         Self {
             order: Order::of(file.as_fd()),
             digest: target.checksums.then(|| Digest::new(Algorithm::default())),
+            known_digest: None,
             grows,
             position,
             received: 0,

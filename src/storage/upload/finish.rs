@@ -34,6 +34,7 @@ impl Upload {
         }
         self.space.give_back(self.position);
         let sha256 = self.digest.take().map(Digest::finish);
+        let sha256 = sha256.or_else(|| self.known_digest.take());
         if let Some(sha256) = &sha256 {
             // Where it cannot be kept it is told all the same.
             checksum::store(self.file(), sha256);

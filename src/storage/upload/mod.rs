@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `begin` | what it grows in: a partial file beside the target, or the target itself |
 //! | `space` | whether there is room for what comes: disk and quota |
+//! | `copy` | getting what another file holds |
 //! | `finish` | how it becomes the file |
 mod begin;
+mod copy;
 mod finish;
 mod space;
 
@@ -93,6 +95,8 @@ pub struct Upload {
     space: Space,
     /// The SHA-256 of what the file holds up to the position, where it is wanted.
     digest: Option<Digest>,
+    /// The same, of a copy whose original has one.
+    known_digest: Option<String>,
     path: VirtualPath,
     host_path: PathBuf,
 }
