@@ -103,10 +103,19 @@ fn expect_nothing_works(client: &mut Client, path: &str) {
         "MFMT 20200101000000 {}/below",
         "SITE CHMOD 600 {}/below",
         "AVBL {}/",
+        "STAT {}/",
+        "STAT {}/below",
     ] {
         client.expect(line.replace("{}", path), 450).says("mounted");
     }
-    for line in ["LIST {}/", "NLST {}/", "MLSD {}/", "RETR {}/below"] {
+    for line in [
+        "LIST {}/",
+        "LIST {}/*",
+        "NLST {}/",
+        "NLST {}/*",
+        "MLSD {}/",
+        "RETR {}/below",
+    ] {
         let (bytes, reply) = client.download(line.replace("{}", path));
         reply.expect(450).says("mounted");
         assert!(bytes.is_empty());
