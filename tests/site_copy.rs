@@ -7,7 +7,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use common::{Client, Server, assert_same_bytes, eventually, noise};
+use common::{
+    Client, Server, assert_same_bytes, eventually, is_root, noise, run_client, the_program,
+};
 
 /// A server whose anonymous user has these lines, with the root and, at `/other`, a second directory.
 fn serving(lines: &str, folder: &str) -> (Server, Client) {
@@ -222,6 +224,58 @@ fn a_copy_that_does_not_fit_is_refused_before_it_begins() {
     fs::remove_file(server.path("shared")).ok();
     client.expect("SITE COPY big copy", 552).says("needed");
     assert!(!server.exists("copy") && hidden(&server.path("")).is_empty());
+}
+
+/// A file system that shares blocks, gone with the value.
+struct Sharing(PathBuf);
+
+impl Drop for Sharing {
+    fn drop(&mut self) {
+        let mut umount = std::process::Command::new("umount");
+        let _ = umount.arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn where_blocks_can_be_shared_a_copy_takes_no_room_but_quota() {
+    let has_xfs = Path::new("/usr/sbin/mkfs.xfs").exists() || Path::new("/sbin/mkfs.xfs").exists();
+    if !is_root() || !has_xfs {
+        eprintln!("skipped: a file system that shares blocks needs root and mkfs.xfs");
+        return;
+    }
+    let builder = Server::build();
+    let (root, image) = (
+        builder.root().to_owned(),
+        builder.root().with_extension("xfs"),
+    );
+    File::create(&image).unwrap().set_len(320 << 20).unwrap();
+    let run = |line: &str| {
+        let mut shell = the_program("sh", &root);
+        run_client(shell.args(["-c", line]), 60)
+    };
+    let (at, image) = (root.display(), image.display());
+    run(&format!("mkfs.xfs -q {image}")).succeeded();
+    if !run(&format!("mount -o loop {image} {at}")).status.success() {
+        eprintln!("skipped: this kernel has no xfs");
+        return;
+    }
+    let _sharing = Sharing(root.clone());
+    let server = builder
+        .configuration(
+            "[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\nquota = \"450MB\"\n",
+        )
+        .start();
+    let contents = noise(140 << 20);
+    server.write("file", &contents);
+    let mut client = log_in(&server);
+    for name in ["one", "two"] {
+        client.expect(format!("SITE COPY file {name}"), 250);
+        assert_same_bytes(&server.read(name), &contents);
+    }
+    // One takes the place of another without coming on top.
+    client.expect("SITE COPY file two", 250);
+    client.expect("SITE COPY file three", 552).says("quota");
+    assert!(!server.exists("three"));
 }
 
 /// A big file that costs nothing, on a file system that cannot share blocks with the server's root: each byte is copied.
