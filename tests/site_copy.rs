@@ -259,12 +259,14 @@ fn where_blocks_can_be_shared_a_copy_takes_no_room_but_quota() {
         eprintln!("skipped: this kernel has no xfs");
         return;
     }
-    let _sharing = Sharing(root.clone());
+    let sharing = Sharing(root.clone());
     let server = builder
         .configuration(
             "[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\nquota = \"450MB\"\n",
         )
         .start();
+    // Unmounted before the server's directory is removed.
+    let _sharing = sharing;
     let contents = noise(140 << 20);
     server.write("file", &contents);
     let mut client = log_in(&server);
