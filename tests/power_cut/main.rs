@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use common::Server;
 use common::mounts::{Mount, format, may_mount, program};
 use disk::{Disk, Entry, Loss};
+use nix::mount::MsFlags;
 use nix::sys::signal::Signal;
 use promises::{Found, Promises, Unpromised};
 use random::Random;
@@ -86,6 +87,8 @@ struct Recording {
     promises: Promises,
     /// All old versions are kept.
     versions: bool,
+    /// Clients continue what was cut off.
+    continued: bool,
     seed: u64,
     at: TempDir,
 }
@@ -154,6 +157,7 @@ fn record(
         start,
         promises: work.promises.into_inner().unwrap(),
         versions: settings.contains("versions"),
+        continued: false,
         seed,
         at,
     })
@@ -170,7 +174,7 @@ struct Cut {
 #[derive(Default)]
 struct Damage {
     broken: Vec<String>,
-    unsound: BTreeSet<String>,
+    half_versions: BTreeSet<String>,
 }
 
 impl Recording {
@@ -222,7 +226,7 @@ impl Recording {
                 bad += 1;
             }
             damage.broken.extend(found.broken);
-            damage.unsound.extend(found.unsound);
+            damage.half_versions.extend(found.half_versions);
         }
         println!(
             "{}: seed {}: {made} of {all} cuts, with {} writes at stake and {} files promised each on average, in {:.1} s; \
@@ -254,6 +258,12 @@ impl Recording {
         if self.versions {
             found.broken.extend(promises.check_kept(&root, position));
         }
+        if self.continued {
+            found.broken.extend(continue_all(
+                &promises.to_be_continued(&root, position),
+                &root,
+            ));
+        }
         mount.unmount();
         let complaint = self.kind.fsck.and_then(|fsck| check_disk(fsck, &file));
         found.broken.extend(complaint);
@@ -280,6 +290,65 @@ fn check_disk(fsck: &[&str], disk: &Path) -> Option<String> {
     let output = command.args(&fsck[1..]).arg(disk).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     (!output.status.success()).then(|| format!("{}: {}\n{text}", fsck[0], output.status))
+}
+
+/// Starts a server on what a cut has left and sends the rest of each upload, as clients do; which of the files are not what
+/// was to be sent.
+fn continue_all(uploads: &[(String, &[u8])], root: &Path) -> Vec<String> {
+    if uploads.is_empty() {
+        return Vec::new();
+    }
+    let server = Server::build().serving(root).start();
+    let mut client = server.client();
+    let mut broken = Vec::new();
+    for (number, (name, contents)) in uploads.iter().enumerate() {
+        let size = client.command(format!("SIZE {name}"));
+        let from = match size.code {
+            213 => String::from_utf8_lossy(size.last()).parse().unwrap(),
+            _ => 0,
+        };
+        if from > contents.len() {
+            broken.push(format!(
+                "{name}: {from} bytes are there of {}",
+                contents.len()
+            ));
+            continue;
+        }
+        let command = if number % 2 == 0 {
+            client.expect(format!("REST {from}"), 350);
+            "STOR"
+        } else {
+            "APPE"
+        };
+        client
+            .upload(format!("{command} {name}"), &contents[from..])
+            .expect(226);
+        if server.read(name) != *contents {
+            broken.push(format!(
+                "{name}: was continued from {from} to something else, and acknowledged"
+            ));
+        }
+    }
+    broken
+}
+
+/// Has programs believe that the machine was started anew, which it is not.
+fn pretend_another_boot(random: &mut Random) {
+    let numbers = [random.next(), random.next()];
+    let digits = format!("{:016x}{:016x}", numbers[0], numbers[1]);
+    let (a, rest) = digits.split_at(8);
+    let name = format!(
+        "{a}-{}-{}-{}-{}\n",
+        &rest[..4],
+        &rest[4..8],
+        &rest[8..12],
+        &rest[12..]
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), name).unwrap();
+    let identity = "/proc/sys/kernel/random/boot_id";
+    let none = None::<&str>;
+    nix::mount::mount(Some(file.path()), identity, none, MsFlags::MS_BIND, none).unwrap();
 }
 
 fn alone_and_in_a_crowd(work: &Work, server: &Server) {
@@ -327,6 +396,34 @@ fn no_power_cut_loses_an_old_version_that_is_kept() {
         work.crowd(server, 3, 14);
     });
     no_cut_breaks_a_promise(recording, (60, 40), 40);
+}
+
+#[test]
+#[ignore = "a copy grows under the name of the version"]
+fn no_power_cut_leaves_half_an_old_version() {
+    let recording = record(EXT4, "versions = 1000", |work, server| {
+        work.crowd(server, 4, 14);
+    });
+    let Some(mut recording) = recording else {
+        return;
+    };
+    let cuts = recording.at_random(200);
+    let damage = recording.make(cuts, Duration::from_secs(40));
+    assert_eq!(damage.half_versions, BTreeSet::new());
+}
+
+#[test]
+#[ignore = "ext4 may show the size of what was not written yet"]
+fn what_a_power_cut_interrupts_is_continued_to_what_was_to_be_sent() {
+    let recording = record(EXT4, "", |work, server| work.crowd(server, 5, 14));
+    let Some(mut recording) = recording else {
+        return;
+    };
+    pretend_another_boot(&mut Random::new(recording.seed, 4));
+    recording.continued = true;
+    let cuts = recording.at_random(200);
+    let damage = recording.make(cuts, Duration::from_secs(60));
+    assert_eq!(damage.broken, [""; 0]);
 }
 
 #[test]

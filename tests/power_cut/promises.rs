@@ -62,8 +62,8 @@ pub struct Upload {
 pub struct Found {
     /// Promises that were broken.
     pub broken: Vec<String>,
-    /// Unfinished uploads that hold what nobody sent.
-    pub unsound: Vec<String>,
+    /// Old versions that are none.
+    pub half_versions: Vec<String>,
     /// Files that had to be there.
     pub promised: usize,
 }
@@ -204,17 +204,17 @@ impl Promises {
         }
         let mut found = Found::default();
         for (name, contents) in &files {
-            let base = name.rsplit('/').next().unwrap();
-            if base.starts_with(".thriftpd-") && base.ends_with(".partial") {
-                found
-                    .unsound
-                    .extend(self.check_partial(name, contents, position));
+            if target_of(name).is_some() {
                 continue;
             }
-            let complaint = match (old_version(name), self.files.get(name)) {
-                (Some(name), _) => self.check_old(name, contents, position),
-                (None, Some(file)) => file.check(contents, position, unpromised),
-                (None, None) => Some("nobody sent such a file".to_owned()),
+            if let Some(name) = old_version(name) {
+                let complaint = self.check_old(name, contents, position);
+                found.half_versions.extend(complaint);
+                continue;
+            }
+            let complaint = match self.files.get(name) {
+                Some(file) => file.check(contents, position, unpromised),
+                None => Some("nobody sent such a file".to_owned()),
             };
             found
                 .broken
@@ -270,7 +270,12 @@ impl Promises {
                 .is_some_and(|whole| whole.position <= position)
                 && version.contents == contents
         });
-        (!is_one).then(|| "is no version that there was".to_owned())
+        (!is_one).then(|| {
+            format!(
+                "{name}: {} bytes are no version that there was",
+                contents.len()
+            )
+        })
     }
 
     /// Where all old versions are kept, those that a promised upload has replaced must be there.
@@ -303,38 +308,21 @@ impl Promises {
         lost
     }
 
-    /// An unfinished upload must be the beginning of something that was sent to its name.
-    fn check_partial(&self, name: &str, contents: &[u8], position: usize) -> Option<String> {
-        let (directory, base) = match name.rsplit_once('/') {
-            Some((directory, base)) => (format!("{directory}/"), base),
-            None => (String::new(), name),
-        };
-        let target = base
-            .strip_prefix(".thriftpd-")
-            .and_then(|rest| rest.strip_suffix(".partial"))
-            .and_then(|rest| rest.rsplitn(3, '-').nth(2));
-        let Some(file) = target.and_then(|target| self.files.get(&format!("{directory}{target}")))
-        else {
-            return Some(format!("{name}: of no file that was sent"));
-        };
-        let sent = file
-            .versions
-            .iter()
-            .filter(|version| version.begun.position <= position);
-        let mut best = 0;
-        for version in sent {
-            let same = common_length(contents, &version.contents);
-            if same == contents.len() || version.in_place_from.is_some() {
-                return None;
-            }
-            best = best.max(same);
+    /// Unfinished uploads that a client can continue, and so will: the name and all that it has to send.
+    pub fn to_be_continued(&self, top: &Path, position: usize) -> Vec<(String, &[u8])> {
+        let (mut files, mut directories) = (BTreeMap::new(), BTreeSet::new());
+        if walk(top, "", &mut files, &mut directories).is_err() {
+            return Vec::new();
         }
-        let rest = &contents[best..];
-        let zeros = rest.iter().take_while(|byte| **byte == 0).count();
-        Some(format!(
-            "{name}: {} bytes, of which the first {best} were sent; then {zeros} zeros",
-            contents.len()
-        ))
+        let targets = files.keys().filter_map(|name| target_of(name));
+        let targets: BTreeSet<String> = targets.filter(|name| !files.contains_key(name)).collect();
+        let uploads = targets.into_iter().filter_map(|name| {
+            let versions = &self.files.get(&name)?.versions;
+            let begun = |version: &&Version| version.begun.position <= position;
+            let contents = &versions.iter().rev().find(begun)?.contents;
+            Some((name, contents.as_slice()))
+        });
+        uploads.collect()
     }
 }
 
@@ -439,6 +427,17 @@ const VERSIONS: &str = ".thriftpd-versions";
 fn old_version(name: &str) -> Option<&str> {
     let below = name.strip_prefix(VERSIONS)?.strip_prefix('/')?;
     below.rsplit_once('/').map(|(name, _)| name)
+}
+
+/// What an unfinished upload of this name is to become.
+fn target_of(name: &str) -> Option<String> {
+    let (directory, base) = match name.rsplit_once('/') {
+        Some((directory, base)) => (format!("{directory}/"), base),
+        None => (String::new(), name),
+    };
+    let inner = base.strip_prefix(".thriftpd-")?.strip_suffix(".partial")?;
+    let target = inner.rsplitn(3, '-').nth(2)?;
+    Some(format!("{directory}{target}"))
 }
 
 fn common_length(left: &[u8], right: &[u8]) -> usize {
