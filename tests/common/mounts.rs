@@ -77,6 +77,23 @@ impl Mount {
         }
     }
 
+    /// What mount(8) makes of these arguments.
+    #[track_caller]
+    pub fn with(arguments: &[&str], at: &Path) -> Self {
+        run_client(Command::new("mount").args(arguments).arg(at), 20).succeeded();
+        Self {
+            at: at.to_owned(),
+            mounted: true,
+        }
+    }
+
+    /// Takes its name away; what is open stays open.
+    #[track_caller]
+    pub fn detach(mut self) {
+        umount2(&self.at, MntFlags::MNT_DETACH).unwrap();
+        self.mounted = false;
+    }
+
     /// Changes the options of the mount, such as `ro`.
     pub fn remount(&self, options: &str) {
         let mut command = Command::new("mount");
