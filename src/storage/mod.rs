@@ -16,7 +16,9 @@
 //! | `metadata` | facts of a file, and what kernel and configuration allow on it |
 //! | `listing` | the entries of a directory |
 //! | `upload` | a file being received |
+//! | `names` | names that are given in one step
 //! | `partial` | where it grows until it is whole |
+//! | `boot` | how much of it is sure to be there after a power cut |
 //! | `acl` | access control lists and modes of what is made |
 //! | `lock` | files that are too young to be changed
 //! | `versions` | old versions of overwritten files
@@ -32,6 +34,7 @@
 //! | `owners` | names of users and groups |
 //! | `error` | why something was refused |
 mod acl;
+mod boot;
 mod change;
 pub mod checksum;
 mod copy;
@@ -43,6 +46,7 @@ mod listing;
 mod lock;
 mod metadata;
 mod mount;
+mod names;
 mod owners;
 mod partial;
 mod path;

@@ -23,6 +23,7 @@ use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::stat::fstat;
 use nix::sys::statvfs::fstatvfs;
 
+use super::boot;
 use super::checksum::{self, Digest, Stopped};
 use super::durable::{Order, Pace};
 use super::error::{Error, ErrorKind};
@@ -292,6 +293,8 @@ impl Drop for Upload {
                 self.space.went(0, 1);
                 return;
             }
+            // It may have been as good as finished.
+            boot::mark(beside.partial.file().as_fd(), self.durable);
         }
         self.space.cut_surplus(self.file(), size);
         self.space.give_back(size);
