@@ -50,6 +50,7 @@ const EXT4: Kind = Kind {
         "mkfs.ext4",
         "-q",
         "-F",
+        "-b4096",
         "-E",
         "lazy_itable_init=0,lazy_journal_init=0",
     ],
@@ -353,7 +354,7 @@ fn pretend_another_boot(random: &mut Random) {
 
 fn alone_and_in_a_crowd(work: &Work, server: &Server) {
     work.alone(server);
-    work.crowd(server, 5, 14);
+    work.crowd(server, 8, 12);
 }
 
 /// Makes cuts in a recording: at the instants of acknowledgements, at most so many, and at random.
@@ -381,7 +382,7 @@ fn no_power_cut_breaks_a_promise_on_ext4() {
 #[test]
 fn no_power_cut_breaks_a_promise_on_xfs() {
     let recording = record(XFS, "", alone_and_in_a_crowd);
-    no_cut_breaks_a_promise(recording, (60, 60), 60);
+    no_cut_breaks_a_promise(recording, (100, 150), 60);
 }
 
 #[test]
