@@ -400,7 +400,6 @@ fn no_power_cut_loses_an_old_version_that_is_kept() {
 }
 
 #[test]
-#[ignore = "a copy grows under the name of the version"]
 fn no_power_cut_leaves_half_an_old_version() {
     let recording = record(EXT4, "versions = 1000", |work, server| {
         work.crowd(server, 4, 14);
@@ -414,7 +413,6 @@ fn no_power_cut_leaves_half_an_old_version() {
 }
 
 #[test]
-#[ignore = "ext4 may show the size of what was not written yet"]
 fn what_a_power_cut_interrupts_is_continued_to_what_was_to_be_sent() {
     let recording = record(EXT4, "", |work, server| work.crowd(server, 5, 14));
     let Some(mut recording) = recording else {

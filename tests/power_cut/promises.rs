@@ -456,6 +456,10 @@ fn walk(
 ) -> std::io::Result<()> {
     for entry in fs::read_dir(at)? {
         let entry = entry?;
+        // What the server remembers for itself is promised to nobody.
+        if entry.file_name() == ".thriftpd" {
+            continue;
+        }
         let name = format!("{below}{}", entry.file_name().to_string_lossy());
         if entry.file_type()?.is_dir() {
             walk(&entry.path(), &format!("{name}/"), files, directories)?;
