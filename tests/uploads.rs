@@ -294,50 +294,6 @@ fn uploads_may_be_made_in_place_where_so_configured() {
 }
 
 #[test]
-fn twenty_uploads_survive_the_death_of_the_server() {
-    let server = Server::start();
-    let root = server.path("");
-    let contents: Vec<Vec<u8>> = (0..20).map(|number| noise(200_000 + number)).collect();
-    server.write("f0", "the old one");
-    let mut sessions = Vec::new();
-    for (number, contents) in contents.iter().enumerate() {
-        let mut client = server.client();
-        let mut data = client.epsv();
-        client.expect(format!("STOR f{number}"), 150);
-        data.write_all(&contents[..100_000 + number]).unwrap();
-        sessions.push((client, data));
-    }
-    let sizes = || -> u64 {
-        let files = fs::read_dir(&root).unwrap().map(|entry| entry.unwrap());
-        files.map(|entry| entry.metadata().unwrap().len()).sum()
-    };
-    let sent: u64 = (0..20).map(|number| 100_000 + number).sum();
-    eventually("all have arrived", || sizes() == sent + 11);
-    server.signal(nix::sys::signal::Signal::SIGKILL);
-    server.wait();
-    drop(sessions);
-    assert_eq!(server.read("f0"), b"the old one");
-    let again = Server::build().serving(&root).start();
-    let mut client = again.client();
-    for (number, contents) in contents.iter().enumerate().skip(1) {
-        client
-            .expect(format!("SIZE f{number}"), 213)
-            .says(&format!("{}", 100_000 + number));
-        client.expect(format!("REST {}", 100_000 + number), 350);
-        client
-            .upload(format!("STOR f{number}"), &contents[100_000 + number..])
-            .expect(226);
-        assert_same_bytes(
-            &fs::read(root.join(format!("f{number}"))).unwrap(),
-            contents,
-        );
-    }
-    client.upload("STOR f0", &contents[0]).expect(226);
-    assert_same_bytes(&fs::read(root.join("f0")).unwrap(), &contents[0]);
-    assert_eq!(hidden(&server), [""; 0]);
-}
-
-#[test]
 fn what_nobody_continues_is_told_by_check_and_removed_after_a_while() {
     let server = Server::start();
     let root = server.path("");

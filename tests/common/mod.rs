@@ -70,6 +70,10 @@ pub fn tree(top: &std::path::Path) -> std::collections::BTreeMap<std::path::Path
     ) {
         for entry in std::fs::read_dir(at).unwrap() {
             let path = entry.unwrap().path();
+            // What the server remembers for itself.
+            if path.ends_with(".thriftpd") {
+                continue;
+            }
             if path.is_dir() {
                 walk(top, &path, found);
             } else {
