@@ -121,6 +121,38 @@ impl Root {
         }
     }
 
+    /// Opens a directory below for reading, which lies on the file system that is mounted at the root and is reached by no
+    /// link.
+    ///
+    /// # Errors
+    /// `EXDEV` beyond a mount point, `ELOOP` or `ENOTDIR` behind a link; else those of open(2).
+    pub fn open_on_same_mount(&self, relative: &[u8]) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match self.resolver {
+            Resolver::Kernel => {
+                let how = OpenHow::new().flags(flags).resolve(
+                    ResolveFlag::RESOLVE_IN_ROOT
+                        | ResolveFlag::RESOLVE_NO_XDEV
+                        | ResolveFlag::RESOLVE_NO_SYMLINKS,
+                );
+                let path = if relative.is_empty() { b"." } else { relative };
+                openat2(&self.fd, path, how)
+            }
+            // Another mount of the same file system is not noticed by it.
+            Resolver::Walk => {
+                let mut here = openat(&self.fd, ".", flags, Mode::empty())?;
+                let device = fstat(&here)?.st_dev;
+                for name in components(relative) {
+                    here = openat(&here, name.as_slice(), flags, Mode::empty())?;
+                    if fstat(&here)?.st_dev != device {
+                        return Err(Errno::EXDEV);
+                    }
+                }
+                Ok(here)
+            }
+        }
+    }
+
     /// The directory that the last component lies in. The name itself is not resolved: what is done with it must not
     /// follow links.
     ///
@@ -336,6 +368,23 @@ mod tests {
                 Err(Errno::ENOENT),
                 "{resolver:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_lies_behind_a_link_or_a_mount_point_is_not_on_the_same_mount() {
+        let all = tree();
+        for resolver in BOTH {
+            let root = Root::open_with(&all.path().join("root"), resolver).unwrap();
+            let open = |path: &str| root.open_on_same_mount(path.as_bytes()).map(drop);
+            assert_eq!((open(""), open("dir/deep")), (Ok(()), Ok(())));
+            for link in ["absolute", "outdir", "dir/up", "absolute/.."] {
+                let refused = open(link).unwrap_err();
+                assert!(matches!(refused, Errno::ELOOP | Errno::ENOTDIR), "{link}");
+            }
+            let host = Root::open_with(Path::new("/"), resolver).unwrap();
+            let proc = host.open_on_same_mount(b"proc/self");
+            assert_eq!(proc.map(drop), Err(Errno::EXDEV), "{resolver:?}");
         }
     }
 
