@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::storage::{Permission, ViewSpec};
+use crate::storage::{Permission, ViewSpec, guard_counts};
 
 /// The names by which the anonymous account is entered (RFC 1635).
 const ANONYMOUS: [&[u8]; 2] = [b"anonymous", b"ftp"];
@@ -170,24 +170,39 @@ fn count_for_quotas(accounts: Vec<&mut Account>) {
         .collect();
     let counted: BTreeSet<&PathBuf> = areas.values().flatten().collect();
     let counted: Arc<[PathBuf]> = counted.into_iter().cloned().collect();
+    let guarded = guarded(&accounts);
+    guard_counts(
+        counted
+            .iter()
+            .map(|area| (area.clone(), guarded.contains(area))),
+    );
     for account in accounts {
         account.view.metered.counted = Arc::clone(&counted);
         account.view.metered.own = areas.get(&account.name).cloned().unwrap_or_default();
     }
 }
 
+/// The roots and folders that must be mounted, for whom ever.
+fn guarded(accounts: &[&mut Account]) -> BTreeSet<PathBuf> {
+    let views = accounts.iter().map(|account| &account.view);
+    let all = views.flat_map(ViewSpec::directories);
+    all.filter(|(_, rules)| rules.require_mount)
+        .map(|(root, _)| real(root))
+        .collect()
+}
+
+/// Links are followed once, here.
+fn real(root: &PathBuf) -> PathBuf {
+    root.canonicalize().unwrap_or_else(|_| root.clone())
+}
+
 /// The root and the folders, where the user may upload; none that lies in another.
 fn areas_of(view: &ViewSpec) -> Vec<PathBuf> {
-    let folders = view
-        .folders
-        .iter()
-        .map(|folder| (&folder.root, folder.rules));
-    let all = folders.chain([(&view.root, view.rules)]);
+    let all = view.directories();
     let roots = all
         .filter(|(_, rules)| rules.permissions.contains(Permission::Upload))
         .map(|(root, _)| root);
-    let real = roots.map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()));
-    let real: BTreeSet<PathBuf> = real.collect();
+    let real: BTreeSet<PathBuf> = roots.map(real).collect();
     let within = |path: &PathBuf| {
         real.iter()
             .any(|other| other != path && path.starts_with(other))

@@ -1,5 +1,5 @@
 //! `thriftpd check`: what is wrong with a configuration and its surroundings, or what will be served.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
@@ -11,7 +11,7 @@ use crate::observe::printable;
 use crate::server::limits::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_SESSION};
 use crate::server::privileges::{self, Identity};
 use crate::server::{environment, listen};
-use crate::storage::{Partials, Permission, Permissions, count_partials};
+use crate::storage::{Partials, Permission, Permissions, Rules, count_partials, is_mounted};
 use crate::tls::{Settings, Tls};
 
 /// read a configuration file and say what is wrong, or what will be served
@@ -34,6 +34,7 @@ pub fn run(arguments: &CheckArguments) -> Outcome {
     for account in config.accounts.iter().chain(config.accounts.anonymous()) {
         print_account(account);
     }
+    print_waiting(&config);
     print_unfinished(&config);
     let problems = problems(&config);
     for problem in &problems {
@@ -84,6 +85,15 @@ fn print_settings(config: &Config) {
     println!(
         "time-outs: idle {idle} s, login {login} s, data connection {data} s, stalled {stalled} s, shutdown {grace} s"
     );
+}
+
+/// No problem: the server starts without them and takes them up by itself.
+fn print_waiting(config: &Config) {
+    let accounts = config.accounts.iter().chain(config.accounts.anonymous());
+    let waiting: BTreeSet<&PathBuf> = accounts.flat_map(|one| one.view.waiting()).collect();
+    for directory in waiting {
+        println!("waits for its disk: {}", real(directory));
+    }
 }
 
 fn print_unfinished(config: &Config) {
@@ -219,20 +229,8 @@ fn problems(config: &Config) -> Vec<String> {
         problems.push(error.to_string());
     }
     for account in config.accounts.iter().chain(config.accounts.anonymous()) {
-        let view = &account.view;
-        problems.extend(problem_of_root(
-            &account.name,
-            &view.root,
-            view.rules.permissions,
-            &identity,
-        ));
-        for folder in &view.folders {
-            problems.extend(problem_of_root(
-                &account.name,
-                &folder.root,
-                folder.rules.permissions,
-                &identity,
-            ));
+        for (root, rules) in account.view.directories() {
+            problems.extend(problem_of_root(&account.name, root, rules, &identity));
         }
     }
     problems.extend(problems_of_programs(config, &identity));
@@ -276,13 +274,11 @@ fn problems_of_programs(config: &Config, identity: &Identity) -> Vec<String> {
     users.into_iter().filter_map(problem).collect()
 }
 
-fn problem_of_root(
-    user: &str,
-    root: &Path,
-    permissions: Permissions,
-    identity: &Identity,
-) -> Option<String> {
+fn problem_of_root(user: &str, root: &Path, rules: &Rules, identity: &Identity) -> Option<String> {
     let shown = root.display();
+    if rules.require_mount && !is_mounted(root) && (root.is_dir() || !root.exists()) {
+        return None;
+    }
     if !root.exists() {
         return Some(format!(
             "root: {shown} of {user} does not exist; make it with `mkdir -p {shown}`"
@@ -291,7 +287,7 @@ fn problem_of_root(
     if !root.is_dir() {
         return Some(format!("root: {shown} of {user} is not a directory"));
     }
-    if permissions.contains(Permission::Upload)
+    if rules.permissions.contains(Permission::Upload)
         && !environment::can_write(root, identity).unwrap_or(false)
     {
         return Some(format!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::ftp::Ftp;
 use crate::observe::printable;
-use crate::storage::remove_old_partials;
+use crate::storage::{is_mounted, remove_old_partials};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -27,18 +27,13 @@ pub fn start(ftp: Arc<Ftp>) {
     }
 }
 
-/// The directories of the host that users may upload to.
+/// The directories of the host that users may upload to, without those whose disk must be mounted and is not.
 pub fn directories(config: &Config) -> BTreeSet<PathBuf> {
     let accounts = config.accounts.iter().chain(config.accounts.anonymous());
     accounts
-        .flat_map(|account| {
-            let folders = account
-                .view
-                .folders
-                .iter()
-                .map(|folder| folder.root.clone());
-            folders.chain([account.view.root.clone()])
-        })
+        .flat_map(|account| account.view.directories())
+        .filter(|(directory, rules)| !rules.require_mount || is_mounted(directory))
+        .map(|(directory, _)| directory.clone())
         .collect()
 }
 

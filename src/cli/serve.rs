@@ -1,4 +1,5 @@
 //! `thriftpd serve`: from the arguments to a running server.
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -86,6 +87,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         config = Config::of(file.as_deref(), &flags).map_err(|error| error.to_string())?;
     }
     let roots = roots(&config)?;
+    tell_of_missing_disks(&config);
     let certificate = cert::provide(&mut config, file.as_deref())
         .map_err(|error| format!("cannot make a certificate: {error}"))?;
     let tls = open_tls(&config)?;
@@ -253,17 +255,46 @@ fn absolute(dir: &Path) -> PathBuf {
 /// The roots of all accounts, which must be directories.
 fn roots(config: &Config) -> Result<Vec<PathBuf>, String> {
     let accounts = config.accounts.iter().chain(config.accounts.anonymous());
-    let roots: Vec<PathBuf> = accounts.map(|account| account.view.root.clone()).collect();
+    let roots: Vec<(PathBuf, bool)> = accounts
+        .map(|account| &account.view)
+        .map(|view| (view.root.clone(), view.rules.require_mount))
+        .collect();
     if roots.is_empty() {
         return Err("nobody could log in: name a directory (thriftpd serve DIR), or users in a file given with --config".into());
     }
-    match roots.iter().find(|root| !root.is_dir()) {
-        Some(root) if root.exists() => Err(format!("{} is not a directory", root.display())),
-        Some(root) => Err(format!(
+    // One that comes with its disk need not be there yet.
+    let wrong =
+        |(root, comes_later): &&(PathBuf, bool)| !root.is_dir() && (root.exists() || !comes_later);
+    match roots.iter().find(wrong) {
+        Some((root, _)) if root.exists() => Err(format!("{} is not a directory", root.display())),
+        Some((root, _)) => Err(format!(
             "there is no directory {}; make it with `mkdir -p {0}`",
             root.display()
         )),
-        None => Ok(roots),
+        None => Ok(roots.into_iter().map(|(root, _)| root).collect()),
+    }
+}
+
+/// Says which disks are not there, and what depends on that.
+fn tell_of_missing_disks(config: &Config) {
+    let accounts = config.accounts.iter().chain(config.accounts.anonymous());
+    let waiting: BTreeSet<&PathBuf> = accounts.flat_map(|one| one.view.waiting()).collect();
+    for directory in &waiting {
+        log::warn!(
+            "{} waits for its disk: nothing is mounted there yet (setting: require_mount)",
+            directory.display()
+        );
+    }
+    let first = config
+        .accounts
+        .iter()
+        .chain(config.accounts.anonymous())
+        .next();
+    let first_waits = first.is_some_and(|first| waiting.contains(&first.view.root));
+    if first_waits && config.run_as.is_none() && privileges::is_root() {
+        log::warn!(
+            "whom the first root belongs to is not known without its disk: set `run_as` to be the same user with and without it"
+        );
     }
 }
 

@@ -483,7 +483,7 @@ impl From<storage::Error> for Refusal {
             Kind::Quota | Kind::OverQuota { .. } | Kind::NoRoom { .. } | Kind::TooLarge => 552,
             Kind::BadName | Kind::NameTooLong | Kind::Reserved => 553,
             Kind::BeyondEnd { .. } => 554,
-            Kind::Busy => 450,
+            Kind::Busy | Kind::NotMounted => 450,
             Kind::Io => 451,
             _ => 550,
         };

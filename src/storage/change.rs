@@ -16,10 +16,10 @@ use super::permissions::Permission;
 use super::quota::{self, Meter};
 use super::root::{Place, Root};
 use super::rules::Rules;
-use super::upload::{How, Target, Upload, give};
+use super::upload::{How, Target, Upload};
 use super::versions::{self, Keeping};
 use super::view::{Located, View};
-use super::{lock, partial, tree};
+use super::{acl, lock, partial, tree};
 
 impl View {
     /// # Errors
@@ -270,10 +270,10 @@ impl View {
         }
         let place = root.place(located.relative).map_err(fail)?;
         let (directory, name) = (place.directory.as_fd(), place.name.as_slice());
-        mkdirat(directory, name, Mode::S_IRWXU).map_err(fail)?;
+        mkdirat(directory, name, acl::creation_mode(directory, self.modes)).map_err(fail)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let made = openat(directory, name, flags, Mode::empty()).map_err(fail)?;
-        give(made.as_fd(), self.modes.of_directories(), self.modes.group).map_err(fail)?;
+        acl::give_directory(directory, made.as_fd(), self.modes).map_err(fail)?;
         if self.durable {
             match Order::of(made.as_fd()) {
                 Order::Journal => sync_directory(made.as_fd()),

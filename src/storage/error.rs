@@ -65,6 +65,8 @@ pub enum ErrorKind {
     /// A configured folder, or a directory that leads to one.
     IsAFolder,
     Busy,
+    /// The root or folder must have a file system mounted at it, and has none.
+    NotMounted,
     /// The server ends before the work was done.
     Shutdown,
     Io,
@@ -96,6 +98,7 @@ impl Error {
             Errno::EFBIG => ErrorKind::TooLarge,
             Errno::EXDEV => ErrorKind::CrossesFolders,
             Errno::EBUSY | Errno::ETXTBSY => ErrorKind::Busy,
+            Errno::ENOMEDIUM => ErrorKind::NotMounted,
             // Names that the file system cannot hold (vfat and its kin).
             Errno::EINVAL | Errno::EILSEQ => ErrorKind::BadName,
             _ => ErrorKind::Io,
@@ -114,6 +117,7 @@ impl Error {
             ErrorKind::OverQuota { .. } => Some("quota, quota_files"),
             ErrorKind::Locked { .. } => Some("lock"),
             ErrorKind::NoSpace { .. } | ErrorKind::NoRoom { .. } => Some("min_free"),
+            ErrorKind::NotMounted => Some("require_mount"),
             _ => None,
         }
     }
@@ -158,6 +162,9 @@ impl fmt::Display for Error {
             }
             ErrorKind::IsAFolder => f.write_str("a configured folder stays where it is"),
             ErrorKind::Busy => f.write_str("in use; try again later"),
+            ErrorKind::NotMounted => f.write_str(
+                "the disk of this root or folder is not mounted; try again later, it is taken up by itself",
+            ),
             ErrorKind::Shutdown => f.write_str("the server is shutting down"),
             ErrorKind::Io => match &self.source {
                 Some(source) => write!(f, "{source}"),

@@ -7,6 +7,7 @@
 //! | `rules` | what holds in a root or folder: how uploads are made, what is kept |
 //! | `reserved` | names of the server's own files
 //! | `root` | a directory that nothing leads out of |
+//! | `mount` | whether the disk of a root is there |
 //! | `view` | [`View`]: roots and folders under one tree; what front ends speak to |
 //! | `change` | what a user changes through the view |
 //! | `checksum` | checksums of files, and those that are kept with them |
@@ -14,6 +15,7 @@
 //! | `listing` | the entries of a directory |
 //! | `upload` | a file being received |
 //! | `partial` | where it grows until it is whole |
+//! | `acl` | access control lists and modes of what is made |
 //! | `lock` | files that are too young to be changed
 //! | `versions` | old versions of overwritten files
 //! | `copy` | copying from file to file inside the kernel
@@ -28,6 +30,7 @@
 //! | `tree` | removing a directory with all in it |
 //! | `owners` | names of users and groups |
 //! | `error` | why something was refused |
+mod acl;
 mod change;
 pub mod checksum;
 mod copy;
@@ -36,6 +39,7 @@ mod error;
 mod listing;
 mod lock;
 mod metadata;
+mod mount;
 mod owners;
 mod partial;
 mod path;
@@ -58,12 +62,14 @@ mod walk;
 pub use error::{Error, ErrorKind};
 pub use listing::{Entry, Listing};
 pub use metadata::{Kind, Metadata};
+pub use mount::is_mounted;
 pub use owners::{group_id, group_name, user_name};
 pub use path::VirtualPath;
 pub use permissions::{Modes, Permission, Permissions};
 pub use prune::{Fate, Pruned, Pruning, is_mount_point, prune};
 pub use quota::{
-    Metered, Usage, recover as recover_counts, rescan as rescan_counts, usage as usage_of,
+    Metered, Usage, guard as guard_counts, recover as recover_counts, rescan as rescan_counts,
+    usage as usage_of,
 };
 pub use record::{LastUpload, Uploaded, uploaded};
 pub use rules::{Keep, Quota, Room, Rules};

@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -45,6 +46,8 @@ impl Usage {
 #[derive(Debug)]
 pub struct Area {
     path: PathBuf,
+    /// Nothing is written there while no file system is mounted at it.
+    guarded: AtomicBool,
     counts: Mutex<Counts>,
 }
 
@@ -112,15 +115,25 @@ impl Area {
         let area = areas.entry(path.to_owned()).or_insert_with(|| {
             Arc::new(Self {
                 path: path.to_owned(),
+                guarded: AtomicBool::new(false),
                 counts: Mutex::default(),
             })
         });
         Arc::clone(area)
     }
 
+    fn root(&self) -> Result<Root, Errno> {
+        Root::open_or_guard(&self.path, self.guarded.load(Ordering::Relaxed))
+    }
+
+    /// Counts what lies in it.
+    fn count(&self) -> Result<Usage, Errno> {
+        count_below(&self.root()?, b"")
+    }
+
     /// The counts' file, locked.
     fn file(&self) -> Result<Flock<File>, Errno> {
-        let root = Root::open(&self.path)?;
+        let root = self.root()?.again()?;
         let file = File::from(open_state(&root, b"quota")?);
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
     }
@@ -134,7 +147,7 @@ impl Area {
                 // What has changed is in what is counted.
                 counts.change = (0, 0);
                 Record {
-                    usage: count(&self.path)?,
+                    usage: self.count()?,
                     open: 0,
                 }
             }
@@ -228,8 +241,11 @@ pub fn count_below(root: &Root, relative: &[u8]) -> Result<Usage, Errno> {
     Ok(usage)
 }
 
-fn count(top: &Path) -> Result<Usage, Errno> {
-    count_below(&Root::open(top)?, b"")
+/// Says which areas must have a file system mounted at them, of those that a configuration knows.
+pub fn guard(areas: impl Iterator<Item = (PathBuf, bool)>) {
+    for (path, guarded) in areas {
+        Area::at(&path).guarded.store(guarded, Ordering::Relaxed);
+    }
 }
 
 /// Counts an area anew. Exact where nothing changes meanwhile; what does is counted on top.
@@ -240,7 +256,7 @@ pub fn rescan(path: &Path) -> Result<Usage, Error> {
     let fail = |errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes());
     let area = Area::at(path);
     let before = read(&*area.file().map_err(fail)?).unwrap_or_default();
-    let counted = count(path).map_err(fail)?;
+    let counted = area.count().map_err(fail)?;
     let mut counts = locked(&area.counts);
     let file = area.file().map_err(fail)?;
     let now = read(&file).unwrap_or(before);
@@ -273,7 +289,7 @@ pub fn recover<'a>(areas: impl IntoIterator<Item = &'a PathBuf>) {
             "{}: counting what is stored, for the last server ended in the middle of an upload",
             path.display()
         );
-        let counted = count(path).map(|usage| Record { usage, open: 0 });
+        let counted = area.count().map(|usage| Record { usage, open: 0 });
         let written = counted.and_then(|record| write(&file, record));
         if let Err(errno) = written {
             log::warn!(

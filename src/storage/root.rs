@@ -4,6 +4,9 @@
 //! way all stay below. Where the kernel is older than 5.6 or a filter forbids the call, the path is walked component
 //! by component: directories are held open, links are read and walked in their turn, and `..` goes back to a directory
 //! held open, never up in the file system. What is opened is opened with `O_NOFOLLOW` then.
+//!
+//! A guarded root (setting: `require_mount`) is not held but opened for each operation, for two reasons: the disk may
+//! come and go meanwhile, and a descriptor would keep it from being unmounted.
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -14,6 +17,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat};
+
+use super::mount::open_mounted;
 
 /// Symbolic links in one path, as many as the kernel follows.
 const MOST_LINKS: usize = 40;
@@ -46,12 +51,20 @@ impl Resolver {
     }
 }
 
-/// The directory, held open.
+/// The directory.
 #[derive(Debug)]
 pub struct Root {
-    fd: OwnedFd,
+    base: Base,
     host_path: PathBuf,
     resolver: Resolver,
+}
+
+/// How the directory is got at.
+#[derive(Debug)]
+enum Base {
+    Held(OwnedFd),
+    /// Opened anew, where a file system is mounted at it.
+    Guarded,
 }
 
 /// The directory that a name lies in, and the name.
@@ -75,19 +88,44 @@ impl Root {
             Mode::empty(),
         )?;
         Ok(Self {
-            fd,
+            base: Base::Held(fd),
             host_path: path.to_owned(),
             resolver,
         })
     }
 
-    /// The same directory, for who outlives this one.
+    /// One in which everything is refused with `ENOMEDIUM` while no file system is mounted at the directory.
+    pub fn guarded(path: &Path) -> Self {
+        Self {
+            base: Base::Guarded,
+            host_path: path.to_owned(),
+            resolver: Resolver::best(),
+        }
+    }
+
+    /// The one or the other.
     ///
     /// # Errors
-    /// `EMFILE`.
+    /// Those of open(2), where it is not guarded.
+    pub fn open_or_guard(path: &Path, require_mount: bool) -> Result<Self, Errno> {
+        match require_mount {
+            true => Ok(Self::guarded(path)),
+            false => Self::open(path),
+        }
+    }
+
+    /// The same directory, held open for who outlives this one or works in it for long: of a guarded one, on the disk that
+    /// is there now.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENOMEDIUM`.
     pub fn again(&self) -> Result<Self, Errno> {
+        let fd = match &self.base {
+            Base::Held(fd) => fd.try_clone().map_err(|_| Errno::EMFILE)?,
+            Base::Guarded => open_mounted(&self.host_path)?,
+        };
         Ok(Self {
-            fd: self.fd.try_clone().map_err(|_| Errno::EMFILE)?,
+            base: Base::Held(fd),
             host_path: self.host_path.clone(),
             resolver: self.resolver,
         })
@@ -105,14 +143,22 @@ impl Root {
     /// `O_EXCL` is given, and none leads out.
     ///
     /// # Errors
-    /// Those of open(2); `ELOOP` for too many links.
+    /// Those of open(2); `ELOOP` for too many links; `ENOMEDIUM` where the root is guarded and its disk not there.
     pub fn open_below(&self, relative: &[u8], flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlag::O_CLOEXEC;
+        let opened;
+        let base = match &self.base {
+            Base::Held(fd) => fd.as_fd(),
+            Base::Guarded => {
+                opened = open_mounted(&self.host_path)?;
+                opened.as_fd()
+            }
+        };
         let mut tries = TRIES;
         loop {
             let result = match self.resolver {
-                Resolver::Kernel => self.ask_kernel(relative, flags, mode),
-                Resolver::Walk => self.walk(relative, flags, mode),
+                Resolver::Kernel => ask_kernel(base, relative, flags, mode),
+                Resolver::Walk => walk(base, relative, flags, mode),
             };
             match result {
                 Err(Errno::EAGAIN | Errno::EINTR) if tries > 0 => tries -= 1,
@@ -186,66 +232,71 @@ impl Root {
         };
         fstat(self.open_below(relative, flags, Mode::empty())?)
     }
+}
 
-    fn ask_kernel(&self, relative: &[u8], flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
-        let how = OpenHow::new()
-            .flags(flags)
-            .mode(mode)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        openat2(
-            &self.fd,
-            if relative.is_empty() {
-                b".".as_slice()
-            } else {
-                relative
-            },
-            how,
-        )
-    }
+fn ask_kernel(
+    base: BorrowedFd<'_>,
+    relative: &[u8],
+    flags: OFlag,
+    mode: Mode,
+) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new()
+        .flags(flags)
+        .mode(mode)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(
+        base,
+        if relative.is_empty() {
+            b".".as_slice()
+        } else {
+            relative
+        },
+        how,
+    )
+}
 
-    fn walk(&self, relative: &[u8], flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
-        let keeps_last_link = flags.intersects(OFlag::O_NOFOLLOW | OFlag::O_EXCL);
-        let mut ahead: VecDeque<Vec<u8>> = components(relative);
-        let mut behind: Vec<OwnedFd> = Vec::new();
-        let mut links = 0;
-        while let Some(name) = ahead.pop_front() {
-            if name == b".." {
-                behind.pop();
-                continue;
-            }
-            let is_last = ahead.is_empty();
-            let here = behind.last().map_or(self.fd.as_fd(), AsFd::as_fd);
-            let look = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let found = match openat(here, name.as_slice(), look, Mode::empty()) {
-                Ok(found) => found,
-                Err(Errno::ENOENT) if is_last && flags.contains(OFlag::O_CREAT) => {
-                    return open_unfollowed(here, &name, flags, mode);
-                }
-                Err(errno) => return Err(errno),
-            };
-            let is_link = fstat(&found)?.st_mode & libc::S_IFMT == libc::S_IFLNK;
-            if is_link && !(is_last && keeps_last_link) {
-                links += 1;
-                if links > MOST_LINKS {
-                    return Err(Errno::ELOOP);
-                }
-                let target = readlinkat(&found, "")?.into_vec();
-                if target.starts_with(b"/") {
-                    behind.clear();
-                }
-                for component in components(&target).into_iter().rev() {
-                    ahead.push_front(component);
-                }
-                continue;
-            }
-            if is_last {
+fn walk(base: BorrowedFd<'_>, relative: &[u8], flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
+    let keeps_last_link = flags.intersects(OFlag::O_NOFOLLOW | OFlag::O_EXCL);
+    let mut ahead: VecDeque<Vec<u8>> = components(relative);
+    let mut behind: Vec<OwnedFd> = Vec::new();
+    let mut links = 0;
+    while let Some(name) = ahead.pop_front() {
+        if name == b".." {
+            behind.pop();
+            continue;
+        }
+        let is_last = ahead.is_empty();
+        let here = behind.last().map_or(base, AsFd::as_fd);
+        let look = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let found = match openat(here, name.as_slice(), look, Mode::empty()) {
+            Ok(found) => found,
+            Err(Errno::ENOENT) if is_last && flags.contains(OFlag::O_CREAT) => {
                 return open_unfollowed(here, &name, flags, mode);
             }
-            behind.push(found);
+            Err(errno) => return Err(errno),
+        };
+        let is_link = fstat(&found)?.st_mode & libc::S_IFMT == libc::S_IFLNK;
+        if is_link && !(is_last && keeps_last_link) {
+            links += 1;
+            if links > MOST_LINKS {
+                return Err(Errno::ELOOP);
+            }
+            let target = readlinkat(&found, "")?.into_vec();
+            if target.starts_with(b"/") {
+                behind.clear();
+            }
+            for component in components(&target).into_iter().rev() {
+                ahead.push_front(component);
+            }
+            continue;
         }
-        let here = behind.last().map_or(self.fd.as_fd(), AsFd::as_fd);
-        openat(here, ".", flags - OFlag::O_NOFOLLOW, mode)
+        if is_last {
+            return open_unfollowed(here, &name, flags, mode);
+        }
+        behind.push(found);
     }
+    let here = behind.last().map_or(base, AsFd::as_fd);
+    openat(here, ".", flags - OFlag::O_NOFOLLOW, mode)
 }
 
 /// Opens the name, which is no link; `EAGAIN` when it has become one meanwhile.

@@ -1,5 +1,6 @@
 //! The system calls that no safe wrapper offers: the only `unsafe` of the room.
 use std::ffi::CStr;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use nix::errno::Errno;
@@ -28,6 +29,32 @@ pub fn sync_file_range(
     Errno::result(result).map(drop)
 }
 
+/// Whether a file system is mounted at the directory, or part of one is bound to it; None where the kernel does not say
+/// (statx(2), `STATX_ATTR_MOUNT_ROOT`, before 5.8).
+///
+/// # Errors
+/// `ENOSYS` and `EPERM` where there is no statx(2).
+pub fn is_mount_root(directory: BorrowedFd<'_>) -> Result<Option<bool>, Errno> {
+    let mut facts = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the descriptor is borrowed for the call, the path is an empty constant, and the kernel writes no more than
+    // the structure that is exclusively borrowed.
+    let result = unsafe {
+        libc::statx(
+            directory.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            0,
+            facts.as_mut_ptr(),
+        )
+    };
+    Errno::result(result)?;
+    // SAFETY: the structure is made of numbers, for which zeroes are values too.
+    let facts = unsafe { facts.assume_init() };
+    let mount_root = libc::STATX_ATTR_MOUNT_ROOT as u64;
+    let is_told = facts.stx_attributes_mask & mount_root != 0;
+    Ok(is_told.then_some(facts.stx_attributes & mount_root != 0))
+}
+
 /// Makes `to` share all blocks of `from` (ioctl_ficlone(2)).
 ///
 /// # Errors
@@ -38,7 +65,8 @@ pub fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno>
     Errno::result(result).map(drop)
 }
 
-/// An extended attribute of the file, as far as it fits into `room` bytes (fgetxattr(2)).
+/// An extended attribute of the file, as far as it fits into `room` bytes; with no room at all, whether there is one
+/// (fgetxattr(2)).
 ///
 /// # Errors
 /// `ENODATA` where there is none, `ERANGE` where it is longer, `EOPNOTSUPP` where the file system has none.
@@ -49,6 +77,26 @@ pub fn attribute(file: BorrowedFd<'_>, name: &CStr, room: usize) -> Result<Vec<u
     let length = unsafe {
         libc::fgetxattr(
             file.as_raw_fd(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
+    value.truncate(Errno::result(length)?.unsigned_abs());
+    Ok(value)
+}
+
+/// The same of what has a name; links are followed (getxattr(2)).
+///
+/// # Errors
+/// As [`attribute`]; `ENOENT`.
+pub fn attribute_of_path(path: &CStr, name: &CStr, room: usize) -> Result<Vec<u8>, Errno> {
+    let mut value = vec![0; room];
+    // SAFETY: path and name are borrowed for the call; the kernel writes at most as many bytes as the exclusively borrowed
+    // buffer has.
+    let length = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
             name.as_ptr(),
             value.as_mut_ptr().cast(),
             value.len(),

@@ -29,6 +29,7 @@ pub fn remove(
     go_on: &mut dyn FnMut() -> bool,
     unlink: Unlink<'_>,
 ) -> Result<bool, Errno> {
+    let root = &root.again()?;
     let place = root.place(relative)?;
     let mut current = open_directory(&place.directory, &place.name)?;
     let mut levels = vec![Level {

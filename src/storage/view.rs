@@ -16,6 +16,7 @@ use nix::sys::statvfs::fstatvfs;
 use super::error::{Error, ErrorKind};
 use super::listing::Listing;
 use super::metadata::{Kind, Metadata, is_writable_directory, kind};
+use super::mount::is_mounted;
 use super::partial;
 use super::path::VirtualPath;
 use super::permissions::{Modes, Permission, Permissions};
@@ -49,6 +50,23 @@ pub struct ViewSpec {
     /// What uploads leave free of a disk.
     pub min_free: Room,
     pub metered: Metered,
+}
+
+impl ViewSpec {
+    /// The root and the directories of the folders, with what holds there.
+    pub fn directories(&self) -> impl Iterator<Item = (&PathBuf, &Rules)> {
+        let folders = self.folders.iter();
+        [(&self.root, &self.rules)]
+            .into_iter()
+            .chain(folders.map(|folder| (&folder.root, &folder.rules)))
+    }
+
+    /// Those whose disk must be mounted and is not.
+    pub fn waiting(&self) -> impl Iterator<Item = &PathBuf> {
+        self.directories()
+            .filter(|(directory, rules)| rules.require_mount && !is_mounted(directory))
+            .map(|(directory, _)| directory)
+    }
 }
 
 /// A regular file opened for reading.
@@ -85,7 +103,7 @@ impl Folder {
         if let Some(root) = self.opened.get() {
             return Ok(root);
         }
-        let root = Root::open(&self.spec.root)?;
+        let root = Root::open_or_guard(&self.spec.root, self.spec.rules.require_mount)?;
         Ok(self.opened.get_or_init(|| root))
     }
 }
@@ -119,9 +137,11 @@ fn is_old_version(relative: &[u8]) -> bool {
 
 impl View {
     /// # Errors
-    /// When the root cannot be opened. A folder that cannot is found out about when it is entered.
+    /// When the root cannot be opened. A folder that cannot is found out about when it is entered, and so is a root whose disk
+    /// must be mounted and is not.
     pub fn open(spec: &ViewSpec) -> Result<Self, Error> {
-        let root = Root::open(&spec.root).map_err(|errno| Error::from_errno(errno, b"/"))?;
+        let root = Root::open_or_guard(&spec.root, spec.rules.require_mount)
+            .map_err(|errno| Error::from_errno(errno, b"/"))?;
         let folders = spec
             .folders
             .iter()

@@ -55,6 +55,8 @@ pub fn walk_all(
     enter: &dyn Fn(&[u8]) -> bool,
     visit: &mut Visit<'_>,
 ) -> Result<(), Errno> {
+    // All of it on one disk, whatever is mounted meanwhile.
+    let root = &root.again()?;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
     let open = |relative: &[u8]| root.open_below(relative, flags, Mode::empty());
     walk_by(&open, from, enter, visit)

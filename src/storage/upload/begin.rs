@@ -8,7 +8,7 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::ftruncate;
 
 use super::space::Space;
-use super::{Beside, Grows, How, Target, Upload, Uploads, give, length};
+use super::{Beside, Grows, How, Target, Upload, Uploads, length};
 use crate::storage::checksum::{Algorithm, Digest};
 use crate::storage::durable::{Order, Pace};
 use crate::storage::error::{Error, ErrorKind};
@@ -18,7 +18,7 @@ use crate::storage::permissions::Permission;
 use crate::storage::quota::Meter;
 use crate::storage::root::Place;
 use crate::storage::versions::{self, Keeping};
-use crate::storage::{copy, lock};
+use crate::storage::{acl, copy, lock};
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
 const OPEN: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_NOCTTY);
@@ -405,7 +405,7 @@ fn create(target: &Target<'_>) -> Result<Upload, Error> {
     let space = target.space(meter, 0, (0, 0));
     let allowed = space.new_file().map_err(|kind| target.refuse(kind));
     let given = allowed
-        .and_then(|()| give(fd.as_fd(), target.modes.of_files(), target.modes.group).map_err(fail));
+        .and_then(|()| acl::give(place.directory.as_fd(), fd.as_fd(), target.modes).map_err(fail));
     if let Err(error) = given {
         let flag = nix::unistd::UnlinkatFlags::NoRemoveDir;
         let _ = nix::unistd::unlinkat(&place.directory, place.name.as_slice(), flag);

@@ -1,14 +1,15 @@
 //! How an upload becomes the file: cut to its length, given mode and owner, flushed, given its name (in the order that
 //! [`durable`](crate::storage::durable) explains), and the one that had it kept or gone.
 use std::fs::File;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, RenameFlags, renameat, renameat2};
-use nix::sys::stat::{FileStat, Mode, fchmod, fstatat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{Gid, Uid, fchown, fsync, ftruncate};
 
 use super::{Beside, Grows, Stored, Upload};
+use crate::storage::acl;
 use crate::storage::checksum::{self, Digest};
 use crate::storage::durable::{Order, after_rename, before_rename, sync_directory};
 use crate::storage::error::{Error, ErrorKind};
@@ -132,28 +133,25 @@ fn old_file(place: &Place) -> Result<Option<FileStat>, Errno> {
     }
 }
 
-/// Mode, owner and group of the file that is replaced, as far as the server may set them; else those of new files.
+/// Mode, access control list, owner and group of the file that is replaced, as far as the server may set them; else those of
+/// new files.
 fn take_over_from(place: &Place, file: &File, modes: Modes) -> Result<(), Errno> {
-    let old = fstatat(
-        &place.directory,
-        place.name.as_slice(),
-        AtFlags::AT_SYMLINK_NOFOLLOW,
-    );
-    match old {
-        Ok(old) if kind(&old) == Kind::File => {
-            let tolerated = fchown(
-                file,
-                Some(Uid::from_raw(old.st_uid)),
-                Some(Gid::from_raw(old.st_gid)),
-            );
-            if tolerated.is_err() {
-                // Another's file, in a directory of ours: it becomes ours, in its group where that is one of ours.
-                let _ = fchown(file, None, Some(Gid::from_raw(old.st_gid)));
-            }
-            give(file.as_fd(), old.st_mode & 0o777, None)
-        }
-        _ => give(file.as_fd(), modes.of_files(), modes.group),
+    let (directory, file) = (place.directory.as_fd(), file.as_fd());
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let old = match openat(directory, place.name.as_slice(), flags, Mode::empty()) {
+        Err(Errno::ENOENT) => return acl::give(directory, file, modes),
+        other => other?,
+    };
+    let stat = fstat(&old)?;
+    if kind(&stat) != Kind::File {
+        return acl::give(directory, file, modes);
     }
+    let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    if fchown(file, Some(owner), Some(group)).is_err() {
+        // Another's file, in a directory of ours: it becomes ours, in its group where that is one of ours.
+        let _ = fchown(file, None, Some(group));
+    }
+    acl::keep(old.as_fd(), file, stat.st_mode & 0o777)
 }
 
 /// In one step; what has the name now is replaced only where it may be.
@@ -178,18 +176,5 @@ fn rename_to(partial: &Partial, place: &Place, may_replace: bool) -> Result<(), 
             }
         }
         other => other,
-    }
-}
-
-/// Sets mode and group of what was just created. A file system without modes (vfat) keeps those it was mounted with.
-pub fn give(fd: BorrowedFd<'_>, mode: u32, group: Option<u32>) -> Result<(), Errno> {
-    let tolerate = |result: Result<(), Errno>| match result {
-        Err(Errno::EPERM | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(()),
-        other => other,
-    };
-    tolerate(fchmod(fd, Mode::from_bits_truncate(mode)))?;
-    match group {
-        Some(group) => tolerate(fchown(fd, None, Some(Gid::from_raw(group)))),
-        None => Ok(()),
     }
 }

@@ -9,7 +9,6 @@ mod begin;
 mod finish;
 mod space;
 
-pub(super) use finish::give;
 pub(super) use space::available;
 
 use std::fs::File;
