@@ -66,7 +66,7 @@ pub use mount::is_mounted;
 pub use owners::{group_id, group_name, user_name};
 pub use path::VirtualPath;
 pub use permissions::{Modes, Permission, Permissions};
-pub use prune::{Fate, Pruned, Pruning, is_mount_point, prune};
+pub use prune::{Fate, Pruned, Pruning, prune};
 pub use quota::{
     Metered, Usage, guard as guard_counts, recover as recover_counts, rescan as rescan_counts,
     usage as usage_of,

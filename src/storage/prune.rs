@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
-use nix::sys::stat::{FileStat, Mode, fstatat, stat};
+use nix::sys::stat::{FileStat, Mode, fstatat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 
@@ -46,6 +46,8 @@ pub struct Pruning {
     pub free: Vec<Room>,
     /// Files younger than this stay.
     pub lock: Option<Duration>,
+    /// Nothing is taken away while no file system is mounted at the directory.
+    pub require_mount: bool,
     /// Directories of the host whose files are none of this, for they have rules of their own.
     pub apart: Vec<PathBuf>,
     /// Where what is gone is counted.
@@ -81,10 +83,13 @@ pub enum Fate<'a> {
 /// Takes away what is too old or in the way.
 ///
 /// # Errors
-/// When the directory itself cannot be opened or its disk not be looked at.
+/// `NotMounted`; when the directory itself cannot be opened or its disk not be looked at.
 pub fn prune(pruning: &Pruning, tell: &mut dyn FnMut(Fate<'_>)) -> Result<Pruned, Error> {
     let fail = |errno| Error::from_errno(errno, pruning.top.as_os_str().as_bytes());
-    let root = Root::open(&pruning.top).map_err(fail)?;
+    // Held all the time: not another disk half-way.
+    let root =
+        Root::open_or_guard(&pruning.top, pruning.require_mount).and_then(|root| root.again());
+    let root = root.map_err(fail)?;
     let mut work = Work {
         apart: pruning.apart_below(),
         root,
@@ -100,26 +105,6 @@ pub fn prune(pruning: &Pruning, tell: &mut dyn FnMut(Fate<'_>)) -> Result<Pruned
         work.make_room(freed).map_err(fail)?;
     }
     Ok(work.pruned)
-}
-
-/// Whether something is mounted at this very directory.
-pub fn is_mount_point(top: &Path) -> bool {
-    let (Some(above), Some(name)) = (top.parent(), top.file_name()) else {
-        // The root of the host.
-        return true;
-    };
-    let Ok(above) = Root::open(above) else {
-        return false;
-    };
-    match above.open_on_same_mount(name.as_bytes()) {
-        Err(Errno::EXDEV) => true,
-        // A directory that may not be read tells by its device.
-        Err(Errno::EACCES) => {
-            let device = |stat: Result<FileStat, Errno>| stat.ok().map(|stat| stat.st_dev);
-            device(stat(top)) != device(above.stat(b"", true))
-        }
-        _ => false,
-    }
 }
 
 fn now() -> i64 {

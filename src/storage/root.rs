@@ -173,29 +173,13 @@ impl Root {
     /// # Errors
     /// `EXDEV` beyond a mount point, `ELOOP` or `ENOTDIR` behind a link; else those of open(2).
     pub fn open_on_same_mount(&self, relative: &[u8]) -> Result<OwnedFd, Errno> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        match self.resolver {
-            Resolver::Kernel => {
-                let how = OpenHow::new().flags(flags).resolve(
-                    ResolveFlag::RESOLVE_IN_ROOT
-                        | ResolveFlag::RESOLVE_NO_XDEV
-                        | ResolveFlag::RESOLVE_NO_SYMLINKS,
-                );
-                let path = if relative.is_empty() { b"." } else { relative };
-                openat2(&self.fd, path, how)
-            }
-            // Another mount of the same file system is not noticed by it.
-            Resolver::Walk => {
-                let mut here = openat(&self.fd, ".", flags, Mode::empty())?;
-                let device = fstat(&here)?.st_dev;
-                for name in components(relative) {
-                    here = openat(&here, name.as_slice(), flags, Mode::empty())?;
-                    if fstat(&here)?.st_dev != device {
-                        return Err(Errno::EXDEV);
-                    }
-                }
-                Ok(here)
-            }
+        let open = match self.resolver {
+            Resolver::Kernel => ask_kernel_on_same_mount,
+            Resolver::Walk => walk_on_same_mount,
+        };
+        match &self.base {
+            Base::Held(fd) => open(fd.as_fd(), relative),
+            Base::Guarded => open(open_mounted(&self.host_path)?.as_fd(), relative),
         }
     }
 
@@ -297,6 +281,33 @@ fn walk(base: BorrowedFd<'_>, relative: &[u8], flags: OFlag, mode: Mode) -> Resu
     }
     let here = behind.last().map_or(base, AsFd::as_fd);
     openat(here, ".", flags - OFlag::O_NOFOLLOW, mode)
+}
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
+
+fn ask_kernel_on_same_mount(base: BorrowedFd<'_>, relative: &[u8]) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlag::RESOLVE_IN_ROOT
+        | ResolveFlag::RESOLVE_NO_XDEV
+        | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let how = OpenHow::new().flags(DIRECTORY).resolve(resolve);
+    let path = if relative.is_empty() { b"." } else { relative };
+    openat2(base, path, how)
+}
+
+/// Another mount of the same file system is not noticed by it.
+fn walk_on_same_mount(base: BorrowedFd<'_>, relative: &[u8]) -> Result<OwnedFd, Errno> {
+    let mut here = openat(base, ".", DIRECTORY, Mode::empty())?;
+    let device = fstat(&here)?.st_dev;
+    for name in components(relative) {
+        here = openat(&here, name.as_slice(), DIRECTORY, Mode::empty())?;
+        if fstat(&here)?.st_dev != device {
+            return Err(Errno::EXDEV);
+        }
+    }
+    Ok(here)
 }
 
 /// Opens the name, which is no link; `EAGAIN` when it has become one meanwhile.
