@@ -41,6 +41,8 @@ fn a_young_file_can_be_changed_by_no_verb() {
         "SITE CHMOD 600 file",
         "SITE UTIME 202001010000 file",
         "SITE CHMOD 600 link",
+        "SITE COPY other file",
+        "SITE COPY other sub/inner",
     ] {
         client.expect(line, 550).says("locked");
     }

@@ -8,53 +8,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Client, Server, assert_same_bytes, eventually, is_root, noise, run_client, tree};
+use common::mounts::{Mount, may_mount};
+use common::{Client, Server, assert_same_bytes, eventually, noise, run_client, tree};
 
-/// A file system at a directory, gone with the value.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    #[track_caller]
-    fn tmpfs(at: &Path) -> Self {
-        Self::with(&["-t", "tmpfs", "-o", "size=16m", "tmpfs"], at)
-    }
-
-    #[track_caller]
-    fn with(arguments: &[&str], at: &Path) -> Self {
-        run_client(Command::new("mount").args(arguments).arg(at), 20).succeeded();
-        Self(at.to_owned())
-    }
-
-    /// Without force; that the server looks for partial files now and then is no reason to fail.
-    #[track_caller]
-    fn unmount(self) {
-        eventually("the disk is unmounted", || {
-            let mut umount = Command::new("umount");
-            run_client(umount.arg(&self.0), 20).status.success()
-        });
-        std::mem::forget(self);
-    }
-
-    /// The name goes; what is open stays open.
-    #[track_caller]
-    fn detach(self) {
-        run_client(Command::new("umount").arg("-l").arg(&self.0), 20).succeeded();
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// Says so where nothing can be mounted.
-fn may_mount() -> bool {
-    if !is_root() {
-        eprintln!("skipped: mounting needs root");
-    }
-    is_root()
+/// A disk, in memory.
+fn memory(at: &Path) -> Mount {
+    Mount::memory(at, "size=16m")
 }
 
 /// A server whose root, or whose folder `/disk`, must be mounted at the directory `disk`, in which a file lies that belongs
@@ -103,10 +62,19 @@ fn expect_nothing_works(client: &mut Client, path: &str) {
         "MFMT 20200101000000 {}/below",
         "SITE CHMOD 600 {}/below",
         "AVBL {}/",
+        "STAT {}/",
+        "STAT {}/below",
     ] {
         client.expect(line.replace("{}", path), 450).says("mounted");
     }
-    for line in ["LIST {}/", "NLST {}/", "MLSD {}/", "RETR {}/below"] {
+    for line in [
+        "LIST {}/",
+        "LIST {}/*",
+        "NLST {}/",
+        "NLST {}/*",
+        "MLSD {}/",
+        "RETR {}/below",
+    ] {
         let (bytes, reply) = client.download(line.replace("{}", path));
         reply.expect(450).says("mounted");
         assert!(bytes.is_empty());
@@ -141,7 +109,7 @@ fn without_its_disk_a_root_shows_and_takes_nothing_and_comes_back_by_itself() {
         server.wait_for_log("require_mount");
         expect_untouched(&disk);
         // The disk comes, and the same session goes on.
-        let mounted = Mounted::tmpfs(&disk);
+        let mounted = memory(&disk);
         client.stor("file", b"on the disk");
         client.stor("file", b"on the disk, again");
         assert_eq!(client.list("NLST"), ["file"]);
@@ -170,7 +138,7 @@ fn without_its_disk_a_folder_is_shown_and_not_entered_and_the_rest_works() {
     expect_nothing_works(&mut client, "/disk");
     client.stor("beside", b"in the root");
     assert_eq!(client.list("NLST"), ["beside", "disk"]);
-    let mounted = Mounted::tmpfs(&disk);
+    let mounted = memory(&disk);
     client.stor("/disk/file", b"on the disk");
     assert_eq!(client.list("NLST /disk"), ["/disk/file"]);
     client.expect("CWD /disk", 250);
@@ -191,7 +159,7 @@ fn a_directory_bound_there_counts_as_a_disk() {
     let elsewhere = server.directory("elsewhere");
     let mut client = log_in(&server);
     client.upload("STOR file", b"x").expect(450);
-    let bound = Mounted::with(&["--bind", elsewhere.to_str().unwrap()], &disk);
+    let bound = Mount::with(&["--bind", elsewhere.to_str().unwrap()], &disk);
     client.stor("file", b"bound");
     assert_eq!(fs::read(elsewhere.join("file")).unwrap(), b"bound");
     bound.unmount();
@@ -209,7 +177,7 @@ fn an_upload_under_way_when_the_disk_is_detached_ends_on_that_disk() {
     fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
     run_client(Command::new("mkfs.ext4").arg("-q").arg(&image), 60).succeeded();
     let image = image.to_str().unwrap();
-    let mount = || Mounted::with(&["-o", "loop", image], &disk);
+    let mount = || Mount::with(&["-o", "loop", image], &disk);
     let mounted = mount();
     let mut client = log_in(&server);
     let contents = noise(1_000_000);
@@ -276,7 +244,7 @@ fn the_server_starts_before_the_disk_has_even_a_directory_and_check_tells_of_it(
     fs::create_dir(&disk).unwrap();
     assert!(check().text().contains(&waits));
     expect_nothing_works(&mut client, "");
-    let mounted = Mounted::tmpfs(&disk);
+    let mounted = memory(&disk);
     assert!(!check().text().contains("waits"));
     client.stor("file", b"x");
     mounted.unmount();

@@ -8,7 +8,7 @@ mod password;
 pub use password::{BadHash, Password, random_password};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -192,8 +192,8 @@ fn guarded(accounts: &[&mut Account]) -> BTreeSet<PathBuf> {
 }
 
 /// Links are followed once, here.
-fn real(root: &PathBuf) -> PathBuf {
-    root.canonicalize().unwrap_or_else(|_| root.clone())
+fn real(root: &Path) -> PathBuf {
+    root.canonicalize().unwrap_or_else(|_| root.to_owned())
 }
 
 /// The root and the folders, where the user may upload; none that lies in another.
@@ -202,7 +202,7 @@ fn areas_of(view: &ViewSpec) -> Vec<PathBuf> {
     let roots = all
         .filter(|(_, rules)| rules.permissions.contains(Permission::Upload))
         .map(|(root, _)| root);
-    let real: BTreeSet<PathBuf> = roots.map(real).collect();
+    let real: BTreeSet<PathBuf> = roots.map(|root| real(root)).collect();
     let within = |path: &PathBuf| {
         real.iter()
             .any(|other| other != path && path.starts_with(other))

@@ -387,7 +387,7 @@ impl Checker<'_> {
                 let mut permissions = Permissions::NONE;
                 for name in list.get_ref() {
                     let Some(permission) = Permission::named(name.get_ref()) else {
-                        let known = Permissions::ALL.names().join(", ");
+                        let known = Permission::ALL.map(Permission::name).join(", ");
                         return self.wrong(
                             &name.span(),
                             "permissions",

@@ -115,6 +115,8 @@ pub struct Session {
     pub range_last: Option<u64>,
     /// What RNFR named; only the very next command may use it.
     pub rename_source: Option<VirtualPath>,
+    /// What SITE CPFR named; only the very next command may use it.
+    pub copy_source: Option<VirtualPath>,
     /// What ALLO announced for the next upload, in bytes.
     pub announced: Option<u64>,
     pub facts: Facts,
@@ -157,6 +159,7 @@ impl Session {
             restart: 0,
             range_last: None,
             rename_source: None,
+            copy_source: None,
             announced: None,
             facts: Facts::default(),
             algorithm: Algorithm::default(),
@@ -175,6 +178,7 @@ impl Session {
         self.restart = 0;
         self.range_last = None;
         self.rename_source = None;
+        self.copy_source = None;
         self.announced = None;
         self.facts = Facts::default();
         self.algorithm = Algorithm::default();

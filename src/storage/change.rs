@@ -2,7 +2,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -11,6 +11,7 @@ use super::checksum;
 use super::durable::{Order, sync_directory};
 use super::error::{Error, ErrorKind};
 use super::metadata::{Kind, kind, size_of};
+use super::names::rename_to_new;
 use super::path::VirtualPath;
 use super::permissions::Permission;
 use super::quota::{self, Meter};
@@ -482,7 +483,7 @@ impl Renaming<'_> {
         let renamed = if self.may_replace {
             renameat(here, old, there, new)
         } else {
-            renameat2(here, old, there, new, RenameFlags::RENAME_NOREPLACE)
+            rename_to_new(here, old, there, new)
         };
         renamed.map_err(|errno| Error::from_errno(errno, self.to.0.as_bytes()))
     }

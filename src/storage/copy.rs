@@ -38,12 +38,25 @@ pub fn cloned(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<bool, Errno> {
 /// # Errors
 /// Those of reading and writing.
 pub fn step(from: BorrowedFd<'_>, to: BorrowedFd<'_>, offset: u64) -> Result<usize, Errno> {
+    step_of(from, to, offset, STEP)
+}
+
+/// The same of at most so many bytes.
+///
+/// # Errors
+/// As [`step`].
+pub fn step_of(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    offset: u64,
+    most: usize,
+) -> Result<usize, Errno> {
     let start = i64::try_from(offset).map_err(|_| Errno::EFBIG)?;
     let (mut source, mut target) = (start, start);
     loop {
-        match copy_file_range(from, Some(&mut source), to, Some(&mut target), STEP) {
+        match copy_file_range(from, Some(&mut source), to, Some(&mut target), most) {
             // Files of some virtual file systems say so of what can be read all the same.
-            Ok(0) => return through_memory(from, to, start),
+            Ok(0) => return through_memory(from, to, start, most),
             Err(Errno::EINTR) => {}
             Err(
                 Errno::EXDEV
@@ -52,14 +65,19 @@ pub fn step(from: BorrowedFd<'_>, to: BorrowedFd<'_>, offset: u64) -> Result<usi
                 | Errno::EOPNOTSUPP
                 | Errno::EBADF
                 | Errno::EPERM,
-            ) => return through_memory(from, to, start),
+            ) => return through_memory(from, to, start, most),
             other => return other,
         }
     }
 }
 
-fn through_memory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, offset: i64) -> Result<usize, Errno> {
-    let mut buffer = vec![0; 128 * 1024];
+fn through_memory(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    offset: i64,
+    most: usize,
+) -> Result<usize, Errno> {
+    let mut buffer = vec![0; most.min(128 * 1024)];
     let length = loop {
         match pread(from, &mut buffer, offset) {
             Err(Errno::EINTR) => {}

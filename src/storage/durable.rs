@@ -132,6 +132,11 @@ const WINDOW: u64 = 8 << 20;
 /// the memory of a small host to what is read again.
 const CACHED: u64 = 64 << 20;
 
+/// How far before its end a file may lack bytes that was written at this pace when the power went: three windows are not
+/// waited for at worst, each a little longer than it should be. Behind a crash ext4 may show the length of a file whose last
+/// blocks were not written yet, and zeros in their place.
+pub const UNSURE: u64 = 4 * WINDOW;
+
 /// Writes out what has been written while more comes, so that the last flush is short and no memory fills with dirty pages.
 #[derive(Debug)]
 pub struct Pace {

@@ -26,6 +26,8 @@ pub enum ErrorKind {
     /// Neither a file nor a directory: a FIFO, a socket, a device.
     NotAFile,
     Exists,
+    /// A file is to be copied onto itself.
+    SameFile,
     NotEmpty,
     BadName,
     NameTooLong,
@@ -131,6 +133,7 @@ impl fmt::Display for Error {
             ErrorKind::IsADirectory => f.write_str("is a directory"),
             ErrorKind::NotAFile => f.write_str("not a regular file"),
             ErrorKind::Exists => f.write_str("exists already"),
+            ErrorKind::SameFile => f.write_str("is the very file that is to be copied"),
             ErrorKind::NotEmpty => f.write_str("the directory is not empty"),
             ErrorKind::BadName => f.write_str("not a name that can be used here"),
             ErrorKind::NameTooLong => f.write_str("the name is too long"),

@@ -11,10 +11,14 @@
 //! | `view` | [`View`]: roots and folders under one tree; what front ends speak to |
 //! | `change` | what a user changes through the view |
 //! | `checksum` | checksums of files, and those that are kept with them |
+//! | `duplicate` | copies of files within the server |
+//! | `link` | symbolic links that users make |
 //! | `metadata` | facts of a file, and what kernel and configuration allow on it |
 //! | `listing` | the entries of a directory |
 //! | `upload` | a file being received |
+//! | `names` | names that are given in one step
 //! | `partial` | where it grows until it is whole |
+//! | `boot` | how much of it is sure to be there after a power cut |
 //! | `acl` | access control lists and modes of what is made |
 //! | `lock` | files that are too young to be changed
 //! | `versions` | old versions of overwritten files
@@ -31,15 +35,19 @@
 //! | `owners` | names of users and groups |
 //! | `error` | why something was refused |
 mod acl;
+mod boot;
 mod change;
 pub mod checksum;
 mod copy;
+mod duplicate;
 mod durable;
 mod error;
+mod link;
 mod listing;
 mod lock;
 mod metadata;
 mod mount;
+mod names;
 mod owners;
 mod partial;
 mod path;
@@ -59,6 +67,7 @@ mod versions;
 mod view;
 mod walk;
 
+pub use duplicate::Copying;
 pub use error::{Error, ErrorKind};
 pub use listing::{Entry, Listing};
 pub use metadata::{Kind, Metadata};

@@ -12,6 +12,7 @@ use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::boot;
 use super::metadata::size_of;
 use super::reserved::PREFIX;
 
@@ -157,6 +158,18 @@ impl Partial {
         fstat(self.file()).map_or(0, |stat| size_of(&stat))
     }
 
+    /// How many of its bytes are sure to be there, and how many it has.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn lengths(&self) -> Result<(u64, u64), Errno> {
+        let stat = fstat(self.file())?;
+        Ok((
+            boot::sure_length(self.file().as_fd(), &stat),
+            size_of(&stat),
+        ))
+    }
+
     /// Takes it away.
     pub fn remove(&self, directory: BorrowedFd<'_>) {
         // Whatever is left is found and removed later.
@@ -171,12 +184,16 @@ const FLAGS: OFlag = OFlag::O_RDWR
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
 
-/// The partial file that was written last, with its facts.
+/// The partial file that was written last, with its facts; its size is what is sure to be there.
 pub fn newest(directory: BorrowedFd<'_>, target: &[u8]) -> Option<(Vec<u8>, FileStat)> {
     let there = (0..SLOTS).filter_map(|slot| {
         let name = name_of(target, slot);
-        let stat = fstatat(directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
-        Some((name, stat))
+        let flags = FLAGS.difference(OFlag::O_ACCMODE);
+        let file = openat(directory, name.as_slice(), flags, Mode::empty()).ok()?;
+        let mut stat = fstat(&file).ok()?;
+        let sure = boot::sure_length(file.as_fd(), &stat);
+        stat.st_size = i64::try_from(sure).ok()?;
+        (sure > 0).then_some((name, stat))
     });
     // The lowest number among equals, which is the one that is taken first.
     there.min_by_key(|(_, stat)| std::cmp::Reverse((stat.st_mtime, stat.st_mtime_nsec)))
@@ -258,6 +275,7 @@ mod tests {
             Partial::create_first(fd.as_fd(), b"file").unwrap_err(),
             Errno::EEXIST
         );
+        boot::mark(first.file().as_fd(), true);
         first.file().write_all(b"half").unwrap();
         drop(second);
         assert!(

@@ -17,15 +17,18 @@ pub enum Permission {
     /// Times of modification.
     Touch,
     Chmod,
+    /// Symbolic links. In no preset: programs of the host follow them too.
+    Symlink,
 }
 
 use Permission::{
-    Append, Chmod, Delete, Download, List, Mkdir, Overwrite, Rename, Rmdir, Touch, Upload,
+    Append, Chmod, Delete, Download, List, Mkdir, Overwrite, Rename, Rmdir, Symlink, Touch, Upload,
 };
 
 impl Permission {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         List, Download, Upload, Overwrite, Append, Delete, Rename, Mkdir, Rmdir, Touch, Chmod,
+        Symlink,
     ];
 
     /// As it is written in the configuration.
@@ -42,6 +45,7 @@ impl Permission {
             Rmdir => "rmdir",
             Touch => "touch",
             Chmod => "chmod",
+            Symlink => "symlink",
         }
     }
 
@@ -58,7 +62,8 @@ pub struct Permissions(u16);
 
 impl Permissions {
     pub const NONE: Self = Self(0);
-    pub const ALL: Self = Self((1 << Permission::ALL.len()) - 1);
+    /// All that is done to files: what is granted unless something else is said.
+    pub const ALL: Self = Self(((1 << Permission::ALL.len()) - 1) & !(1 << Symlink as u16));
     pub const READ_ONLY: Self = Self::NONE.with(List).with(Download);
     /// A drop folder: in, but not out.
     pub const UPLOAD_ONLY: Self = Self::NONE.with(Upload).with(Mkdir);
@@ -154,6 +159,10 @@ mod tests {
         );
         assert_eq!(Permissions::preset("read-write"), Some(Permissions::ALL));
         assert_eq!(Permissions::preset("all"), None);
+        for (name, preset) in Permissions::PRESETS {
+            assert!(!preset.contains(Symlink), "{name}");
+        }
+        assert_eq!(Permissions::ALL.names().len(), Permission::ALL.len() - 1);
         assert!(
             Permission::ALL
                 .into_iter()

@@ -106,6 +106,16 @@ pub fn attribute_of_path(path: &CStr, name: &CStr, room: usize) -> Result<Vec<u8
     Ok(value)
 }
 
+/// Takes an extended attribute of the file away (fremovexattr(2)).
+///
+/// # Errors
+/// `ENODATA` where there is none; else those of writing.
+pub fn remove_attribute(file: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    // SAFETY: the descriptor and the name are borrowed for the call.
+    let result = unsafe { libc::fremovexattr(file.as_raw_fd(), name.as_ptr()) };
+    Errno::result(result).map(drop)
+}
+
 /// Sets an extended attribute of the file (fsetxattr(2)).
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! Old versions of overwritten files (setting: `versions`): each file has a directory of its own below [`VERSIONS`] in the root
 //! that it lies in, with the path of the file and then the moment in which it was replaced.
+use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use jiff::Timestamp;
@@ -10,8 +11,9 @@ use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
 
 use super::copy;
-use super::durable::{Order, sync_directory};
+use super::durable::{Order, after_rename, before_rename, sync_directory};
 use super::metadata::size_of;
+use super::names::rename_to_new;
 use super::reserved::VERSIONS;
 use super::root::{Place, Root};
 use super::walk::below;
@@ -62,7 +64,7 @@ pub fn keep(
                     flags | OFlag::O_CLOEXEC,
                     Mode::empty(),
                 )?;
-                copy_to(&old, versions, name, keeping.durable)
+                copy_to(&old, versions, name, keeping)
             }
             other => other,
         }
@@ -80,22 +82,30 @@ pub fn keep_copy(
     keeping: Keeping,
 ) -> Result<Vec<u64>, Errno> {
     let versions = Versions::open(root, relative, keeping)?;
-    versions.add(&|versions, name| copy_to(old, versions, name, keeping.durable))
+    versions.add(&|versions, name| copy_to(old, versions, name, keeping))
 }
 
-fn copy_to(old: &OwnedFd, versions: &OwnedFd, name: &str, durable: bool) -> Result<(), Errno> {
+/// Under a name of unfinished files until it is whole.
+fn copy_to(old: &OwnedFd, versions: &OwnedFd, name: &str, keeping: Keeping) -> Result<(), Errno> {
+    let aside = format!(".thriftpd-{name}.partial");
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-    let new = openat(versions, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    let new = File::from(openat(versions, aside.as_str(), flags, mode)?);
     let copied = copy::all(old.as_fd(), new.as_fd())
         .and_then(|()| copy::times(old.as_fd(), new.as_fd()))
-        .and_then(|()| match durable {
-            true => nix::unistd::fsync(&new),
+        .and_then(|()| match keeping.durable {
+            true => before_rename(keeping.order, &new),
             false => Ok(()),
-        });
+        })
+        .and_then(|()| rename_to_new(versions, aside.as_bytes(), versions, name.as_bytes()));
     if copied.is_err() {
-        let _ = unlinkat(versions, name, UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(versions, aside.as_str(), UnlinkatFlags::NoRemoveDir);
+        return copied;
     }
-    copied
+    match keeping.durable {
+        true => after_rename(keeping.order, &new, versions.as_fd()),
+        false => Ok(()),
+    }
 }
 
 impl Versions {
@@ -171,7 +181,6 @@ fn make(root: &Root, path: &[u8], keeping: Keeping) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::fs::File;
 
     use super::*;
 

@@ -8,6 +8,7 @@
 
 mod client;
 mod mounted;
+pub mod mounts;
 mod programs;
 pub mod secure;
 mod server;

@@ -1,48 +1,31 @@
-//! File systems of a test's own, as small and as full as it needs them.
+//! A server's directory on a file system of its own, as small and as full as a test needs it.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
-
-use super::{Builder, is_root, run_client};
+use super::Builder;
+use super::mounts::{Mount, format, may_mount};
 
 /// A file system mounted at the directory that a server is to serve, gone with the value.
 pub struct Mounted {
-    at: PathBuf,
+    _mount: Mount,
     /// Keeps the directories until nothing is mounted in them any more.
     _builder: Builder,
 }
 
 impl Mounted {
-    fn of(builder: &Builder) -> Self {
-        Self {
-            at: builder.root().to_owned(),
-            _builder: builder.clone(),
-        }
-    }
-
-    /// None, and why on standard error, where it cannot be had.
+    /// None, and why on standard error, where it cannot be had. `size` is in bytes.
     pub fn with(kind: &str, mkfs: &[&str], size: u64, builder: &Builder) -> Option<Self> {
+        if !may_mount() {
+            return None;
+        }
         let at = builder.root();
-        if !is_root() {
-            eprintln!("skipped: only root can mount {kind}");
-            return None;
-        }
         let image = at.with_extension(kind);
-        fs::File::create(&image).unwrap().set_len(size).unwrap();
-        let made = Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image).output();
-        let Ok(made) = made else {
-            eprintln!("skipped: {} is not installed", mkfs[0]);
-            return None;
-        };
-        assert!(made.status.success(), "{made:?}");
-        let mut mount = Command::new("mount");
-        mount.args(["-o", "loop"]).args([&image, &at.to_owned()]);
-        if !mount.output().unwrap().status.success() {
-            eprintln!("skipped: this kernel cannot mount {kind}");
-            return None;
+        let made = format(&image, size, mkfs);
+        match made.and_then(|()| Mount::image(&image, kind, "noatime", at)) {
+            Ok(mount) => Some(Self::of(mount, builder)),
+            Err(why) => {
+                eprintln!("skipped: no {kind} here: {why}");
+                None
+            }
         }
-        Some(Self::of(builder))
     }
 
     /// 64 MiB of ext4.
@@ -52,20 +35,13 @@ impl Mounted {
 
     /// A tmpfs with these options (tmpfs(5)).
     pub fn in_memory(builder: &Builder, options: &str) -> Option<Self> {
-        let at = builder.root();
-        if !is_root() {
-            eprintln!("skipped: only root can mount a file system in memory");
-            return None;
-        }
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at);
-        run_client(&mut mount, 20).succeeded();
-        Some(Self::of(builder))
+        may_mount().then(|| Self::of(Mount::memory(builder.root(), options), builder))
     }
-}
 
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+    fn of(mount: Mount, builder: &Builder) -> Self {
+        Self {
+            _mount: mount,
+            _builder: builder.clone(),
+        }
     }
 }

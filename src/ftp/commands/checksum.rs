@@ -6,10 +6,9 @@ use std::fs::File;
 use std::ops::Range as ByteRange;
 
 use super::Answer;
-use super::interrupts::Interrupts;
 use super::transfer::{conclude, end_of_range};
+use super::work::watched;
 use crate::ftp::data::Outcome;
-use crate::ftp::data::watch::Watch;
 use crate::ftp::protocol::hash;
 use crate::ftp::protocol::range::{Range, parse_range};
 use crate::ftp::protocol::reply::Reply;
@@ -104,31 +103,26 @@ fn digest_of(
             return Ok(digest);
         }
     }
-    // What was answered before must not wait for this.
-    if session.control.flush().is_err() {
-        session.ended = true;
-    }
-    session.row.set_doing(what.as_bytes());
-    let mut interrupts = Interrupts::new(&mut session.control, what, false);
-    let begun = interrupts.begin().into_result();
-    let mut watch = Watch::new(
-        &mut interrupts,
-        &session.stop,
-        session.config.timeouts.stalled,
-    );
-    let digest = begun.and_then(|()| {
-        let digest = compute(file, range, algorithm, &mut |bytes| {
+    let mut digest = String::new();
+    let done = watched(session, what, &mut |watch| {
+        let computed = compute(file, range.clone(), algorithm, &mut |bytes| {
             watch.add(bytes);
             watch.glance()
         });
-        digest.map_err(|stopped| match stopped {
-            Stopped::By(outcome) => outcome,
-            Stopped::Unreadable(error) => Outcome::Source(error),
-            Stopped::Shrunk => Outcome::Shrunk,
-        })
+        match computed {
+            Ok(computed) => {
+                digest = computed;
+                Outcome::Complete
+            }
+            Err(Stopped::By(outcome)) => outcome,
+            Err(Stopped::Unreadable(error)) => Outcome::Source(error),
+            Err(Stopped::Shrunk) => Outcome::Shrunk,
+        }
     });
-    session.row.set_doing(b"");
-    digest
+    match done.outcome {
+        Outcome::Complete => Ok(digest),
+        outcome => Err(outcome),
+    }
 }
 
 fn answer(

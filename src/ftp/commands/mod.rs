@@ -4,6 +4,7 @@
 //! does during a transfer, what becomes of a restart marker, the permission without which it is pointless, its handler,
 //! its line in HELP and in FEAT. Each file beside this one holds the handlers of one family.
 mod checksum;
+mod copies;
 mod files;
 mod information;
 mod interrupts;
@@ -15,6 +16,7 @@ mod security;
 mod site;
 mod transfer;
 mod uploaded;
+mod work;
 
 use super::protocol::command::Command;
 use super::protocol::reply::Reply;
@@ -273,7 +275,7 @@ pub const VERBS: &[Verb] = &[
     verb("CSID", "CSID <Name=...;Version=...;>", "draft-peterson-streamlined-ftp-command-extensions", "exchanges names of programs", information::csid).always().feature("CSID"),
     verb("LANG", "LANG [tag]", "RFC 2640 §4", "sets the language of replies; there is one", information::lang).always().feature("LANG EN*"),
 
-    verb("SITE", "SITE <HELP | CHMOD | UTIME | IDLE | WHO | QUOTA> ...", "RFC 959 §4.1.3", "does what the standard has no verb for", site::site),
+    verb("SITE", "SITE <HELP | CHMOD | UTIME | IDLE | WHO | QUOTA | COPY | CPFR | CPTO | SYMLINK> ...", "RFC 959 §4.1.3", "does what the standard has no verb for", site::site).feature("SITE COPY"),
 
     verb("SMNT", "SMNT <path>", "RFC 959 §4.1.1", "is not offered", information::not_offered).always(),
     verb("ADAT", "ADAT <data>", "RFC 2228 §3", "is not offered", information::not_offered).always(),
@@ -294,6 +296,9 @@ pub fn run(session: &mut Session, command: &Command) {
     let marker = std::mem::take(&mut session.restart);
     let range_last = session.range_last.take();
     let rename_source = session.rename_source.take();
+    if command.verb != b"SITE" {
+        session.copy_source = None;
+    }
     let Some(verb) = find(&command.verb) else {
         let text = format!("There is no command {}.", printable(&command.verb));
         session.reply(&Reply::new(500, text));

@@ -1,8 +1,8 @@
-//! SITE (RFC 959 §4.1.3): CHMOD, UTIME, IDLE, WHO, QUOTA, HELP.
+//! SITE (RFC 959 §4.1.3): CHMOD, UTIME, IDLE, WHO, QUOTA, HELP; those of `copies`.
 use std::time::{Duration, Instant};
 
-use super::Answer;
 use super::files::split_word;
+use super::{Answer, copies};
 use crate::ftp::protocol::numbers::{parse_decimal, parse_octal_mode};
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::protocol::site_utime::parse_site_utime;
@@ -42,6 +42,26 @@ const SUBCOMMANDS: &[Subcommand] = &[
         handler: quota,
     },
     Subcommand {
+        name: b"CPFR",
+        syntax: "SITE CPFR <path>",
+        handler: copies::cpfr,
+    },
+    Subcommand {
+        name: b"CPTO",
+        syntax: "SITE CPTO <path>",
+        handler: copies::cpto,
+    },
+    Subcommand {
+        name: b"COPY",
+        syntax: "SITE COPY <from> <to>",
+        handler: copies::copy,
+    },
+    Subcommand {
+        name: b"SYMLINK",
+        syntax: "SITE SYMLINK <target> <link>",
+        handler: copies::symlink,
+    },
+    Subcommand {
         name: b"HELP",
         syntax: "SITE HELP",
         handler: help,
@@ -54,6 +74,9 @@ const IDLE_RANGE: std::ops::RangeInclusive<u64> = 30..=7200;
 pub fn site(session: &mut Session, argument: &[u8]) -> Answer {
     let (name, rest) = split_word(argument).unwrap_or((argument, b""));
     let name = name.to_ascii_uppercase();
+    if name != b"CPTO" {
+        session.copy_source = None;
+    }
     match SUBCOMMANDS.iter().find(|known| known.name == name) {
         Some(known) => (known.handler)(session, rest),
         None => Err(Refusal::new(

@@ -11,6 +11,7 @@
 //! | `facts` | MLSD and MLST: RFC 3659 §7 |
 //! | `mff` | MFF: draft-somers-ftp-mfxx §5 |
 //! | `site_utime` | SITE UTIME, by convention |
+//! | `two_names` | arguments of SITE COPY and SITE SYMLINK |
 //! | `time` | time values: RFC 3659 §2.3; dates in listings |
 //! | `hash` | HASH: draft-bryan-ftpext-hash §3 |
 //! | `range` | RANG: draft-bryan-ftp-range §3 |
@@ -33,6 +34,7 @@ pub mod range;
 pub mod reply;
 pub mod site_utime;
 pub mod time;
+pub mod two_names;
 pub mod xcrc;
 
 /// A byte as a listing or reply may carry it: control characters become `?`, so that no name forges a line.

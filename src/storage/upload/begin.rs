@@ -8,7 +8,7 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::ftruncate;
 
 use super::space::Space;
-use super::{Beside, Grows, How, Target, Upload, Uploads, length};
+use super::{Beside, Grows, How, Target, Upload, Uploads};
 use crate::storage::checksum::{Algorithm, Digest};
 use crate::storage::durable::{Order, Pace};
 use crate::storage::error::{Error, ErrorKind};
@@ -18,7 +18,7 @@ use crate::storage::permissions::Permission;
 use crate::storage::quota::Meter;
 use crate::storage::root::Place;
 use crate::storage::versions::{self, Keeping};
-use crate::storage::{acl, copy, lock};
+use crate::storage::{acl, boot, copy, lock};
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
 const OPEN: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_NOCTTY);
@@ -234,7 +234,8 @@ impl Upload {
             }
             return Self::begin_anew(target, place, None);
         };
-        let size = length(partial.file()).map_err(|errno| target.fail(errno))?;
+        let lengths = partial.lengths();
+        let (size, seeming) = lengths.map_err(|errno| target.fail(errno))?;
         let position = match how {
             How::At(offset) if offset > size => {
                 return Err(target.refuse(ErrorKind::BeyondEnd { size }));
@@ -242,7 +243,12 @@ impl Upload {
             How::At(offset) => offset,
             How::Append | How::Replace => size,
         };
-        let space = target.space(target.meter(directory), size, (0, 0));
+        let mut space = target.space(target.meter(directory), seeming, (0, 0));
+        if size < seeming {
+            let end = i64::try_from(size).map_err(|_| target.fail(Errno::EFBIG))?;
+            ftruncate(partial.file(), end).map_err(|errno| target.fail(errno))?;
+            space.give_back(size);
+        }
         Self::beside(target, partial, place, space, position)
     }
 
@@ -324,6 +330,7 @@ impl Upload {
                 target.relative.to_vec(),
             )),
         };
+        boot::mark(partial.file().as_fd(), target.durable);
         let grows = Grows::Beside(Box::new(Beside {
             partial,
             place,
@@ -345,6 +352,7 @@ impl Upload {
         Self {
             order: Order::of(file.as_fd()),
             digest: target.checksums.then(|| Digest::new(Algorithm::default())),
+            known_digest: None,
             grows,
             position,
             received: 0,

@@ -4,21 +4,22 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{Gid, Uid, fchown, fsync, ftruncate};
 
 use super::{Beside, Grows, Stored, Upload};
-use crate::storage::acl;
 use crate::storage::checksum::{self, Digest};
 use crate::storage::durable::{Order, after_rename, before_rename, sync_directory};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::lock::{hold_names, locked_until};
 use crate::storage::metadata::{Kind, kind, size_of};
+use crate::storage::names::rename_to_new;
 use crate::storage::partial::Partial;
 use crate::storage::permissions::Modes;
 use crate::storage::root::Place;
 use crate::storage::versions::{self, Keeping};
+use crate::storage::{acl, boot};
 
 impl Upload {
     /// Makes what was received the file, and returns once it is on the disk (where the account is
@@ -34,6 +35,7 @@ impl Upload {
         }
         self.space.give_back(self.position);
         let sha256 = self.digest.take().map(Digest::finish);
+        let sha256 = sha256.or_else(|| self.known_digest.take());
         if let Some(sha256) = &sha256 {
             // Where it cannot be kept it is told all the same.
             checksum::store(self.file(), sha256);
@@ -70,6 +72,7 @@ impl Upload {
         };
         let file = beside.partial.file();
         let prepared = take_over_from(&beside.place, file, beside.modes).and_then(|()| {
+            boot::unmark(file.as_fd());
             if self.durable {
                 before_rename(self.order, file)?;
             }
@@ -161,20 +164,5 @@ fn rename_to(partial: &Partial, place: &Place, may_replace: bool) -> Result<(), 
     if may_replace {
         return renameat(directory, from, directory, to);
     }
-    match renameat2(
-        directory,
-        from,
-        directory,
-        to,
-        RenameFlags::RENAME_NOREPLACE,
-    ) {
-        // File systems that cannot do it in one step (vfat of old kernels, some FUSE ones).
-        Err(Errno::EINVAL | Errno::ENOSYS) => {
-            match fstatat(directory, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(_) => Err(Errno::EEXIST),
-                Err(_) => renameat(directory, from, directory, to),
-            }
-        }
-        other => other,
-    }
+    rename_to_new(directory, from, directory, to)
 }

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `begin` | what it grows in: a partial file beside the target, or the target itself |
 //! | `space` | whether there is room for what comes: disk and quota |
+//! | `copy` | getting what another file holds |
 //! | `finish` | how it becomes the file |
 mod begin;
+mod copy;
 mod finish;
 mod space;
 
@@ -21,6 +23,7 @@ use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::stat::fstat;
 use nix::sys::statvfs::fstatvfs;
 
+use super::boot;
 use super::checksum::{self, Digest, Stopped};
 use super::durable::{Order, Pace};
 use super::error::{Error, ErrorKind};
@@ -93,6 +96,8 @@ pub struct Upload {
     space: Space,
     /// The SHA-256 of what the file holds up to the position, where it is wanted.
     digest: Option<Digest>,
+    /// The same, of a copy whose original has one.
+    known_digest: Option<String>,
     path: VirtualPath,
     host_path: PathBuf,
 }
@@ -288,6 +293,8 @@ impl Drop for Upload {
                 self.space.went(0, 1);
                 return;
             }
+            // It may have been as good as finished.
+            boot::mark(beside.partial.file().as_fd(), self.durable);
         }
         self.space.cut_surplus(self.file(), size);
         self.space.give_back(size);

@@ -95,6 +95,23 @@ impl Space {
         Ok(())
     }
 
+    /// Whether so many bytes would fit, of which none is counted yet.
+    ///
+    /// # Errors
+    /// `NoRoom`, `OverQuota`.
+    pub fn would_fit(&self, file: &File, bytes: u64) -> Result<(), ErrorKind> {
+        let free = fstatvfs(file).map(|disk| available(&disk, self.min_free));
+        if let Some(free) = free.ok().filter(|free| bytes > *free) {
+            let needed = bytes;
+            return Err(ErrorKind::NoRoom { free, needed });
+        }
+        if let Some(meter) = &self.meter {
+            meter.grow(bytes, 0, self.credit)?;
+            meter.went(bytes, 0);
+        }
+        Ok(())
+    }
+
     /// Lets the file grow and takes the blocks of the disk.
     ///
     /// # Errors

@@ -1,0 +1,40 @@
+//! Work that takes its time without a data connection: while it goes on the control connection is watched as during a
+//! transfer.
+use std::time::Instant;
+
+use super::interrupts::Interrupts;
+use super::transfer::Transferred;
+use crate::ftp::data::Outcome;
+use crate::ftp::data::watch::Watch;
+use crate::ftp::session::Session;
+
+/// Lets `work` run, which glances at the watch between its steps and tells it of its bytes, for STAT. `what` is its
+/// name, for STAT and SITE WHO.
+pub fn watched(
+    session: &mut Session,
+    what: &str,
+    work: &mut dyn FnMut(&mut Watch<'_>) -> Outcome,
+) -> Transferred {
+    // Replies to what came before must not wait for the end.
+    if session.control.flush().is_err() {
+        session.ended = true;
+    }
+    session.row.set_doing(what.as_bytes());
+    let started = Instant::now();
+    let mut interrupts = Interrupts::new(&mut session.control, what, false);
+    let begun = interrupts.begin().into_result();
+    let patience = session.config.timeouts.stalled;
+    let mut watch = Watch::new(&mut interrupts, &session.stop, patience);
+    let outcome = match begun {
+        Ok(()) => work(&mut watch),
+        Err(outcome) => outcome,
+    };
+    let bytes = watch.bytes();
+    session.row.set_doing(b"");
+    Transferred {
+        outcome,
+        bytes,
+        duration: started.elapsed(),
+        sha256: None,
+    }
+}
