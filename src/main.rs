@@ -1,7 +1,7 @@
 //! The program: parses the arguments and runs one subcommand.
 use std::process::ExitCode;
 
-use thriftpd::cli::{Arguments, Command, backups, cert, check, quota, serve, user, verify};
+use thriftpd::cli::{Arguments, Command, backups, cert, check, prune, quota, serve, user, verify};
 
 fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         Some(Command::Backups(arguments)) => backups::run(&arguments),
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Cert(arguments)) => cert::run(&arguments),
+        Some(Command::Prune(arguments)) => prune::run(&arguments),
         Some(Command::Quota(arguments)) => quota::run(&arguments),
         Some(Command::User(arguments)) => user::run(arguments),
         Some(Command::Verify(arguments)) => verify::run(&arguments),

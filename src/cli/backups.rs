@@ -1,6 +1,6 @@
 //! `thriftpd backups`: who has uploaded what of late, and whose backups fail to come (setting: `expect_every`): to be run by
 //! cron, which mails what is said on standard error.
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use argh::FromArgs;
@@ -45,14 +45,16 @@ pub fn run(arguments: &BackupsArguments) -> Outcome {
 
 /// What is remembered of the user, wherever that is. A disk that is not there is told of; what it would say does not count.
 fn of_account(account: &Account) -> Uploaded {
-    let folders = account.view.folders.iter().map(|folder| &folder.root);
-    let roots: BTreeSet<PathBuf> = folders
-        .chain([&account.view.root])
-        .map(|root| root.canonicalize().unwrap_or_else(|_| root.clone()))
+    let directories = account.view.directories();
+    let roots: BTreeMap<PathBuf, bool> = directories
+        .map(|(root, rules)| {
+            let real = root.canonicalize().unwrap_or_else(|_| root.clone());
+            (real, rules.require_mount)
+        })
         .collect();
     let mut all = Uploaded::default();
-    for root in roots {
-        match uploaded(&root, &account.name) {
+    for (root, require_mount) in roots {
+        match uploaded(&root, require_mount, &account.name) {
             Ok(uploaded) => all.merge(uploaded),
             Err(error) => eprintln!(
                 "thriftpd: {}: what {} has uploaded cannot be told: {error}",

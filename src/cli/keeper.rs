@@ -1,9 +1,10 @@
-//! What is done once a day while the server runs: taking away what unfinished uploads have left.
+//! What is done once a day while the server runs: taking away what unfinished uploads have left, and old files.
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::prune::prune_all;
 use crate::config::Config;
 use crate::ftp::Ftp;
 use crate::observe::printable;
@@ -18,12 +19,16 @@ pub fn start(ftp: Arc<Ftp>) {
         .stack_size(256 * 1024)
         .spawn(move || {
             loop {
-                sweep(&ftp.config());
+                let config = ftp.config();
+                sweep(&config);
+                prune_all(&config);
+                // For a day nobody needs it.
+                drop(config);
                 std::thread::sleep(DAY);
             }
         });
     if let Err(error) = keeper {
-        log::warn!("what unfinished uploads leave is not taken away: {error}");
+        log::warn!("nothing is taken away once a day: {error}");
     }
 }
 

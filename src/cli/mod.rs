@@ -4,6 +4,7 @@ pub mod backups;
 pub mod cert;
 pub mod check;
 mod keeper;
+pub mod prune;
 pub mod quota;
 pub mod serve;
 pub mod user;
@@ -28,6 +29,7 @@ pub enum Command {
     Backups(backups::BackupsArguments),
     Check(check::CheckArguments),
     Cert(cert::CertArguments),
+    Prune(prune::PruneArguments),
     Quota(quota::QuotaArguments),
     User(user::UserArguments),
     Verify(verify::VerifyArguments),

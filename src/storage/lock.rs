@@ -1,11 +1,15 @@
-//! Files that are too young to be changed (setting: `lock`), so that a PC that was taken over cannot hurt its own backups.
+//! Files that are too young to be changed (setting: `lock`), so that a PC that was taken over cannot hurt its own backups; and
+//! what keeps two from changing the same at the same time.
 //!
 //! The age is that of the last change of anything about the file (`st_ctim`, inode(7)), which no client can set. Directories
 //! are as old as the youngest file in them.
 use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use nix::sys::stat::FileStat;
 
 use super::error::{Error, ErrorKind};
@@ -19,6 +23,31 @@ static NAMES: Mutex<()> = Mutex::new(());
 
 pub fn hold_names() -> MutexGuard<'static, ()> {
     NAMES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Marks an open file as being written to, until it is closed, for who takes old files away. Without locks on its file system
+/// nothing is marked.
+pub fn mark_as_used(file: BorrowedFd<'_>) {
+    // Of two who write to one file at once, the first.
+    let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK)));
+}
+
+/// Whether anybody has marked the file, in this process or another.
+pub fn is_used(file: BorrowedFd<'_>) -> bool {
+    let mut found = whole(libc::F_RDLCK);
+    let looked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut found));
+    looked.is_ok() && i32::from(found.l_type) != libc::F_UNLCK
+}
+
+/// A lock of the whole file (fcntl(2), open file description locks).
+fn whole(kind: libc::c_int) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
 }
 
 /// Until when the file is locked, in seconds since 1970; None when it is not.

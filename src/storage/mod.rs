@@ -25,6 +25,7 @@
 //! | `copy` | copying from file to file inside the kernel
 //! | `durable` | getting onto the disk what was written
 //! | `quota` | what users have stored, counted as it changes
+//! | `prune` | taking old files away |
 //! | `record` | what was uploaded last, and how much of late |
 //! | `walk` | going through a tree
 //! | `sweep` | what uploads have left in a whole tree |
@@ -51,6 +52,7 @@ mod owners;
 mod partial;
 mod path;
 mod permissions;
+mod prune;
 mod quota;
 mod record;
 mod reserved;
@@ -73,6 +75,7 @@ pub use mount::is_mounted;
 pub use owners::{group_id, group_name, user_name};
 pub use path::VirtualPath;
 pub use permissions::{Modes, Permission, Permissions};
+pub use prune::{Fate, Pruned, Pruning, prune};
 pub use quota::{
     Metered, Usage, guard as guard_counts, recover as recover_counts, rescan as rescan_counts,
     usage as usage_of,

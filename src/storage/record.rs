@@ -226,10 +226,10 @@ pub(super) fn note(
 /// damaged one.
 ///
 /// # Errors
-/// When the directory or the record cannot be read.
-pub fn uploaded(top: &Path, user: &str) -> Result<Uploaded, Error> {
+/// `NotMounted` while a file system is required at the directory and none is there; when it or the record cannot be read.
+pub fn uploaded(top: &Path, require_mount: bool, user: &str) -> Result<Uploaded, Error> {
     let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
-    let root = Root::open(top).map_err(fail)?;
+    let root = Root::open_or_guard(top, require_mount).map_err(fail)?;
     match open(&root, user) {
         Ok(file) => {
             let file = locked(file, FlockArg::LockShared).map_err(fail)?;
@@ -313,7 +313,7 @@ mod tests {
             note(&root, user, path, 10, 4).unwrap();
             note(&root, user, &longest, 10, 4).unwrap();
             note(&root, user, path, 20, 5).unwrap();
-            let read = uploaded(directory.path(), user).unwrap();
+            let read = uploaded(directory.path(), false, user).unwrap();
             let last = read.last.clone().unwrap();
             assert_eq!((last.path.as_slice(), last.size), (path.as_slice(), 20));
             let three = Usage {
@@ -332,8 +332,8 @@ mod tests {
         names.sort();
         assert_eq!(names[0], "uploads-%41nna");
         assert_eq!(names[2], "uploads-..%2fx");
-        assert_eq!(uploaded(directory.path(), "bob").unwrap().last, None);
-        assert!(uploaded(&directory.path().join("none"), "anna").is_err());
+        assert_eq!(uploaded(directory.path(), false, "bob").unwrap().last, None);
+        assert!(uploaded(&directory.path().join("none"), false, "anna").is_err());
     }
 
     #[test]
@@ -396,9 +396,12 @@ mod tests {
         let other_version = other_version.replacen(" 1 ", " 2 ", 1).into_bytes();
         for damaged in [turned, half, other_version, b"\n".to_vec(), Vec::new()] {
             fs::write(&file, &damaged).unwrap();
-            assert_eq!(uploaded(directory.path(), "anna").unwrap().last, None);
+            assert_eq!(
+                uploaded(directory.path(), false, "anna").unwrap().last,
+                None
+            );
             note(&root, "anna", b"/second", 1, 1).unwrap();
-            let read = uploaded(directory.path(), "anna").unwrap();
+            let read = uploaded(directory.path(), false, "anna").unwrap();
             assert_eq!(read.last.unwrap().path, b"/second");
             assert_eq!(read.hours.len(), 1);
         }
@@ -417,7 +420,7 @@ mod tests {
         fs::remove_dir_all(directory.path().join(".thriftpd")).unwrap();
         symlink(elsewhere.path(), directory.path().join(".thriftpd")).unwrap();
         assert!(note(&root, "anna", b"/f", 1, 1).is_err());
-        assert!(uploaded(directory.path(), "anna").is_err());
+        assert!(uploaded(directory.path(), false, "anna").is_err());
         assert_eq!(fs::read(&target).unwrap(), b"theirs");
     }
 }

@@ -167,6 +167,22 @@ impl Root {
         }
     }
 
+    /// Opens a directory below for reading, which lies on the file system that is mounted at the root and is reached by no
+    /// link.
+    ///
+    /// # Errors
+    /// `EXDEV` beyond a mount point, `ELOOP` or `ENOTDIR` behind a link; else those of open(2).
+    pub fn open_on_same_mount(&self, relative: &[u8]) -> Result<OwnedFd, Errno> {
+        let open = match self.resolver {
+            Resolver::Kernel => ask_kernel_on_same_mount,
+            Resolver::Walk => walk_on_same_mount,
+        };
+        match &self.base {
+            Base::Held(fd) => open(fd.as_fd(), relative),
+            Base::Guarded => open(open_mounted(&self.host_path)?.as_fd(), relative),
+        }
+    }
+
     /// The directory that the last component lies in. The name itself is not resolved: what is done with it must not
     /// follow links.
     ///
@@ -265,6 +281,33 @@ fn walk(base: BorrowedFd<'_>, relative: &[u8], flags: OFlag, mode: Mode) -> Resu
     }
     let here = behind.last().map_or(base, AsFd::as_fd);
     openat(here, ".", flags - OFlag::O_NOFOLLOW, mode)
+}
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
+
+fn ask_kernel_on_same_mount(base: BorrowedFd<'_>, relative: &[u8]) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlag::RESOLVE_IN_ROOT
+        | ResolveFlag::RESOLVE_NO_XDEV
+        | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let how = OpenHow::new().flags(DIRECTORY).resolve(resolve);
+    let path = if relative.is_empty() { b"." } else { relative };
+    openat2(base, path, how)
+}
+
+/// Another mount of the same file system is not noticed by it.
+fn walk_on_same_mount(base: BorrowedFd<'_>, relative: &[u8]) -> Result<OwnedFd, Errno> {
+    let mut here = openat(base, ".", DIRECTORY, Mode::empty())?;
+    let device = fstat(&here)?.st_dev;
+    for name in components(relative) {
+        here = openat(&here, name.as_slice(), DIRECTORY, Mode::empty())?;
+        if fstat(&here)?.st_dev != device {
+            return Err(Errno::EXDEV);
+        }
+    }
+    Ok(here)
 }
 
 /// Opens the name, which is no link; `EAGAIN` when it has become one meanwhile.
@@ -387,6 +430,23 @@ mod tests {
                 Err(Errno::ENOENT),
                 "{resolver:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_lies_behind_a_link_or_a_mount_point_is_not_on_the_same_mount() {
+        let all = tree();
+        for resolver in BOTH {
+            let root = Root::open_with(&all.path().join("root"), resolver).unwrap();
+            let open = |path: &str| root.open_on_same_mount(path.as_bytes()).map(drop);
+            assert_eq!((open(""), open("dir/deep")), (Ok(()), Ok(())));
+            for link in ["absolute", "outdir", "dir/up", "absolute/.."] {
+                let refused = open(link).unwrap_err();
+                assert!(matches!(refused, Errno::ELOOP | Errno::ENOTDIR), "{link}");
+            }
+            let host = Root::open_with(Path::new("/"), resolver).unwrap();
+            let proc = host.open_on_same_mount(b"proc/self");
+            assert_eq!(proc.map(drop), Err(Errno::EXDEV), "{resolver:?}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Going through a tree: one directory open at a time, however deep it is; no link is followed.
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -58,12 +58,39 @@ pub fn walk_all(
     // All of it on one disk, whatever is mounted meanwhile.
     let root = &root.again()?;
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-    let mut first = Some(root.open_below(from, flags, Mode::empty())?);
+    let open = |relative: &[u8]| root.open_below(relative, flags, Mode::empty());
+    walk_by(&open, from, enter, visit)
+}
+
+/// The same within the file system that is mounted at the root: of what is mounted below `visit` is told that it is `EXDEV`.
+///
+/// # Errors
+/// As [`walk`].
+pub fn walk_mount(
+    root: &Root,
+    from: &[u8],
+    enter: &dyn Fn(&[u8]) -> bool,
+    visit: &mut Visit<'_>,
+) -> Result<(), Errno> {
+    walk_by(
+        &|relative| root.open_on_same_mount(relative),
+        from,
+        enter,
+        visit,
+    )
+}
+
+/// `open` opens a directory below the root.
+fn walk_by(
+    open: &dyn Fn(&[u8]) -> Result<OwnedFd, Errno>,
+    from: &[u8],
+    enter: &dyn Fn(&[u8]) -> bool,
+    visit: &mut Visit<'_>,
+) -> Result<(), Errno> {
+    let mut first = Some(open(from)?);
     let mut ahead = vec![from.to_vec()];
     while let Some(relative) = ahead.pop() {
-        let opened = first
-            .take()
-            .map_or_else(|| root.open_below(&relative, flags, Mode::empty()), Ok);
+        let opened = first.take().map_or_else(|| open(&relative), Ok);
         let directory = match opened {
             Ok(directory) => directory,
             Err(errno) if missed(visit, &relative, errno).is_break() => return Ok(()),

@@ -85,6 +85,8 @@ impl Upload {
             true => OFlag::O_RDWR,
             false => OFlag::O_WRONLY,
         };
+        // Who takes old files away does so before or after, and then knows.
+        let held = lock::hold_names();
         let fd = match target
             .root
             .open_below(target.relative, OPEN | access, Mode::empty())
@@ -97,6 +99,8 @@ impl Upload {
             }
             other => other.map_err(|errno| target.fail(errno))?,
         };
+        lock::mark_as_used(fd.as_fd());
+        drop(held);
         let stat = fstat(&fd).map_err(|errno| target.fail(errno))?;
         match kind(&stat) {
             Kind::File => {}
@@ -405,6 +409,7 @@ fn create(target: &Target<'_>) -> Result<Upload, Error> {
         Mode::S_IRUSR | Mode::S_IWUSR,
     )
     .map_err(fail)?;
+    lock::mark_as_used(fd.as_fd());
     let space = target.space(meter, 0, (0, 0));
     let allowed = space.new_file().map_err(|kind| target.refuse(kind));
     let given = allowed
