@@ -3,6 +3,7 @@
 //! `file` is the configuration file as it is written (serde); `values` and `tls` know its parts; `checked` turns it into
 //! what it means and says what is wrong, with line and key; `first_start` is what happens without a file. Every default
 //! stands in this file.
+mod abuse;
 mod checked;
 mod error;
 mod file;
@@ -11,6 +12,7 @@ mod rules;
 mod tls;
 mod values;
 
+pub use abuse::Abuse;
 pub use error::ConfigError;
 pub use first_start::{FirstUser, directory, first_user};
 pub use tls::{TlsMode, TlsSettings};
@@ -51,6 +53,7 @@ pub struct Config {
     pub keep_partial: Duration,
     /// Programs run behind uploads at once.
     pub on_upload_at_once: usize,
+    pub abuse: Abuse,
     pub accounts: Accounts,
 }
 
@@ -115,6 +118,7 @@ impl Default for Config {
             tls: TlsSettings::default(),
             keep_partial: Duration::from_secs(7 * 24 * 3600),
             on_upload_at_once: 2,
+            abuse: Abuse::default(),
             accounts: Accounts::default(),
         }
     }

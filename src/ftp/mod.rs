@@ -18,9 +18,10 @@ pub mod security;
 pub mod session;
 
 use std::io::Write as _;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use data::socket::prepare_control;
 use protocol::command::{Command, is_http_request};
 use protocol::line::Line;
 use protocol::reply::Reply;
@@ -118,6 +119,27 @@ impl FrontEnd for Ftp {
         Limits {
             sessions: config.sessions,
             sessions_per_address: config.sessions_per_ip,
+            before_login: config.abuse.before_login(config.sessions),
+            login: config.timeouts.login,
+        }
+    }
+
+    fn screen(&self, peer: IpAddr, local: IpAddr) -> Result<(), Refused> {
+        let config = self.config();
+        match config.abuse.reach.refusal(peer, local) {
+            Some(setting) => Err(Refused::Network(setting)),
+            None => Ok(()),
+        }
+    }
+
+    fn greet(&self, mut stream: &TcpStream, listener: usize) {
+        // A connection that is gone already fails here and then at the first read: nothing to do about it now.
+        let _ = prepare_control(stream);
+        if listener < self.shared.explicit_listeners {
+            let mut greeting = Vec::new();
+            Reply::new(220, self.config().banner.clone()).encode_into(&mut greeting);
+            // One small write into an empty socket buffer.
+            let _ = stream.write(&greeting);
         }
     }
 
@@ -162,9 +184,9 @@ fn run(mut session: Session) {
     log::debug!("{}: connected", session.peer);
     if session.security.implicit {
         session.encrypt();
-    }
-    if !session.ended {
-        session.reply(&Reply::new(220, session.config.banner.clone()));
+        if !session.ended {
+            session.reply(&Reply::new(220, session.config.banner.clone()));
+        }
     }
     while !session.ended {
         match session.next_command() {

@@ -121,8 +121,9 @@ pub struct Session {
     pub failures: u32,
     /// Set by what ends the session: its reply is the last.
     pub ended: bool,
+    /// Counts this session, and counts it as one before login until there is one.
+    pub slot: Slot,
     started: Instant,
-    _slot: Slot,
 }
 
 impl Session {
@@ -155,8 +156,8 @@ impl Session {
             facts: Facts::default(),
             failures: 0,
             ended: false,
-            started: Instant::now(),
-            _slot: connection.slot,
+            started: connection.accepted,
+            slot: connection.slot,
         }
     }
 
@@ -196,7 +197,7 @@ impl Session {
     /// The reply to AUTH is the last byte in the clear. What the client sent behind AUTH may be somebody else's, put in
     /// between: it is not obeyed, and the connection is closed.
     pub fn encrypt(&mut self) {
-        let deadline = Instant::now() + self.config.timeouts.login;
+        let deadline = self.started + self.config.timeouts.login;
         if self.control.flush().is_err() {
             self.ended = true;
             return;

@@ -99,6 +99,7 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
         session.control.stream().describe(),
         printable(account.view.root.as_os_str().as_encoded_bytes())
     );
+    session.slot.log_in();
     session.row.set_user(account.name.as_bytes());
     session.control.set_patience(config.timeouts.stalled);
     session.login = Login::LoggedIn(Box::new(Visitor {
