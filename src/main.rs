@@ -1,7 +1,7 @@
 //! The program: parses the arguments and runs one subcommand.
 use std::process::ExitCode;
 
-use thriftpd::cli::{Arguments, Command, cert, check, quota, serve, user};
+use thriftpd::cli::{Arguments, Command, ban, cert, check, quota, serve, user};
 
 fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(arguments)) => serve::run(arguments),
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Cert(arguments)) => cert::run(&arguments),
+        Some(Command::Ban(arguments)) => ban::run(&arguments),
         Some(Command::Quota(arguments)) => quota::run(&arguments),
         Some(Command::User(arguments)) => user::run(arguments),
         None => Err("which command? `thriftpd help` shows them all".into()),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use argh::FromArgs;
 
 use super::{Outcome, cert, keeper};
-use crate::accounts::Account;
+use crate::accounts::{Account, Rates, Reach};
 use crate::config::{Config, TlsMode};
 use crate::observe::printable;
 use crate::server::limits::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_SESSION};
@@ -29,6 +29,7 @@ pub struct CheckArguments {
 pub fn run(arguments: &CheckArguments) -> Outcome {
     let config = Config::load(&arguments.config).map_err(|error| error.to_string())?;
     print_settings(&config);
+    print_abuse(&config);
     print_tls(&config);
     for account in config.accounts.iter().chain(config.accounts.anonymous()) {
         print_account(account);
@@ -83,6 +84,45 @@ fn print_settings(config: &Config) {
     println!(
         "time-outs: idle {idle} s, login {login} s, data connection {data} s, stalled {stalled} s, shutdown {grace} s"
     );
+}
+
+fn print_abuse(config: &Config) {
+    let abuse = &config.abuse;
+    println!("answers: {}", abuse.reach);
+    println!(
+        "before login: {} sessions, {} commands a second",
+        abuse.before_login(config.sessions),
+        abuse.commands_before_login
+    );
+    match abuse.ban_after {
+        0 => println!("bans: none"),
+        count => println!(
+            "bans: after {count} failed logins, for {} s{}",
+            abuse.ban_for.as_secs(),
+            match &abuse.ban_file {
+                Some(file) => format!(", kept in {}", file.display()),
+                None => String::new(),
+            }
+        ),
+    }
+    print_rates("rates", abuse.rates);
+    print_rates("rates of each session", abuse.session_rates);
+    if abuse.min_rate > 0 {
+        println!(
+            "a transfer ends when it is slower than {} bytes/s for {} s while the server is busy",
+            abuse.min_rate,
+            abuse.slow.as_secs()
+        );
+    }
+}
+
+fn print_rates(of_what: &str, rates: Rates) {
+    let directions = [("up", rates.up), ("down", rates.down)];
+    for (direction, rate) in directions {
+        if let Some(rate) = rate {
+            println!("{of_what}, {direction}: {rate} bytes/s");
+        }
+    }
 }
 
 fn print_unfinished(config: &Config) {
@@ -153,6 +193,11 @@ fn print_account(account: &Account) {
         real(&view.root),
         described(view.rules.permissions)
     );
+    if account.reach != Reach::anywhere() {
+        println!("  may log in from: {}", account.reach);
+    }
+    print_rates("  rates", account.rates);
+    print_rates("  rates of each session", account.session_rates);
     for folder in &view.folders {
         let path = printable(folder.path.as_bytes());
         println!(

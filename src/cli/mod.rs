@@ -1,5 +1,6 @@
 //! What a person types and reads: one file a subcommand. An error is one sentence that says what happened, to which
 //! path or address, and what to do.
+pub mod ban;
 pub mod cert;
 pub mod check;
 mod keeper;
@@ -25,6 +26,7 @@ pub enum Command {
     Serve(serve::ServeArguments),
     Check(check::CheckArguments),
     Cert(cert::CertArguments),
+    Ban(ban::BanArguments),
     Quota(quota::QuotaArguments),
     User(user::UserArguments),
 }

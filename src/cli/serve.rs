@@ -13,6 +13,7 @@ use crate::config::{
     parse_listen, parse_ports, plain_view,
 };
 use crate::ftp::data::kernel_tls;
+use crate::ftp::data::rate::Buckets;
 use crate::ftp::{Ftp, Shared};
 use crate::observe::log_lines;
 use crate::observe::sessions::Sessions;
@@ -20,6 +21,7 @@ use crate::observe::transfer_log::TransferLog;
 use crate::server::acceptor::Acceptor;
 use crate::server::addresses::lan_addresses;
 use crate::server::admission::Admission;
+use crate::server::bans::Bans;
 use crate::server::privileges::{self, Identity};
 use crate::server::{FrontEnd, limits, listen, system};
 use crate::storage::{Permissions, recover_counts};
@@ -106,6 +108,14 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         .as_deref()
         .map(open_transfer_log)
         .transpose()?;
+    // Opened while it still may be, for the server's user need not own its directory.
+    let bans = Bans::open(config.abuse.ban_file.as_deref()).map_err(|error| {
+        let path = config.abuse.ban_file.clone().unwrap_or_default();
+        format!(
+            "cannot open the bans {}: {error} (setting: ban_file)",
+            path.display()
+        )
+    })?;
     let may_bind_low_ports = become_server(
         &config,
         roots.first().map(PathBuf::as_path),
@@ -116,6 +126,9 @@ pub fn run(arguments: ServeArguments) -> Outcome {
 
     let shared = Shared {
         admission: Admission::default(),
+        bans,
+        up: Buckets::default(),
+        down: Buckets::default(),
         sessions: Arc::new(Sessions::default()),
         transfer_log,
         may_bind_low_ports,

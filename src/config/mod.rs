@@ -16,7 +16,7 @@ pub use abuse::Abuse;
 pub use error::ConfigError;
 pub use first_start::{FirstUser, directory, first_user};
 pub use tls::{TlsMode, TlsSettings};
-pub use values::{is_user_name, parse_listen, parse_ports};
+pub use values::{is_user_name, parse_listen, parse_ports, parse_time};
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -21,6 +21,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use data::rate::Buckets;
 use data::socket::prepare_control;
 use protocol::command::{Command, is_http_request};
 use protocol::line::Line;
@@ -31,6 +32,7 @@ use crate::config::{Config, TlsMode};
 use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
 use crate::server::admission::{Admission, Refused};
+use crate::server::bans::{self, Bans};
 use crate::server::{Connection, FrontEnd, Limits};
 use crate::tls::Tls;
 
@@ -38,6 +40,10 @@ use crate::tls::Tls;
 #[derive(Debug)]
 pub struct Shared {
     pub admission: Admission,
+    pub bans: Bans,
+    /// What flows from clients, and to them.
+    pub up: Buckets,
+    pub down: Buckets,
     pub sessions: Arc<Sessions>,
     pub transfer_log: Option<TransferLog>,
     /// Active data connections can come from port 20.
@@ -126,8 +132,11 @@ impl FrontEnd for Ftp {
 
     fn screen(&self, peer: IpAddr, local: IpAddr) -> Result<(), Refused> {
         let config = self.config();
-        match config.abuse.reach.refusal(peer, local) {
-            Some(setting) => Err(Refused::Network(setting)),
+        if let Some(setting) = config.abuse.reach.refusal(peer, local) {
+            return Err(Refused::Network(setting));
+        }
+        match self.shared.bans.remaining(peer, ban_rules(&config)) {
+            Some(left) => Err(Refused::Banned(left)),
             None => Ok(()),
         }
     }
@@ -176,6 +185,15 @@ impl FrontEnd for Ftp {
             }
             Err(error) => log::error!("the configuration stays as it was: {error}"),
         }
+    }
+}
+
+/// When somebody is banned, as configured.
+pub fn ban_rules(config: &Config) -> bans::Rules {
+    bans::Rules {
+        after: config.abuse.ban_after,
+        time: config.abuse.ban_for,
+        loopback: config.abuse.ban_loopback,
     }
 }
 

@@ -4,20 +4,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Shared;
 use super::control::{Control, Input};
 use super::data::open::{ActiveFrom, DataPort};
+use super::data::rate::{Bucket, Limit, Throttle};
 use super::data::secure::Protection;
 use super::protocol::facts::Facts;
 use super::protocol::line::Line;
 use super::protocol::reply::Reply;
 use super::security::{AfterReply, Security, data_needs_tls, login_needs_tls};
-use crate::accounts::Account;
+use super::{Shared, ban_rules};
+use crate::accounts::{Account, Rates};
 use crate::config::Config;
 use crate::observe::sessions::Row;
 use crate::observe::{printable, transfer_log};
 use crate::server::Connection;
 use crate::server::admission::{Slot, UserSlot};
+use crate::server::bans::Failed;
 use crate::server::ready::{Ready, Want, wait};
 use crate::server::stop::Stop;
 use crate::storage::{self, View, VirtualPath};
@@ -124,6 +126,8 @@ pub struct Session {
     /// Counts this session, and counts it as one before login until there is one.
     pub slot: Slot,
     started: Instant,
+    /// What this session has moved, up and down.
+    buckets: [Arc<Bucket>; 2],
 }
 
 impl Session {
@@ -158,6 +162,7 @@ impl Session {
             ended: false,
             started: connection.accepted,
             slot: connection.slot,
+            buckets: Default::default(),
         }
     }
 
@@ -224,8 +229,26 @@ impl Session {
             Err(error) => {
                 log::warn!("{}: closed: no TLS: {error}", self.who());
                 self.ended = true;
+                if error.is_the_clients_fault() {
+                    self.count_failure();
+                }
             }
         }
+    }
+
+    /// Counts a failed login of the client's address: how long it is to wait, and whether it is banned now.
+    pub fn count_failure(&self) -> Failed {
+        let rules = ban_rules(&self.config);
+        let failed = self.shared.bans.failed(self.peer.ip(), rules);
+        if failed.banned {
+            log::warn!(
+                "{}: banned for {} s after {} failed logins (settings: ban_after, ban_for)",
+                self.peer.ip(),
+                rules.time.as_secs(),
+                rules.after
+            );
+        }
+        failed
     }
 
     /// Whether the name may not be logged in with for want of encryption.
@@ -447,6 +470,34 @@ impl Session {
             IpAddr::V4(address) => crate::server::addresses::is_private(address),
             IpAddr::V6(_) => true,
         }
+    }
+
+    /// What the next transfer may move a second: by the limits of the server, of the user and of the session.
+    pub fn throttle(&self, purpose: Purpose) -> Throttle {
+        let Login::LoggedIn(visitor) = &self.login else {
+            return Throttle::default();
+        };
+        let (account, abuse) = (&visitor.account, &self.config.abuse);
+        let (of, buckets, own) = match purpose {
+            Purpose::Receiving => (
+                (|rates: Rates| rates.up) as fn(Rates) -> Option<u64>,
+                &self.shared.up,
+                &self.buckets[0],
+            ),
+            _ => (
+                (|rates: Rates| rates.down) as fn(Rates) -> Option<u64>,
+                &self.shared.down,
+                &self.buckets[1],
+            ),
+        };
+        let session = of(account.session_rates).or(of(abuse.session_rates));
+        let limit = |bucket: Arc<Bucket>, rate| Limit { bucket, rate };
+        let limits = [
+            of(abuse.rates).map(|rate| limit(Arc::clone(&buckets.server), rate)),
+            of(account.rates).map(|rate| limit(buckets.of_user(&account.name), rate)),
+            session.map(|rate| limit(Arc::clone(own), rate)),
+        ];
+        Throttle::new(limits.into_iter().flatten().collect())
     }
 
     // ---- the transfer log

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `acceptor` | the one loop that accepts, admits, hands over and obeys signals |
 //! | `admission` | how many sessions there may be |
+//! | `bans`, `ban_file` | failed logins by address, and who is kept out for them |
 //! | `lobby` | connections whose clients have said nothing yet |
 //! | `seldom` | log lines that strangers can cause |
 //! | `pool` | worker threads |
@@ -20,6 +21,8 @@
 pub mod acceptor;
 pub mod addresses;
 pub mod admission;
+pub mod ban_file;
+pub mod bans;
 pub mod environment;
 pub mod limits;
 pub mod listen;
