@@ -4,7 +4,7 @@
 mod common;
 
 use common::{PATIENCE, Server, connect_from};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -68,6 +68,31 @@ fn five_thousand_connections_that_never_speak_keep_nobody_out() {
             .wait_for_log("setting: sessions_before_login")
             .contains("refused")
     );
+}
+
+#[test]
+fn a_crowd_that_speaks_but_never_logs_in_keeps_nobody_out() {
+    let server = Server::start();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let crowd = scope.spawn(|| {
+            let mut crowd = Vec::new();
+            for number in 0..as_many_as(1500) {
+                let mut stream = silent(&server, number / 25);
+                let _ = stream.write_all(b"USER nobody\r\n");
+                crowd.push(stream);
+            }
+            over.store(true, Ordering::SeqCst);
+            crowd
+        });
+        let mut logins = 0;
+        while !over.load(Ordering::SeqCst) || logins < 3 {
+            server.client().expect("NOOP", 200);
+            logins += 1;
+        }
+        assert!(server.threads() < 150, "{} threads", server.threads());
+        drop(crowd.join().unwrap());
+    });
 }
 
 #[test]
@@ -167,4 +192,225 @@ fn the_server_sleeps_while_nobody_is_silent() {
         let more = after.get(thread).unwrap_or(count) - count;
         assert!(more <= 1, "thread {thread} woke {more} times");
     }
+}
+
+// ---- before the login
+
+#[test]
+fn a_flood_of_commands_before_the_login_is_slowed_down_and_ended() {
+    let server = Server::build()
+        .configuration("commands_before_login = 1\n[timeouts]\nlogin = \"60s\"\n")
+        .with_flag_user()
+        .start();
+    let mut client = server.connect();
+    client.send_raw(b"NOOP\r\n".repeat(100));
+    let begun = std::time::Instant::now();
+    let mut answered = 0;
+    let last = loop {
+        let reply = client.reply();
+        if reply.code != 200 {
+            break reply;
+        }
+        answered += 1;
+    };
+    last.expect(421).says("too many commands");
+    client.expect_end();
+    // Five at once, ten that waited, and as many as that time allows.
+    assert!((15..60).contains(&answered), "{answered} were answered");
+    assert!(begun.elapsed() > Duration::from_secs(3));
+    server.wait_for_log("setting: commands_before_login");
+    // Who is slower is not concerned, and who has logged in may say what they like.
+    let mut client = server.client();
+    for _ in 0..200 {
+        client.expect("NOOP", 200);
+    }
+}
+
+#[test]
+fn what_clients_say_before_their_login_is_answered_at_once() {
+    let server = Server::start();
+    let mut client = server.connect();
+    let begun = std::time::Instant::now();
+    for _ in 0..8 {
+        for command in [
+            "FEAT",
+            "SYST",
+            "NOOP",
+            "OPTS UTF8 ON",
+            "CLNT x",
+            "PWD",
+            "HELP",
+        ] {
+            client.command(command);
+        }
+    }
+    client.login();
+    assert!(begun.elapsed() < common::PATIENCE);
+}
+
+// ---- costly commands
+
+fn with_few_names() -> Server {
+    let server = Server::build()
+        .configuration("names_per_command = 50\n")
+        .with_flag_user()
+        .start();
+    for directory in 0..10 {
+        for file in 0..10 {
+            server.write(format!("d{directory}/f{file}"), "");
+        }
+    }
+    server
+}
+
+#[test]
+fn a_pattern_that_would_look_at_too_many_names_is_refused() {
+    let server = with_few_names();
+    let mut client = server.client();
+    for command in ["NLST */*", "LIST d*/f*", "STAT */?1"] {
+        let _data = client.epsv();
+        client.expect(command, 550).says("more than 50 names");
+    }
+    server.wait_for_log("setting: names_per_command");
+    assert_eq!(client.list("NLST d1/*").len(), 10);
+}
+
+#[test]
+fn a_recursive_listing_is_cut_off_and_says_so() {
+    let server = with_few_names();
+    let mut client = server.client();
+    let (bytes, reply) = client.download("LIST -R");
+    reply.expect(451).says("after 50 names");
+    let text = String::from_utf8(bytes).unwrap();
+    let names = text.lines().filter(|line| line.starts_with(['-', 'd']));
+    assert_eq!(names.filter(|line| !line.ends_with(':')).count(), 50);
+    // A single directory may be as large as it likes.
+    for file in 0..100 {
+        server.write(format!("large/{file}"), "");
+    }
+    assert_eq!(client.list("NLST large").len(), 100);
+    client.expect("STAT -R", 212).says("after 50 names");
+}
+
+#[test]
+fn a_bomb_of_stars_is_answered_in_time() {
+    let server = Server::start();
+    server.write("a".repeat(200), "");
+    let mut client = server.client();
+    let _data = client.epsv();
+    let pattern = format!("NLST {}b", "*a".repeat(200));
+    client.command(pattern);
+    client.expect("NOOP", 200);
+}
+
+#[test]
+fn a_chain_of_links_and_a_path_too_long_are_answered_and_end_nothing() {
+    let server = Server::start();
+    server.write("file", "whole");
+    let mut target = "file".to_owned();
+    for n in 0..100 {
+        let name = format!("l{n}");
+        std::os::unix::fs::symlink(&target, server.path(&name)).unwrap();
+        target = name;
+    }
+    std::os::unix::fs::symlink("self", server.path("self")).unwrap();
+    let mut client = server.client();
+    assert_eq!(client.retr("l30"), b"whole");
+    for name in ["l99", "self"] {
+        let _data = client.epsv();
+        client.expect(format!("RETR {name}"), 550);
+    }
+    let long = "a/".repeat(2500);
+    for verb in ["CWD", "SIZE", "MKD", "DELE"] {
+        client
+            .command(format!("{verb} {long}"))
+            .expect_one_of(&[500, 501, 550, 553]);
+    }
+    client
+        .command(format!("MKD {}", "n".repeat(256)))
+        .expect_one_of(&[550, 553]);
+    client.expect("NOOP", 200);
+}
+
+// ---- data ports
+
+#[test]
+fn a_session_holds_one_passive_port_and_no_more() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.epsv_address();
+    let before = server.descriptors();
+    let mut earlier = Vec::new();
+    for _ in 0..50 {
+        earlier.push(client.epsv_address());
+        earlier.push(client.pasv_address());
+    }
+    assert!(server.descriptors() <= before, "ports are left behind");
+    let last = earlier.pop().unwrap();
+    for address in earlier.iter().filter(|address| **address != last) {
+        assert!(TcpStream::connect(address).is_err(), "{address} is open");
+    }
+}
+
+#[test]
+fn a_crowd_of_strangers_on_the_passive_port_takes_nothing_from_the_client() {
+    let server = Server::start();
+    let contents = common::noise(100_000);
+    server.write("file", &contents);
+    let mut client = server.client();
+    for round in 0..3 {
+        let port = client.epsv_address();
+        // More than the kernel queues for one port, before the client comes.
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for crowd in 0..4 {
+                let over = &over;
+                scope.spawn(move || {
+                    let mut number = crowd * 1000;
+                    let mut met = 0;
+                    while !over.load(Ordering::SeqCst) {
+                        number += 1;
+                        met += usize::from(stranger(number, port));
+                    }
+                    // They did come; afterwards the port is closed to all.
+                    assert!(met > 0, "nobody of crowd {crowd} got through");
+                });
+            }
+            std::thread::sleep(Duration::from_millis(200));
+            let data = common::data_connection(port);
+            let (got, reply) = client.download_over(data, "RETR file");
+            over.store(true, Ordering::SeqCst);
+            reply.expect(226);
+            common::assert_same_bytes(&got, &contents);
+        });
+        client.expect("NOOP", 200);
+        assert!(server.descriptors() < 60, "round {round}");
+    }
+    server.wait_for_log("a connection from 127.1.");
+}
+
+/// Comes from one of many addresses and is sent away with nothing; false when the port is closed already.
+fn stranger(number: usize, port: SocketAddr) -> bool {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
+    };
+    use std::os::fd::AsRawFd as _;
+    let from = SockaddrStorage::from(SocketAddr::from((address(number), 0)));
+    let fd = socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .unwrap();
+    bind(fd.as_raw_fd(), &from).unwrap();
+    if connect(fd.as_raw_fd(), &SockaddrStorage::from(port)).is_err() {
+        return false;
+    }
+    let mut stream = TcpStream::from(fd);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut got = Vec::new();
+    let _ = stream.read_to_end(&mut got);
+    assert!(got.is_empty(), "a stranger got {} bytes", got.len());
+    true
 }

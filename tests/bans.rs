@@ -4,9 +4,11 @@
 mod common;
 
 use common::{Client, PASSWORD, Server, USER, eventually};
+use proptest::prelude::*;
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{Command, Output};
+use thriftpd::accounts::Network;
 
 const BANS: &str = "ban_after = 2\nban_loopback = true\nban_file = \"{home}/bans\"\n";
 
@@ -241,4 +243,54 @@ fn connections_from_before_the_ban_are_of_no_use_for_more_guesses() {
     first.login_as(USER, "wrong").expect(421);
     second.expect(format!("PASS {PASSWORD}"), 421);
     second.expect_end();
+}
+
+// ---- networks of any kind
+
+/// The address as the 128 bits that IPv6 has for it.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+fn any_address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        any::<u32>().prop_map(|bits| IpAddr::V4(bits.into())),
+        any::<u128>().prop_map(|bits| IpAddr::V6(bits.into())),
+        any::<u32>().prop_map(|bits| IpAddr::V6(Ipv4Addr::from(bits).to_ipv6_mapped())),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_network_or_none(text in "[0-9a-f:./]{0,30}|.{0,20}") {
+        if let Ok(network) = text.parse::<Network>() {
+            prop_assert_eq!(network.to_string().parse(), Ok(network));
+        }
+    }
+
+    #[test]
+    fn a_network_holds_its_address_and_whatever_shares_its_prefix(
+        address in any_address(), other in any_address(), prefix in 0_u8..=130, flipped in 0_u32..128,
+    ) {
+        let Some(network) = Network::of(address, prefix) else { return Ok(()) };
+        prop_assert!(network.contains(address));
+        prop_assert_eq!(network.to_string().parse(), Ok(network));
+        // The same, told by the bits alone.
+        let is_v4 = address.to_canonical().is_ipv4();
+        let length = if address.is_ipv4() { prefix + 96 } else { prefix };
+        let mut others = vec![other];
+        let near = Ipv6Addr::from(bits(address) ^ (1 << flipped));
+        others.extend([IpAddr::V6(near), near.to_canonical()]);
+        for other in others {
+            let same_kind = other.to_canonical().is_ipv4() == is_v4;
+            let differ = (bits(other) ^ bits(address)).leading_zeros();
+            prop_assert_eq!(
+                network.contains(other), same_kind && differ >= u32::from(length),
+                "{} {}", network, other
+            );
+        }
+    }
 }

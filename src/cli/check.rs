@@ -7,7 +7,7 @@ use super::{Outcome, cert, keeper};
 use crate::accounts::{Account, Rates, Reach};
 use crate::config::{Config, TlsMode};
 use crate::observe::printable;
-use crate::server::limits::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_SESSION};
+use crate::server::limits::open_files_needed;
 use crate::server::privileges::{self, Identity};
 use crate::server::{environment, listen};
 use crate::storage::{Partials, Permission, Permissions, count_partials};
@@ -273,9 +273,17 @@ fn problems(config: &Config) -> Vec<String> {
             config.sessions
         ));
     }
-    let needed = config.sessions as u64 * DESCRIPTORS_PER_SESSION + DESCRIPTORS_BESIDES;
+    let needed = open_files_needed(config.sessions, config.abuse.before_login(config.sessions));
     if let Some((_, hard)) = environment::open_files().filter(|(_, hard)| *hard < needed) {
         problems.push(format!("open files: the limit is {hard}, {} sessions can need {needed}: raise it (ulimit -Hn) or lower `sessions`", config.sessions));
+    }
+    if let Some(file) = &config.abuse.ban_file {
+        if !file.parent().is_some_and(Path::is_dir) {
+            problems.push(format!(
+                "ban_file: the directory of {} does not exist",
+                file.display()
+            ));
+        }
     }
     if !environment::clock_is_set() {
         problems

@@ -90,7 +90,8 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         let kinds = kernel_tls::probe().len();
         log::debug!("the kernel seals {kinds} of 6 kinds of TLS");
     }
-    limits::raise_open_files(config.sessions);
+    let silent = config.abuse.before_login(config.sessions);
+    limits::raise_open_files(config.sessions, silent);
     let default_port = if privileges::is_root() {
         listen::FTP_PORT
     } else {

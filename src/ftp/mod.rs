@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `protocol` | the grammars of the RFCs: bytes in, values out; no sockets, no files |
 //! | `control` | the control connection: lines and replies |
+//! | `chatter` | how much a client may say before its login |
 //! | `session` | the session's state |
 //! | `security` | how a session is encrypted |
 //! | `data` | data connections and what flows over them |
 //! | `commands` | the table of verbs and their handlers |
 //!
 //! This file is the control loop: read a command, look it up in the table, run it, reply.
+pub mod chatter;
 pub mod commands;
 pub mod control;
 pub mod data;
@@ -223,6 +225,10 @@ fn run(mut session: Session) {
 }
 
 fn obey(session: &mut Session, line: Line) {
+    if !session.may_say_more() {
+        end(session, "Too many commands before the login; closing.");
+        return;
+    }
     match line {
         Line::Command(line) if is_http_request(&line) => {
             log::warn!(

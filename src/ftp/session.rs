@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::chatter::{Chatter, Verdict};
 use super::control::{Control, Input};
 use super::data::open::{ActiveFrom, DataPort};
 use super::data::rate::{Bucket, Limit, Throttle};
@@ -18,7 +19,7 @@ use crate::config::Config;
 use crate::observe::sessions::Row;
 use crate::observe::{printable, transfer_log};
 use crate::server::Connection;
-use crate::server::admission::{Slot, UserSlot};
+use crate::server::admission::{HeavySlot, Slot, UserSlot};
 use crate::server::bans::Failed;
 use crate::server::ready::{Ready, Want, wait};
 use crate::server::stop::Stop;
@@ -126,6 +127,8 @@ pub struct Session {
     /// Counts this session, and counts it as one before login until there is one.
     pub slot: Slot,
     started: Instant,
+    /// How much it says before its login.
+    chatter: Chatter,
     /// What this session has moved, up and down.
     buckets: [Arc<Bucket>; 2],
 }
@@ -162,6 +165,7 @@ impl Session {
             ended: false,
             started: connection.accepted,
             slot: connection.slot,
+            chatter: Chatter::default(),
             buckets: Default::default(),
         }
     }
@@ -202,7 +206,7 @@ impl Session {
     /// The reply to AUTH is the last byte in the clear. What the client sent behind AUTH may be somebody else's, put in
     /// between: it is not obeyed, and the connection is closed.
     pub fn encrypt(&mut self) {
-        let deadline = self.started + self.config.timeouts.login;
+        let deadline = self.login_deadline();
         if self.control.flush().is_err() {
             self.ended = true;
             return;
@@ -341,6 +345,13 @@ impl Session {
     /// in the client's connection to a passive port, and gives up a port that waits in vain.
     pub fn next_command(&mut self) -> Next {
         let idle_until = Instant::now() + self.idle;
+        if !matches!(self.login, Login::LoggedIn(_)) {
+            // Replies that are not read do not prolong the time for the login.
+            let left = self
+                .login_deadline()
+                .saturating_duration_since(Instant::now());
+            self.control.set_patience(left);
+        }
         loop {
             if let Some(line) = self.control.next_line() {
                 return Next::Line(line);
@@ -395,10 +406,14 @@ impl Session {
             Login::LoggedIn(_) => (idle_until, "Nothing was sent for too long; closing."),
             // One deadline for the whole login, not one a line.
             _ => (
-                (self.started + self.config.timeouts.login).min(idle_until),
+                self.login_deadline().min(idle_until),
                 "Not logged in in time; closing.",
             ),
         }
+    }
+
+    fn login_deadline(&self) -> Instant {
+        self.started + self.config.timeouts.login
     }
 
     fn take_in_data_connection(&mut self) {
@@ -419,6 +434,43 @@ impl Session {
             if Instant::now() >= port.deadline() {
                 port.log_in_vain(self.config.timeouts.data_connect);
                 self.data_port = DataPort::Expired;
+            }
+        }
+    }
+
+    /// Leave for work that keeps the disk or the processor busy, such as a copy or a checksum of a whole file.
+    ///
+    /// # Errors
+    /// 450 while as much of it is done as `heavy_at_once` allows.
+    pub fn heavy_work(&self) -> Result<HeavySlot, Refusal> {
+        let limit = self.config.abuse.heavy_at_once;
+        let slot = self.shared.admission.admit_heavy(limit);
+        slot.ok_or_else(|| {
+            Refusal::new(450, "The server has too much to do; try again.").logged(format!(
+                "{limit} copies and checksums run already (setting: heavy_at_once)"
+            ))
+        })
+    }
+
+    /// Makes a client wait that sends more commands before its login than people and programs do, longer each time; false
+    /// when it has had enough of that.
+    pub fn may_say_more(&mut self) -> bool {
+        if matches!(self.login, Login::LoggedIn(_)) {
+            return true;
+        }
+        let rate = self.config.abuse.commands_before_login;
+        match self.chatter.hear(rate, Instant::now()) {
+            Verdict::Answer => true,
+            Verdict::Wait(time) => {
+                self.pause(time);
+                true
+            }
+            Verdict::Enough => {
+                log::warn!(
+                    "{}: closed: more than {rate} commands a second before the login (setting: commands_before_login)",
+                    self.who()
+                );
+                false
             }
         }
     }

@@ -2,8 +2,8 @@
 //! dropping it.
 //!
 //! A connection first has a [`Slot`], which counts for its address. Once its client speaks it becomes a session
-//! ([`Slot::begin`]), one of those before login until [`Slot::log_in`]. Where there are too many of these, the oldest is
-//! cut off: whoever knows a password is logged in soon, and needs its place for a moment only.
+//! ([`Slot::begin`]), one of those before login until [`Slot::log_in`]. Where there are too many of these, one is cut off,
+//! of whoever has most: who knows a password is logged in soon, and needs its place for a moment only.
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::Hash;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Limits;
-use super::addresses::canonical;
+use super::addresses::{canonical, source};
 
 /// Sessions that were cut off and have not noticed yet may be so many more than `sessions`.
 const LEAVING: usize = 16;
@@ -94,9 +94,11 @@ struct Counters {
     leaving: usize,
     addresses: HashMap<IpAddr, usize>,
     users: HashMap<Vec<u8>, usize>,
+    /// Pieces of work on command that keep a disk or a processor busy.
+    heavy: usize,
     next: u64,
     /// Sessions before login, oldest first, with a second handle of each connection by which it is cut off.
-    before_login: BTreeMap<u64, TcpStream>,
+    before_login: BTreeMap<u64, (IpAddr, TcpStream)>,
 }
 
 /// What a connection counts as.
@@ -117,8 +119,8 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// The connection becomes a session. The oldest of those before login is cut off where there are too many: the peer
-    /// that is returned.
+    /// The connection becomes a session. One of those before login is cut off where there are too many: the peer that is
+    /// returned.
     ///
     /// # Errors
     /// The limit that is reached all the same.
@@ -131,13 +133,14 @@ impl Slot {
         let (number, cut_off) = self.admission.with(|counters| {
             let must_cut =
                 counters.before_login.len() >= limits.before_login || counters.is_full(limits);
-            let cut_off = must_cut.then(|| counters.cut_off_oldest()).flatten();
+            let cut_off = must_cut.then(|| counters.cut_off_one()).flatten();
             if counters.is_full(limits) {
                 return Err(Refused::Full(limits.sessions));
             }
             counters.sessions += 1;
             counters.next += 1;
-            counters.before_login.insert(counters.next, handle);
+            let whose = source(self.address);
+            counters.before_login.insert(counters.next, (whose, handle));
             Ok((counters.next, cut_off))
         })?;
         self.stage = Stage::BeforeLogin(number);
@@ -159,11 +162,15 @@ impl Counters {
         self.sessions - self.leaving.min(LEAVING) >= limits.sessions
     }
 
-    fn cut_off_oldest(&mut self) -> Option<SocketAddr> {
-        let (_, oldest) = self.before_login.pop_first()?;
-        let peer = oldest.peer_addr().ok();
+    /// The oldest of the address that has most.
+    fn cut_off_one(&mut self) -> Option<SocketAddr> {
+        let whose = self.before_login.values().map(|(whose, _)| *whose);
+        let index = most_crowded(whose)?;
+        let number = *self.before_login.keys().nth(index)?;
+        let (_, stream) = self.before_login.remove(&number)?;
+        let peer = stream.peer_addr().ok();
         // Its thread sees the end of the connection, wherever it waits.
-        let _ = oldest.shutdown(Shutdown::Both);
+        let _ = stream.shutdown(Shutdown::Both);
         self.leaving += 1;
         peer.map(canonical)
     }
@@ -175,6 +182,10 @@ impl Counters {
         }
     }
 }
+
+/// Leave for a piece of heavy work; dropped, the next may begin.
+#[derive(Debug)]
+pub struct HeavySlot(Admission);
 
 /// One of a user's places; dropped, it is free again.
 #[derive(Debug)]
@@ -219,6 +230,16 @@ impl Admission {
             })
     }
 
+    /// Leave for one more piece of heavy work, or None while there are `limit` already.
+    pub fn admit_heavy(&self, limit: usize) -> Option<HeavySlot> {
+        let free = self.with(|counters| {
+            let free = counters.heavy < limit;
+            counters.heavy += usize::from(free);
+            free
+        });
+        free.then(|| HeavySlot(self.clone()))
+    }
+
     /// Sessions at this moment.
     pub fn sessions(&self) -> usize {
         self.with(|counters| counters.sessions)
@@ -235,6 +256,18 @@ fn count_up<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, limit: usize) 
     }
     *counts.entry(key).or_insert(0) += 1;
     true
+}
+
+/// Who is to make room for a new one: the first, which is the oldest, of those that share their address with most others.
+/// So the crowd of few addresses is thinned, and not the only connection of another.
+pub fn most_crowded(whose: impl Iterator<Item = IpAddr> + Clone) -> Option<usize> {
+    let mut crowds: HashMap<IpAddr, usize> = HashMap::new();
+    for address in whose.clone() {
+        *crowds.entry(address).or_default() += 1;
+    }
+    let largest = crowds.values().copied().max()?;
+    let mut whose = whose;
+    whose.position(|address| crowds[&address] == largest)
 }
 
 /// Removes what falls to zero, so that the tables hold only who is here.
@@ -258,6 +291,12 @@ impl Drop for Slot {
             }
             count_down(&mut counters.addresses, &self.address);
         });
+    }
+}
+
+impl Drop for HeavySlot {
+    fn drop(&mut self) {
+        self.0.with(|counters| counters.heavy -= 1);
     }
 }
 
@@ -314,6 +353,27 @@ mod tests {
         assert!(slot.is_some() && admission.admit_user(b"anna", 1).is_none());
         drop(slot);
         assert!(admission.admit_user(b"anna", 1).is_some());
+    }
+
+    #[test]
+    fn whoever_has_most_makes_room_first() {
+        let of = |last: &[u8]| {
+            let addresses = last.iter().map(|&last| IpAddr::from([10, 0, 0, last]));
+            most_crowded(addresses.collect::<Vec<_>>().into_iter())
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[1, 2, 3]), Some(0));
+        assert_eq!(of(&[1, 2, 3, 2]), Some(1));
+    }
+
+    #[test]
+    fn so_much_heavy_work_is_done_at_once_and_no_more() {
+        let admission = Admission::default();
+        let first = admission.admit_heavy(2).unwrap();
+        let _second = admission.admit_heavy(2).unwrap();
+        assert!(admission.admit_heavy(2).is_none());
+        drop(first);
+        assert!(admission.admit_heavy(2).is_some());
     }
 
     #[test]

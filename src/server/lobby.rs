@@ -1,13 +1,13 @@
 //! Connections whose clients have said nothing yet. They are greeted, and cost a descriptor and a few bytes here; a thread
-//! takes over with the first byte that comes. Who is silent for too long is sent away, and the longest silent first when
-//! more come than there is room for.
-use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+//! takes over with the first byte that comes. Who is silent for too long is sent away, and when more come than there is room
+//! for, the longest silent of the address that has most.
+use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use super::Connection;
 use super::addresses::source;
+use super::admission::most_crowded;
 
 /// In the order of their arrival.
 #[derive(Debug, Default)]
@@ -28,19 +28,11 @@ impl Lobby {
         self.waiting.push_back(connection);
     }
 
-    /// Who is to make room: of those that share an address with most others, the longest silent. So the crowd of few
-    /// addresses is thinned, and not the only connection of another.
+    /// Who is to make room for another.
     pub fn take_most_crowded(&mut self) -> Option<Connection> {
-        let mut crowds: HashMap<IpAddr, usize> = HashMap::new();
-        for connection in &self.waiting {
-            *crowds.entry(source(connection.peer.ip())).or_default() += 1;
-        }
-        let largest = crowds.values().copied().max()?;
-        let index = self
-            .waiting
-            .iter()
-            .position(|connection| crowds[&source(connection.peer.ip())] == largest)?;
-        self.waiting.remove(index)
+        let whose = self.waiting.iter();
+        let whose = whose.map(|connection| source(connection.peer.ip()));
+        self.waiting.remove(most_crowded(whose)?)
     }
 
     /// The longest silent one.
