@@ -389,6 +389,35 @@ fn a_crowd_of_strangers_on_the_passive_port_takes_nothing_from_the_client() {
     server.wait_for_log("a connection from 127.1.");
 }
 
+#[test]
+fn strangers_do_not_keep_a_session_waiting_for_its_data_connection_for_ever() {
+    let server = Server::build()
+        .configuration("[timeouts]\ndata_connect = 1\n")
+        .with_flag_user()
+        .start();
+    server.write("file", "x");
+    let mut client = server.client();
+    let port = client.epsv_address();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for crowd in 0..4 {
+            let over = &over;
+            scope.spawn(move || {
+                let mut number = crowd * 1000;
+                while !over.load(Ordering::SeqCst) {
+                    number += 1;
+                    stranger(number, port);
+                }
+            });
+        }
+        client.expect("RETR file", 150);
+        let reply = client.reply();
+        over.store(true, Ordering::SeqCst);
+        reply.expect(425);
+    });
+    client.expect("NOOP", 200);
+}
+
 /// Comes from one of many addresses and is sent away with nothing; false when the port is closed already.
 fn stranger(number: usize, port: SocketAddr) -> bool {
     use nix::sys::socket::{

@@ -107,6 +107,10 @@ fn print_abuse(config: &Config) {
     }
     print_rates("rates", abuse.rates);
     print_rates("rates of each session", abuse.session_rates);
+    println!(
+        "a pattern looks at {} names; {} copies and checksums at once",
+        abuse.names_per_command, abuse.heavy_at_once
+    );
     if abuse.min_rate > 0 {
         println!(
             "a transfer ends when it is slower than {} bytes/s for {} s while the server is busy",

@@ -80,10 +80,11 @@ impl BanFile {
         for (address, until) in &banned {
             text += &format!("{address} {until}\n");
         }
-        self.file.write_all_at(text.as_bytes(), 0)?;
-        self.file.set_len(text.len() as u64)?;
+        let written = self.file.write_all_at(text.as_bytes(), 0);
+        let written = written.and_then(|()| self.file.set_len(text.len() as u64));
+        // Whatever is in it now is our own doing: half of it is not taken for somebody else's change.
         self.seen = Some(self.stamp()?);
-        Ok(banned)
+        written.map(|()| banned)
     }
 
     fn stamp(&self) -> io::Result<Stamp> {
