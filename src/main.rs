@@ -1,7 +1,9 @@
 //! The program: parses the arguments and runs one subcommand.
 use std::process::ExitCode;
 
-use thriftpd::cli::{Arguments, Command, backups, cert, check, prune, quota, serve, user, verify};
+use thriftpd::cli::{
+    Arguments, Command, backups, ban, cert, check, prune, quota, serve, user, verify,
+};
 
 fn main() -> ExitCode {
     let arguments: Arguments = argh::from_env();
@@ -15,6 +17,7 @@ fn main() -> ExitCode {
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Cert(arguments)) => cert::run(&arguments),
         Some(Command::Prune(arguments)) => prune::run(&arguments),
+        Some(Command::Ban(arguments)) => ban::run(&arguments),
         Some(Command::Quota(arguments)) => quota::run(&arguments),
         Some(Command::User(arguments)) => user::run(arguments),
         Some(Command::Verify(arguments)) => verify::run(&arguments),

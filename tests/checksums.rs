@@ -596,3 +596,22 @@ fn what_is_stored_is_digest_size_and_time() {
         format!("{WRONG} 3 1700000001.000000000")
     );
 }
+
+#[test]
+fn only_so_much_heavy_work_is_done_at_once() {
+    let server = Server::build()
+        .configuration("heavy_at_once = 1\n")
+        .with_flag_user()
+        .start();
+    let (mut first, mut second) = (server.client(), server.client());
+    begin_endless(&server, &mut first, "HASH endless");
+    server.write("file", "abc");
+    second.expect("HASH file", 450).says("try again");
+    second.expect("XMD5 file", 450);
+    second.expect("SITE COPY file other", 450);
+    server.wait_for_log("setting: heavy_at_once");
+    first.send("ABOR");
+    first.reply().expect(426);
+    first.reply().expect(226);
+    second.expect("HASH file", 213);
+}

@@ -54,7 +54,7 @@ fn a_hundred_sessions_are_served_at_once() {
     let server = Server::build()
         .arguments(&["--sessions-per-ip", "100"])
         .start();
-    let mut clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
+    let mut clients: Vec<_> = (0..100).map(|_| server.client()).collect();
     for client in &mut clients {
         client.expect("NOOP", 200);
     }

@@ -3,8 +3,10 @@
 //! A password is stored as argon2id (RFC 9106) and checked by it once; after that a keyed digest is remembered in
 //! memory, so that a client which logs in for every file does not cost 20 ms of work and 19 MiB each time. Nobody can
 //! tell from the time of an answer whether a name is known.
+mod networks;
 mod password;
 
+pub use networks::{Network, Networks, Reach};
 pub use password::{BadHash, Password, random_password};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,10 +37,25 @@ pub struct Account {
     pub require_tls: Option<bool>,
     /// The name that the client's certificate must bear; with a password as well, both are needed.
     pub certificate: Option<String>,
+    /// From where the user may log in.
+    pub reach: Reach,
+    /// What all sessions of the user may move together.
+    pub rates: Rates,
+    /// What each may move; what is None is as the server's.
+    pub session_rates: Rates,
     /// How often an upload is expected at least.
     pub expect_every: Option<Duration>,
     /// Run behind each upload.
     pub on_upload: Option<Program>,
+}
+
+/// Bytes a second that may flow; None: as many as can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// From the client.
+    pub up: Option<u64>,
+    /// To the client.
+    pub down: Option<u64>,
 }
 
 /// A program of the owner's.
@@ -64,6 +81,9 @@ impl Account {
             accept_hangup: false,
             require_tls: None,
             certificate: None,
+            reach: Reach::anywhere(),
+            rates: Rates::default(),
+            session_rates: Rates::default(),
             expect_every: None,
             on_upload: None,
         }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use argh::FromArgs;
 
 use super::{Outcome, cert, keeper};
-use crate::accounts::Account;
+use crate::accounts::{Account, Rates, Reach};
 use crate::config::{Config, TlsMode};
 use crate::observe::printable;
-use crate::server::limits::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_SESSION};
+use crate::server::limits::open_files_needed;
 use crate::server::privileges::{self, Identity};
 use crate::server::{environment, listen};
 use crate::storage::{Partials, Permission, Permissions, Rules, count_partials, is_mounted};
@@ -30,6 +30,7 @@ pub struct CheckArguments {
 pub fn run(arguments: &CheckArguments) -> Outcome {
     let config = Config::load(&arguments.config).map_err(|error| error.to_string())?;
     print_settings(&config);
+    print_abuse(&config);
     print_tls(&config);
     for account in config.accounts.iter().chain(config.accounts.anonymous()) {
         print_account(account);
@@ -93,6 +94,49 @@ fn print_waiting(config: &Config) {
     let waiting: BTreeSet<&PathBuf> = accounts.flat_map(|one| one.view.waiting()).collect();
     for directory in waiting {
         println!("waits for its disk: {}", real(directory));
+    }
+}
+
+fn print_abuse(config: &Config) {
+    let abuse = &config.abuse;
+    println!("answers: {}", abuse.reach);
+    println!(
+        "before login: {} sessions, {} commands a second",
+        abuse.before_login(config.sessions),
+        abuse.commands_before_login
+    );
+    match abuse.ban_after {
+        0 => println!("bans: none"),
+        count => println!(
+            "bans: after {count} failed logins, for {} s{}",
+            abuse.ban_for.as_secs(),
+            match &abuse.ban_file {
+                Some(file) => format!(", kept in {}", file.display()),
+                None => String::new(),
+            }
+        ),
+    }
+    print_rates("rates", abuse.rates);
+    print_rates("rates of each session", abuse.session_rates);
+    println!(
+        "a pattern looks at {} names; {} copies and checksums at once",
+        abuse.names_per_command, abuse.heavy_at_once
+    );
+    if abuse.min_rate > 0 {
+        println!(
+            "a transfer ends when it is slower than {} bytes/s for {} s while the server is busy",
+            abuse.min_rate,
+            abuse.slow.as_secs()
+        );
+    }
+}
+
+fn print_rates(of_what: &str, rates: Rates) {
+    let directions = [("up", rates.up), ("down", rates.down)];
+    for (direction, rate) in directions {
+        if let Some(rate) = rate {
+            println!("{of_what}, {direction}: {rate} bytes/s");
+        }
     }
 }
 
@@ -164,6 +208,11 @@ fn print_account(account: &Account) {
         real(&view.root),
         described(view.rules.permissions)
     );
+    if account.reach != Reach::anywhere() {
+        println!("  may log in from: {}", account.reach);
+    }
+    print_rates("  rates", account.rates);
+    print_rates("  rates of each session", account.session_rates);
     for folder in &view.folders {
         let path = printable(folder.path.as_bytes());
         println!(
@@ -242,9 +291,17 @@ fn problems(config: &Config) -> Vec<String> {
             config.sessions
         ));
     }
-    let needed = config.sessions as u64 * DESCRIPTORS_PER_SESSION + DESCRIPTORS_BESIDES;
+    let needed = open_files_needed(config.sessions, config.abuse.before_login(config.sessions));
     if let Some((_, hard)) = environment::open_files().filter(|(_, hard)| *hard < needed) {
         problems.push(format!("open files: the limit is {hard}, {} sessions can need {needed}: raise it (ulimit -Hn) or lower `sessions`", config.sessions));
+    }
+    if let Some(file) = &config.abuse.ban_file {
+        if !file.parent().is_some_and(Path::is_dir) {
+            problems.push(format!(
+                "ban_file: the directory of {} does not exist",
+                file.display()
+            ));
+        }
     }
     if !environment::clock_is_set() {
         problems

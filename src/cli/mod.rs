@@ -1,6 +1,7 @@
 //! What a person types and reads: one file a subcommand. An error is one sentence that says what happened, to which
 //! path or address, and what to do.
 pub mod backups;
+pub mod ban;
 pub mod cert;
 pub mod check;
 mod keeper;
@@ -30,6 +31,7 @@ pub enum Command {
     Check(check::CheckArguments),
     Cert(cert::CertArguments),
     Prune(prune::PruneArguments),
+    Ban(ban::BanArguments),
     Quota(quota::QuotaArguments),
     User(user::UserArguments),
     Verify(verify::VerifyArguments),

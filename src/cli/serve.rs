@@ -15,6 +15,7 @@ use crate::config::{
     parse_listen, parse_ports, plain_view,
 };
 use crate::ftp::data::kernel_tls;
+use crate::ftp::data::rate::Buckets;
 use crate::ftp::{Ftp, Shared};
 use crate::observe::log_lines;
 use crate::observe::sessions::Sessions;
@@ -22,6 +23,7 @@ use crate::observe::transfer_log::TransferLog;
 use crate::server::acceptor::Acceptor;
 use crate::server::addresses::lan_addresses;
 use crate::server::admission::Admission;
+use crate::server::bans::Bans;
 use crate::server::privileges::{self, Identity};
 use crate::server::programs::Programs;
 use crate::server::{FrontEnd, limits, listen, system};
@@ -95,7 +97,8 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         let kinds = kernel_tls::probe().len();
         log::debug!("the kernel seals {kinds} of 6 kinds of TLS");
     }
-    limits::raise_open_files(config.sessions);
+    let silent = config.abuse.before_login(config.sessions);
+    limits::raise_open_files(config.sessions, silent);
     let default_port = if privileges::is_root() {
         listen::FTP_PORT
     } else {
@@ -113,6 +116,14 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         .as_deref()
         .map(open_transfer_log)
         .transpose()?;
+    // Opened while it still may be, for the server's user need not own its directory.
+    let bans = Bans::open(config.abuse.ban_file.as_deref()).map_err(|error| {
+        let path = config.abuse.ban_file.clone().unwrap_or_default();
+        format!(
+            "cannot open the bans {}: {error} (setting: ban_file)",
+            path.display()
+        )
+    })?;
     let may_bind_low_ports = become_server(
         &config,
         roots.first().map(PathBuf::as_path),
@@ -123,6 +134,9 @@ pub fn run(arguments: ServeArguments) -> Outcome {
 
     let shared = Shared {
         admission: Admission::default(),
+        bans,
+        up: Buckets::default(),
+        down: Buckets::default(),
         sessions: Arc::new(Sessions::default()),
         transfer_log,
         programs: Arc::default(),

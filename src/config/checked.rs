@@ -132,6 +132,7 @@ impl Checker<'_> {
                 .count("on_upload_at_once", &file.on_upload_at_once)?
                 .unwrap_or(default.on_upload_at_once),
             defaults,
+            abuse: self.abuse(file)?,
             accounts: Accounts::new(users, anonymous),
         })
     }
@@ -330,7 +331,11 @@ impl Checker<'_> {
                 ..Metered::default()
             },
         };
+        let [rates, session_rates] = self.rates_of_user(user)?;
         Ok(Account {
+            reach: self.reach_of_user(user)?,
+            rates,
+            session_rates,
             sessions: self.count("sessions", &user.sessions)?,
             fxp: user.fxp,
             strict_allo: user.strict_allo,
@@ -527,6 +532,26 @@ mod tests {
             (
                 "[anonymous]\nroot = \"/srv\"\nexpect_every = \"soon\"",
                 ":3: `expect_every`: expected a time",
+            ),
+            (
+                "allow = [\"lan\", \"10.0.0.0/33\"]",
+                ":1: `allow`: expected a network such as",
+            ),
+            (
+                "deny = \"192.168.1.5/24\"",
+                "has bits behind its prefix: 192.168.1.0/24 or",
+            ),
+            ("allow = 5", "`allow`: "),
+            ("ban_for = 0", "`ban_for`: expected a time"),
+            ("ban_after = -1", "`ban_after`: expected a number from 0"),
+            ("rate_up = \"0\"", "`rate_up`: expected at least a byte"),
+            (
+                "sessions_before_login = 0",
+                "`sessions_before_login`: expected a number from 1",
+            ),
+            (
+                "[anonymous]\nroot = \"/srv\"\nsession_rate_down = \"fast\"",
+                ":3: `session_rate_down`: expected a size",
             ),
             ("group = \"no-such-group-here\"", "there is no group"),
             (

@@ -36,6 +36,22 @@ pub struct File {
     pub on_upload: Option<Spanned<Vec<String>>>,
     pub on_upload_timeout: Option<Spanned<Seconds>>,
     pub on_upload_at_once: Option<Spanned<i64>>,
+    pub allow: Option<Spanned<OneOrMany>>,
+    pub deny: Option<Spanned<OneOrMany>>,
+    pub sessions_before_login: Option<Spanned<i64>>,
+    pub commands_before_login: Option<Spanned<i64>>,
+    pub ban_after: Option<Spanned<i64>>,
+    pub ban_for: Option<Spanned<Seconds>>,
+    #[serde(default)]
+    pub ban_loopback: bool,
+    pub ban_file: Option<String>,
+    pub min_rate: Option<Spanned<String>>,
+    pub rate_up: Option<Spanned<String>>,
+    pub rate_down: Option<Spanned<String>>,
+    pub session_rate_up: Option<Spanned<String>>,
+    pub session_rate_down: Option<Spanned<String>>,
+    pub names_per_command: Option<Spanned<i64>>,
+    pub heavy_at_once: Option<Spanned<i64>>,
     #[serde(default)]
     pub timeouts: Timeouts,
     #[serde(default)]
@@ -52,6 +68,7 @@ pub struct Timeouts {
     pub login: Option<Spanned<Seconds>>,
     pub data_connect: Option<Spanned<Seconds>>,
     pub stalled: Option<Spanned<Seconds>>,
+    pub slow: Option<Spanned<Seconds>>,
     pub shutdown_grace: Option<Spanned<Seconds>>,
 }
 
@@ -92,6 +109,24 @@ pub enum Seconds {
     Text(String),
 }
 
+/// One word or a list of them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "a text or a list of texts")]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        let words = match self {
+            Self::One(word) => std::slice::from_ref(word),
+            Self::Many(words) => words,
+        };
+        words.iter().map(String::as_str)
+    }
+}
+
 /// A user, or the anonymous account, which has neither name nor password.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,6 +163,12 @@ pub struct User {
     pub keep_free: Option<Spanned<String>>,
     pub expect_every: Option<Spanned<Seconds>>,
     pub on_upload: Option<Spanned<Vec<String>>>,
+    pub allow: Option<Spanned<OneOrMany>>,
+    pub deny: Option<Spanned<OneOrMany>>,
+    pub rate_up: Option<Spanned<String>>,
+    pub rate_down: Option<Spanned<String>>,
+    pub session_rate_up: Option<Spanned<String>>,
+    pub session_rate_down: Option<Spanned<String>>,
     #[serde(default)]
     pub folder: Vec<Spanned<Folder>>,
 }

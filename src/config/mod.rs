@@ -3,6 +3,7 @@
 //! `file` is the configuration file as it is written (serde); `values` and `tls` know its parts; `checked` turns it into
 //! what it means and says what is wrong, with line and key; `first_start` is what happens without a file. Every default
 //! stands in this file.
+mod abuse;
 mod checked;
 mod error;
 mod file;
@@ -11,10 +12,11 @@ mod rules;
 mod tls;
 mod values;
 
+pub use abuse::Abuse;
 pub use error::ConfigError;
 pub use first_start::{FirstUser, directory, first_user};
 pub use tls::{TlsMode, TlsSettings};
-pub use values::{is_user_name, parse_listen, parse_ports};
+pub use values::{is_user_name, parse_listen, parse_ports, parse_time};
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -52,6 +54,7 @@ pub struct Config {
     /// Programs run behind uploads at once.
     pub on_upload_at_once: usize,
     pub defaults: Defaults,
+    pub abuse: Abuse,
     pub accounts: Accounts,
 }
 
@@ -157,6 +160,7 @@ impl Default for Config {
             keep_partial: Duration::from_secs(7 * 24 * 3600),
             on_upload_at_once: 2,
             defaults: Defaults::default(),
+            abuse: Abuse::default(),
             accounts: Accounts::default(),
         }
     }

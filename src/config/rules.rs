@@ -161,7 +161,7 @@ impl Checker<'_> {
         }
     }
 
-    fn number(
+    pub fn number(
         &self,
         key: &str,
         value: &Option<Spanned<i64>>,

@@ -1,5 +1,6 @@
 //! Values as people write them in the configuration and on the command line.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use super::PortRange;
 use super::file::Seconds;
@@ -134,6 +135,17 @@ pub fn parse_room(text: &str) -> Result<Room, String> {
 /// What was expected.
 pub fn parse_group(text: &str) -> Result<u32, String> {
     group_id(text).ok_or_else(|| format!("there is no group {text:?} on this host"))
+}
+
+/// A time on the command line: `90s`, `15m`, `30d`.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    seconds(&Seconds::Text(text.to_owned()))
+        .filter(|seconds| *seconds > 0)
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("expected a time such as 15m, 2h or 30d, not {text:?}"))
 }
 
 /// A time in seconds; None for what is none.

@@ -8,7 +8,6 @@ use std::net::TcpStream;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use super::data::socket;
 use super::protocol::line::{Line, LineDecoder};
 use super::protocol::reply::Reply;
 use crate::server::ready::{Want, wait};
@@ -46,11 +45,9 @@ pub struct Control {
 }
 
 impl Control {
-    /// Takes over an accepted, non-blocking stream. Urgent data (the Synch of RFC 854) is kept in line, where the
-    /// decoder removes its Telnet parts.
+    /// Takes over an accepted, non-blocking stream that was made ready. Urgent data (the Synch of RFC 854) is kept in
+    /// line, where the decoder removes its Telnet parts.
     pub fn new(stream: TcpStream, patience: Duration) -> Self {
-        // A connection that is gone already fails here and then at the first read: nothing to do about it now.
-        let _ = socket::prepare_control(&stream);
         Self {
             stream: Stream::clear(stream),
             decoder: LineDecoder::new(),

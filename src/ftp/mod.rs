@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `protocol` | the grammars of the RFCs: bytes in, values out; no sockets, no files |
 //! | `control` | the control connection: lines and replies |
+//! | `chatter` | how much a client may say before its login |
 //! | `session` | the session's state |
 //! | `security` | how a session is encrypted |
 //! | `data` | data connections and what flows over them |
 //! | `commands` | the table of verbs and their handlers |
 //!
 //! This file is the control loop: read a command, look it up in the table, run it, reply.
+pub mod chatter;
 pub mod commands;
 pub mod control;
 pub mod data;
@@ -18,9 +20,11 @@ pub mod security;
 pub mod session;
 
 use std::io::Write as _;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use data::rate::Buckets;
+use data::socket::prepare_control;
 use protocol::command::{Command, is_http_request};
 use protocol::line::Line;
 use protocol::reply::Reply;
@@ -30,6 +34,7 @@ use crate::config::{Config, TlsMode};
 use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
 use crate::server::admission::{Admission, Refused};
+use crate::server::bans::{self, Bans};
 use crate::server::programs::Programs;
 use crate::server::{Connection, FrontEnd, Limits};
 use crate::tls::Tls;
@@ -38,6 +43,10 @@ use crate::tls::Tls;
 #[derive(Debug)]
 pub struct Shared {
     pub admission: Admission,
+    pub bans: Bans,
+    /// What flows from clients, and to them.
+    pub up: Buckets,
+    pub down: Buckets,
     pub sessions: Arc<Sessions>,
     pub transfer_log: Option<TransferLog>,
     /// Those that are run behind uploads.
@@ -121,6 +130,30 @@ impl FrontEnd for Ftp {
         Limits {
             sessions: config.sessions,
             sessions_per_address: config.sessions_per_ip,
+            before_login: config.abuse.before_login(config.sessions),
+            login: config.timeouts.login,
+        }
+    }
+
+    fn screen(&self, peer: IpAddr, local: IpAddr) -> Result<(), Refused> {
+        let config = self.config();
+        if let Some(setting) = config.abuse.reach.refusal(peer, local) {
+            return Err(Refused::Network(setting));
+        }
+        match self.shared.bans.remaining(peer, ban_rules(&config)) {
+            Some(left) => Err(Refused::Banned(left)),
+            None => Ok(()),
+        }
+    }
+
+    fn greet(&self, mut stream: &TcpStream, listener: usize) {
+        // A connection that is gone already fails here and then at the first read: nothing to do about it now.
+        let _ = prepare_control(stream);
+        if listener < self.shared.explicit_listeners {
+            let mut greeting = Vec::new();
+            Reply::new(220, self.config().banner.clone()).encode_into(&mut greeting);
+            // One small write into an empty socket buffer.
+            let _ = stream.write(&greeting);
         }
     }
 
@@ -160,14 +193,23 @@ impl FrontEnd for Ftp {
     }
 }
 
+/// When somebody is banned, as configured.
+pub fn ban_rules(config: &Config) -> bans::Rules {
+    bans::Rules {
+        after: config.abuse.ban_after,
+        time: config.abuse.ban_for,
+        loopback: config.abuse.ban_loopback,
+    }
+}
+
 /// The control loop of one session.
 fn run(mut session: Session) {
     log::debug!("{}: connected", session.peer);
     if session.security.implicit {
         session.encrypt();
-    }
-    if !session.ended {
-        session.reply(&Reply::new(220, session.config.banner.clone()));
+        if !session.ended {
+            session.reply(&Reply::new(220, session.config.banner.clone()));
+        }
     }
     while !session.ended {
         match session.next_command() {
@@ -186,6 +228,10 @@ fn run(mut session: Session) {
 }
 
 fn obey(session: &mut Session, line: Line) {
+    if !session.may_say_more() {
+        end(session, "Too many commands before the login; closing.");
+        return;
+    }
     match line {
         Line::Command(line) if is_http_request(&line) => {
             log::warn!(

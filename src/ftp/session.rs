@@ -4,20 +4,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Shared;
+use super::chatter::{Chatter, Verdict};
 use super::control::{Control, Input};
 use super::data::open::{ActiveFrom, DataPort};
+use super::data::rate::{Bucket, Limit, Throttle};
 use super::data::secure::Protection;
 use super::protocol::facts::Facts;
 use super::protocol::line::Line;
 use super::protocol::reply::Reply;
 use super::security::{AfterReply, Security, data_needs_tls, login_needs_tls};
-use crate::accounts::Account;
+use super::{Shared, ban_rules};
+use crate::accounts::{Account, Rates};
 use crate::config::Config;
 use crate::observe::sessions::Row;
 use crate::observe::{printable, transfer_log};
 use crate::server::Connection;
-use crate::server::admission::{Slot, UserSlot};
+use crate::server::admission::{HeavySlot, Slot, UserSlot};
+use crate::server::bans::Failed;
 use crate::server::ready::{Ready, Want, wait};
 use crate::server::stop::Stop;
 use crate::storage::checksum::Algorithm;
@@ -128,8 +131,13 @@ pub struct Session {
     pub failures: u32,
     /// Set by what ends the session: its reply is the last.
     pub ended: bool,
+    /// Counts this session, and counts it as one before login until there is one.
+    pub slot: Slot,
     started: Instant,
-    _slot: Slot,
+    /// How much it says before its login.
+    chatter: Chatter,
+    /// What this session has moved, up and down.
+    buckets: [Arc<Bucket>; 2],
 }
 
 impl Session {
@@ -165,8 +173,10 @@ impl Session {
             algorithm: Algorithm::default(),
             failures: 0,
             ended: false,
-            started: Instant::now(),
-            _slot: connection.slot,
+            started: connection.accepted,
+            slot: connection.slot,
+            chatter: Chatter::default(),
+            buckets: Default::default(),
         }
     }
 
@@ -217,7 +227,7 @@ impl Session {
     /// The reply to AUTH is the last byte in the clear. What the client sent behind AUTH may be somebody else's, put in
     /// between: it is not obeyed, and the connection is closed.
     pub fn encrypt(&mut self) {
-        let deadline = Instant::now() + self.config.timeouts.login;
+        let deadline = self.login_deadline();
         if self.control.flush().is_err() {
             self.ended = true;
             return;
@@ -244,8 +254,26 @@ impl Session {
             Err(error) => {
                 log::warn!("{}: closed: no TLS: {error}", self.who());
                 self.ended = true;
+                if error.is_the_clients_fault() {
+                    self.count_failure();
+                }
             }
         }
+    }
+
+    /// Counts a failed login of the client's address: how long it is to wait, and whether it is banned now.
+    pub fn count_failure(&self) -> Failed {
+        let rules = ban_rules(&self.config);
+        let failed = self.shared.bans.failed(self.peer.ip(), rules);
+        if failed.banned {
+            log::warn!(
+                "{}: banned for {} s after {} failed logins (settings: ban_after, ban_for)",
+                self.peer.ip(),
+                rules.time.as_secs(),
+                rules.after
+            );
+        }
+        failed
     }
 
     /// Whether the name may not be logged in with for want of encryption.
@@ -338,6 +366,13 @@ impl Session {
     /// in the client's connection to a passive port, and gives up a port that waits in vain.
     pub fn next_command(&mut self) -> Next {
         let idle_until = Instant::now() + self.idle;
+        if !matches!(self.login, Login::LoggedIn(_)) {
+            // Replies that are not read do not prolong the time for the login.
+            let left = self
+                .login_deadline()
+                .saturating_duration_since(Instant::now());
+            self.control.set_patience(left);
+        }
         loop {
             if let Some(line) = self.control.next_line() {
                 return Next::Line(line);
@@ -392,10 +427,14 @@ impl Session {
             Login::LoggedIn(_) => (idle_until, "Nothing was sent for too long; closing."),
             // One deadline for the whole login, not one a line.
             _ => (
-                (self.started + self.config.timeouts.login).min(idle_until),
+                self.login_deadline().min(idle_until),
                 "Not logged in in time; closing.",
             ),
         }
+    }
+
+    fn login_deadline(&self) -> Instant {
+        self.started + self.config.timeouts.login
     }
 
     fn take_in_data_connection(&mut self) {
@@ -416,6 +455,43 @@ impl Session {
             if Instant::now() >= port.deadline() {
                 port.log_in_vain(self.config.timeouts.data_connect);
                 self.data_port = DataPort::Expired;
+            }
+        }
+    }
+
+    /// Leave for work that keeps the disk or the processor busy, such as a copy or a checksum of a whole file.
+    ///
+    /// # Errors
+    /// 450 while as much of it is done as `heavy_at_once` allows.
+    pub fn heavy_work(&self) -> Result<HeavySlot, Refusal> {
+        let limit = self.config.abuse.heavy_at_once;
+        let slot = self.shared.admission.admit_heavy(limit);
+        slot.ok_or_else(|| {
+            Refusal::new(450, "The server has too much to do; try again.").logged(format!(
+                "{limit} copies and checksums run already (setting: heavy_at_once)"
+            ))
+        })
+    }
+
+    /// Makes a client wait that sends more commands before its login than people and programs do, longer each time; false
+    /// when it has had enough of that.
+    pub fn may_say_more(&mut self) -> bool {
+        if matches!(self.login, Login::LoggedIn(_)) {
+            return true;
+        }
+        let rate = self.config.abuse.commands_before_login;
+        match self.chatter.hear(rate, Instant::now()) {
+            Verdict::Answer => true,
+            Verdict::Wait(time) => {
+                self.pause(time);
+                true
+            }
+            Verdict::Enough => {
+                log::warn!(
+                    "{}: closed: more than {rate} commands a second before the login (setting: commands_before_login)",
+                    self.who()
+                );
+                false
             }
         }
     }
@@ -467,6 +543,34 @@ impl Session {
             IpAddr::V4(address) => crate::server::addresses::is_private(address),
             IpAddr::V6(_) => true,
         }
+    }
+
+    /// What the next transfer may move a second: by the limits of the server, of the user and of the session.
+    pub fn throttle(&self, purpose: Purpose) -> Throttle {
+        let Login::LoggedIn(visitor) = &self.login else {
+            return Throttle::default();
+        };
+        let (account, abuse) = (&visitor.account, &self.config.abuse);
+        let (of, buckets, own) = match purpose {
+            Purpose::Receiving => (
+                (|rates: Rates| rates.up) as fn(Rates) -> Option<u64>,
+                &self.shared.up,
+                &self.buckets[0],
+            ),
+            _ => (
+                (|rates: Rates| rates.down) as fn(Rates) -> Option<u64>,
+                &self.shared.down,
+                &self.buckets[1],
+            ),
+        };
+        let session = of(account.session_rates).or(of(abuse.session_rates));
+        let limit = |bucket: Arc<Bucket>, rate| Limit { bucket, rate };
+        let limits = [
+            of(abuse.rates).map(|rate| limit(Arc::clone(&buckets.server), rate)),
+            of(account.rates).map(|rate| limit(buckets.of_user(&account.name), rate)),
+            session.map(|rate| limit(Arc::clone(own), rate)),
+        ];
+        Throttle::new(limits.into_iter().flatten().collect())
     }
 
     // ---- the transfer log

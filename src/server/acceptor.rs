@@ -1,9 +1,9 @@
-//! The one loop that accepts: waits for connections and signals together, admits or refuses, hands over. Sleeps
-//! without a timer.
+//! The one loop that accepts: waits for connections, their first words and signals together, admits or refuses, hands
+//! over. Sleeps without a timer, unless somebody is silent.
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,10 +14,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::addresses::canonical;
 use super::admission::{Admission, Refused};
+use super::lobby::Lobby;
 use super::pool::Pool;
 use super::ready::{Want, wait, wait_for_any};
+use super::seldom::Seldom;
 use super::stop::Stop;
-use super::{Connection, FrontEnd};
+use super::{Connection, FrontEnd, Limits};
 
 /// How long the acceptor leaves new connections in the kernel's queue when descriptors have run out altogether.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -31,6 +33,9 @@ pub struct Acceptor {
     admission: Admission,
     pool: Pool,
     spare: Spare,
+    lobby: Lobby,
+    /// One for each kind of refusal that strangers can cause at will.
+    refusals: [Seldom; 3],
 }
 
 impl Acceptor {
@@ -58,6 +63,8 @@ impl Acceptor {
             admission,
             pool: Pool::new(),
             spare: Spare::new(),
+            lobby: Lobby::default(),
+            refusals: Default::default(),
         })
     }
 
@@ -71,29 +78,45 @@ impl Acceptor {
         grace: impl Fn() -> Duration,
     ) -> io::Result<()> {
         while !self.stop.is_draining() {
-            let (signalled, waiting) = self.wait()?;
-            if signalled {
+            let limits = front_end.limits();
+            let woken = self.wait(limits.login)?;
+            if woken.signalled {
                 self.obey(&**front_end);
                 continue;
             }
-            for index in waiting {
+            // Who has begun comes before who comes.
+            for connection in self.lobby.take_ready(&woken.speaking) {
+                self.hand_over(connection, &limits, front_end);
+            }
+            while let Some(silent) = self.lobby.take_expired(limits.login) {
+                log::info!("{}: closed: {}", silent.peer, Refused::Silent);
+                turn_away(&**front_end, &silent.stream, Refused::Silent);
+            }
+            for index in woken.listeners {
                 self.accept_all(index, front_end);
             }
+        }
+        while let Some(silent) = self.lobby.take_oldest() {
+            turn_away(&**front_end, &silent.stream, Refused::ShutDown);
         }
         // Closing them tells clients at once; sockets still in the queue are reset.
         self.listeners.clear();
         self.wait_for_sessions(grace())
     }
 
-    /// Whether a signal has come, and which listeners have connections.
-    fn wait(&self) -> io::Result<(bool, Vec<usize>)> {
+    fn wait(&self, login: Duration) -> io::Result<Woken> {
         let mut fds = vec![self.signals.as_fd()];
         fds.extend(self.listeners.iter().map(AsFd::as_fd));
-        let ready = wait_for_any(&fds)?;
-        let waiting = (0..self.listeners.len())
-            .filter(|index| ready[index + 1])
-            .collect();
-        Ok((ready[0], waiting))
+        fds.extend(self.lobby.fds());
+        let ready = wait_for_any(&fds, self.lobby.deadline(login))?;
+        let (listeners, speaking) = ready[1..].split_at(self.listeners.len());
+        Ok(Woken {
+            signalled: ready[0],
+            listeners: (0..listeners.len())
+                .filter(|&index| listeners[index])
+                .collect(),
+            speaking: speaking.to_vec(),
+        })
     }
 
     fn obey(&self, front_end: &dyn FrontEnd) {
@@ -119,7 +142,7 @@ impl Acceptor {
     fn accept_all(&mut self, index: usize, front_end: &Arc<dyn FrontEnd>) {
         for _ in 0..64 {
             match self.listeners[index].accept() {
-                Ok((stream, _)) => self.hand_over(stream, index, front_end),
+                Ok((stream, _)) => self.welcome(stream, index, front_end),
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EAGAIN) => return,
                     Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
@@ -141,8 +164,7 @@ impl Acceptor {
         );
         let accepted = self.spare.lend(|| self.listeners[index].accept());
         if let Some(Ok((stream, _))) = accepted {
-            front_end.refuse(&stream, Refused::Resources);
-            let _ = stream.shutdown(Shutdown::Write);
+            turn_away(front_end, &stream, Refused::Resources);
             drop(stream);
             self.spare.take_back();
             return;
@@ -154,7 +176,8 @@ impl Acceptor {
         );
     }
 
-    fn hand_over(&self, stream: TcpStream, listener: usize, front_end: &Arc<dyn FrontEnd>) {
+    /// Admits or refuses. Who is admitted waits in the lobby, for it costs no thread there.
+    fn welcome(&mut self, stream: TcpStream, listener: usize, front_end: &Arc<dyn FrontEnd>) {
         // A connection that is gone already has no addresses.
         let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
             return;
@@ -165,27 +188,83 @@ impl Acceptor {
             return;
         }
         let limits = front_end.limits();
-        let slot =
-            match self
-                .admission
-                .admit(peer.ip(), limits.sessions, limits.sessions_per_address)
-            {
-                Ok(slot) => slot,
-                Err(reason) => {
-                    log::warn!("{peer}: refused: {reason} (setting: {})", reason.setting());
-                    front_end.refuse(&stream, reason);
-                    let _ = stream.shutdown(Shutdown::Write);
-                    return;
-                }
-            };
-        let connection = Connection {
+        let admitted = front_end
+            .screen(peer.ip(), local.ip())
+            .and_then(|()| self.admission.admit(peer.ip(), &limits));
+        let slot = match admitted {
+            Ok(slot) => slot,
+            Err(reason) => {
+                self.log_refusal(peer, reason);
+                turn_away(&**front_end, &stream, reason);
+                return;
+            }
+        };
+        if self.lobby.len() >= limits.before_login {
+            self.make_room(&limits, front_end);
+        }
+        front_end.greet(&stream, listener);
+        self.lobby.enter(Connection {
             stream,
             peer,
             local,
+            accepted: Instant::now(),
             listener,
             slot,
             stop: Arc::clone(&self.stop),
+        });
+    }
+
+    fn make_room(&mut self, limits: &Limits, front_end: &Arc<dyn FrontEnd>) {
+        let Some(silent) = self.lobby.take_most_crowded() else {
+            return;
         };
+        // It may have spoken since the last look.
+        let spoken = wait_for_any(&[silent.stream.as_fd()], Some(Instant::now()));
+        if spoken.is_ok_and(|spoken| spoken.contains(&true)) {
+            self.hand_over(silent, limits, front_end);
+        } else {
+            let reason = Refused::GaveWay(limits.before_login);
+            self.log_refusal(silent.peer, reason);
+            turn_away(&**front_end, &silent.stream, reason);
+        }
+    }
+
+    fn log_refusal(&mut self, peer: SocketAddr, reason: Refused) {
+        let line = || format!("{peer}: refused: {reason} (setting: {})", reason.setting());
+        match reason {
+            Refused::GaveWay(_) => self.refusals[0].warn(line),
+            Refused::Banned(_) => self.refusals[1].warn(line),
+            Refused::Network(_) => self.refusals[2].warn(line),
+            _ => log::warn!("{}", line()),
+        }
+    }
+
+    /// Gives the connection to a worker.
+    fn hand_over(
+        &mut self,
+        mut connection: Connection,
+        limits: &Limits,
+        front_end: &Arc<dyn FrontEnd>,
+    ) {
+        let peer = connection.peer;
+        // Who goes without a word needs no thread for that.
+        let gone = match connection.stream.peek(&mut [0]) {
+            Ok(waiting) => waiting == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        };
+        if gone {
+            log::debug!("{peer}: closed without a word");
+            return;
+        }
+        match connection.slot.begin(&connection.stream, limits) {
+            Ok(None) => {}
+            Ok(Some(oldest)) => self.log_refusal(oldest, Refused::GaveWay(limits.before_login)),
+            Err(reason) => {
+                self.log_refusal(peer, reason);
+                turn_away(&**front_end, &connection.stream, reason);
+                return;
+            }
+        }
         let front_end_of_worker = Arc::clone(front_end);
         if let Err(error) = self.pool.run(move || front_end_of_worker.serve(connection)) {
             log::error!("{peer}: refused: cannot start a thread: {error}");
@@ -233,6 +312,21 @@ impl Acceptor {
             }
         }
     }
+}
+
+/// What ended a wait.
+struct Woken {
+    signalled: bool,
+    /// Those with connections.
+    listeners: Vec<usize>,
+    /// Of the lobby, who has said something.
+    speaking: Vec<bool>,
+}
+
+/// Says why, and that this is all.
+fn turn_away(front_end: &dyn FrontEnd, stream: &TcpStream, reason: Refused) {
+    front_end.refuse(stream, reason);
+    let _ = stream.shutdown(Shutdown::Write);
 }
 
 /// A descriptor kept in reserve, so that a connection can be accepted and refused when there are no others.

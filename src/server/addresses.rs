@@ -1,5 +1,5 @@
 //! The addresses of this host and of its peers.
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
@@ -47,6 +47,17 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
+/// Whom an address stands for: over IPv6 whoever has one address has the other 2^64 of its link too (RFC 4291 §2.5.1). But
+/// link-local addresses of all neighbours share their first bits: there each stands for itself.
+pub fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if !v6.is_unicast_link_local() && !v6.is_loopback() => {
+            IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)))
+        }
+        address => address,
+    }
+}
+
 /// Whether the address belongs to a private network (RFC 1918, RFC 3927, loopback; shared space of RFC 6598): such a
 /// peer is on this side of the router.
 pub fn is_private(address: Ipv4Addr) -> bool {
@@ -67,6 +78,20 @@ mod tests {
         assert_eq!(canonical(mapped), "127.0.0.2:21".parse().unwrap());
         let own: SocketAddr = "[::1]:21".parse().unwrap();
         assert_eq!(canonical(own), own);
+    }
+
+    #[test]
+    fn an_ipv6_address_stands_for_its_link() {
+        for (address, whom) in [
+            ("2001:db8:1:2:3::4", "2001:db8:1:2::"),
+            ("fe80::3", "fe80::3"),
+            ("::1", "::1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1", "192.0.2.1"),
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(source(address).to_string(), whom);
+        }
     }
 
     #[test]

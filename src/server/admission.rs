@@ -1,19 +1,40 @@
-//! Who may come in: sessions at once in all, per address and per user. A slot is given back by dropping it.
-use std::collections::HashMap;
+//! Who may come in: sessions at once in all, before their login, per address and per user. A place is given back by
+//! dropping it.
+//!
+//! A connection first has a [`Slot`], which counts for its address. Once its client speaks it becomes a session
+//! ([`Slot::begin`]), one of those before login until [`Slot::log_in`]. Where there are too many of these, one is cut off,
+//! of whoever has most: who knows a password is logged in soon, and needs its place for a moment only.
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-/// Why nobody more may come in.
+use super::Limits;
+use super::addresses::{canonical, source};
+
+/// Sessions that were cut off and have not noticed yet may be so many more than `sessions`.
+const LEAVING: usize = 16;
+
+/// Why a connection is not served, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// As many sessions as `sessions` allows.
     Full(usize),
     /// As many sessions from this address as `sessions_per_ip` allows.
     Address(usize),
+    /// Too many failed logins; for so long yet.
+    Banned(Duration),
+    /// The server does not answer this network, by this setting.
+    Network(&'static str),
+    /// It was silent while others came.
+    GaveWay(usize),
+    /// It was silent for too long.
+    Silent,
     /// No descriptors or threads left.
     Resources,
+    ShutDown,
 }
 
 impl fmt::Display for Refused {
@@ -27,7 +48,19 @@ impl fmt::Display for Refused {
                 f,
                 "Too many sessions from your address: the limit is {limit}."
             ),
+            Self::Banned(left) => write!(
+                f,
+                "Too many failed logins from your address; try again in {} s.",
+                left.as_secs().max(1)
+            ),
+            Self::Network(_) => f.write_str("Your network is not served."),
+            Self::GaveWay(limit) => write!(
+                f,
+                "Too many connections without a login: the limit is {limit}; try again."
+            ),
+            Self::Silent => f.write_str("Not logged in in time; closing."),
             Self::Resources => f.write_str("The server is out of resources; try again later."),
+            Self::ShutDown => f.write_str("The server is shutting down; goodbye."),
         }
     }
 }
@@ -38,7 +71,12 @@ impl Refused {
         match self {
             Self::Full(_) => "sessions",
             Self::Address(_) => "sessions_per_ip",
+            Self::Banned(_) => "ban_after, ban_for; or thriftpd ban remove",
+            Self::Network(setting) => setting,
+            Self::GaveWay(_) => "sessions_before_login",
+            Self::Silent => "timeouts.login",
             Self::Resources => "the limit on open files (ulimit -n)",
+            Self::ShutDown => "none",
         }
     }
 }
@@ -52,16 +90,102 @@ pub struct Admission {
 #[derive(Debug, Default)]
 struct Counters {
     sessions: usize,
+    /// Of them, those that were cut off.
+    leaving: usize,
     addresses: HashMap<IpAddr, usize>,
     users: HashMap<Vec<u8>, usize>,
+    /// Pieces of work on command that keep a disk or a processor busy.
+    heavy: usize,
+    next: u64,
+    /// Sessions before login, oldest first, with a second handle of each connection by which it is cut off.
+    before_login: BTreeMap<u64, (IpAddr, TcpStream)>,
 }
 
-/// A place for a session; dropped, it is free again.
+/// What a connection counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Its client has said nothing yet.
+    Silent,
+    BeforeLogin(u64),
+    LoggedIn,
+}
+
+/// A connection's place; dropped, it is free again.
 #[derive(Debug)]
 pub struct Slot {
     admission: Admission,
     address: IpAddr,
+    stage: Stage,
 }
+
+impl Slot {
+    /// The connection becomes a session. One of those before login is cut off where there are too many: the peer that is
+    /// returned.
+    ///
+    /// # Errors
+    /// The limit that is reached all the same.
+    pub fn begin(
+        &mut self,
+        stream: &TcpStream,
+        limits: &Limits,
+    ) -> Result<Option<SocketAddr>, Refused> {
+        let handle = stream.try_clone().map_err(|_| Refused::Resources)?;
+        let (number, cut_off) = self.admission.with(|counters| {
+            let must_cut =
+                counters.before_login.len() >= limits.before_login || counters.is_full(limits);
+            let cut_off = must_cut.then(|| counters.cut_off_one()).flatten();
+            if counters.is_full(limits) {
+                return Err(Refused::Full(limits.sessions));
+            }
+            counters.sessions += 1;
+            counters.next += 1;
+            let whose = source(self.address);
+            counters.before_login.insert(counters.next, (whose, handle));
+            Ok((counters.next, cut_off))
+        })?;
+        self.stage = Stage::BeforeLogin(number);
+        Ok(cut_off)
+    }
+
+    /// The session has logged in.
+    pub fn log_in(&mut self) {
+        if let Stage::BeforeLogin(number) = self.stage {
+            self.stage = Stage::LoggedIn;
+            self.admission
+                .with(|counters| counters.no_longer_before_login(number));
+        }
+    }
+}
+
+impl Counters {
+    fn is_full(&self, limits: &Limits) -> bool {
+        self.sessions - self.leaving.min(LEAVING) >= limits.sessions
+    }
+
+    /// The oldest of the address that has most.
+    fn cut_off_one(&mut self) -> Option<SocketAddr> {
+        let whose = self.before_login.values().map(|(whose, _)| *whose);
+        let index = most_crowded(whose)?;
+        let number = *self.before_login.keys().nth(index)?;
+        let (_, stream) = self.before_login.remove(&number)?;
+        let peer = stream.peer_addr().ok();
+        // Its thread sees the end of the connection, wherever it waits.
+        let _ = stream.shutdown(Shutdown::Both);
+        self.leaving += 1;
+        peer.map(canonical)
+    }
+
+    fn no_longer_before_login(&mut self, number: u64) {
+        if self.before_login.remove(&number).is_none() {
+            // It was cut off.
+            self.leaving -= 1;
+        }
+    }
+}
+
+/// Leave for a piece of heavy work; dropped, the next may begin.
+#[derive(Debug)]
+pub struct HeavySlot(Admission);
 
 /// One of a user's places; dropped, it is free again.
 #[derive(Debug)]
@@ -71,27 +195,28 @@ pub struct UserSlot {
 }
 
 impl Admission {
+    /// A place for a connection, if its address has one left and a session could begin.
+    ///
     /// # Errors
     /// The limit that is reached.
-    pub fn admit(
-        &self,
-        address: IpAddr,
-        sessions: usize,
-        per_address: usize,
-    ) -> Result<Slot, Refused> {
+    pub fn admit(&self, address: IpAddr, limits: &Limits) -> Result<Slot, Refused> {
         self.with(|counters| {
-            if counters.sessions >= sessions {
-                return Err(Refused::Full(sessions));
+            if counters.is_full(limits) && counters.before_login.is_empty() {
+                return Err(Refused::Full(limits.sessions));
             }
-            if !count_up(&mut counters.addresses, address, per_address) {
-                return Err(Refused::Address(per_address));
+            if !count_up(
+                &mut counters.addresses,
+                address,
+                limits.sessions_per_address,
+            ) {
+                return Err(Refused::Address(limits.sessions_per_address));
             }
-            counters.sessions += 1;
             Ok(())
         })?;
         Ok(Slot {
             admission: self.clone(),
             address,
+            stage: Stage::Silent,
         })
     }
 
@@ -103,6 +228,16 @@ impl Admission {
                 admission: self.clone(),
                 user,
             })
+    }
+
+    /// Leave for one more piece of heavy work, or None while there are `limit` already.
+    pub fn admit_heavy(&self, limit: usize) -> Option<HeavySlot> {
+        let free = self.with(|counters| {
+            let free = counters.heavy < limit;
+            counters.heavy += usize::from(free);
+            free
+        });
+        free.then(|| HeavySlot(self.clone()))
     }
 
     /// Sessions at this moment.
@@ -123,6 +258,18 @@ fn count_up<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K, limit: usize) 
     true
 }
 
+/// Who is to make room for a new one: the first, which is the oldest, of those that share their address with most others.
+/// So the crowd of few addresses is thinned, and not the only connection of another.
+pub fn most_crowded(whose: impl Iterator<Item = IpAddr> + Clone) -> Option<usize> {
+    let mut crowds: HashMap<IpAddr, usize> = HashMap::new();
+    for address in whose.clone() {
+        *crowds.entry(address).or_default() += 1;
+    }
+    let largest = crowds.values().copied().max()?;
+    let mut whose = whose;
+    whose.position(|address| crowds[&address] == largest)
+}
+
 /// Removes what falls to zero, so that the tables hold only who is here.
 fn count_down<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
@@ -136,9 +283,20 @@ fn count_down<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.admission.with(|counters| {
-            counters.sessions -= 1;
+            if let Stage::BeforeLogin(number) = self.stage {
+                counters.no_longer_before_login(number);
+            }
+            if self.stage != Stage::Silent {
+                counters.sessions -= 1;
+            }
             count_down(&mut counters.addresses, &self.address);
         });
+    }
+}
+
+impl Drop for HeavySlot {
+    fn drop(&mut self) {
+        self.0.with(|counters| counters.heavy -= 1);
     }
 }
 
@@ -153,22 +311,93 @@ impl Drop for UserSlot {
 mod tests {
     use super::*;
 
+    const LIMITS: Limits = Limits {
+        sessions: 3,
+        sessions_per_address: 2,
+        before_login: 2,
+        login: Duration::from_secs(60),
+    };
+
+    /// Both ends of a connection.
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener.accept().unwrap().0, client)
+    }
+
+    fn session(admission: &Admission, last: u8, stream: &TcpStream) -> Result<Slot, Refused> {
+        let mut slot = admission.admit(IpAddr::from([127, 0, 0, last]), &LIMITS)?;
+        slot.begin(stream, &LIMITS)?;
+        Ok(slot)
+    }
+
     #[test]
     fn limits_hold_in_all_per_address_and_per_user_and_slots_come_back() {
         let admission = Admission::default();
-        let (one, two) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let first = admission.admit(one, 3, 2).unwrap();
-        let _second = admission.admit(one, 3, 2).unwrap();
-        assert_eq!(admission.admit(one, 3, 2).unwrap_err(), Refused::Address(2));
-        let _third = admission.admit(two, 3, 2).unwrap();
-        assert_eq!(admission.admit(two, 3, 2).unwrap_err(), Refused::Full(3));
+        let (stream, _client) = connection();
+        let logged_in = |last| -> Result<Slot, Refused> {
+            let mut slot = session(&admission, last, &stream)?;
+            slot.log_in();
+            Ok(slot)
+        };
+        let first = logged_in(1).unwrap();
+        let _second = logged_in(1).unwrap();
+        assert_eq!(logged_in(1).unwrap_err(), Refused::Address(2));
+        let _third = logged_in(2).unwrap();
+        assert_eq!(logged_in(2).unwrap_err(), Refused::Full(3));
         drop(first);
         assert_eq!(admission.sessions(), 2);
-        assert!(admission.admit(one, 3, 2).is_ok());
+        assert!(logged_in(1).is_ok());
 
         let slot = admission.admit_user(b"anna", 1);
         assert!(slot.is_some() && admission.admit_user(b"anna", 1).is_none());
         drop(slot);
         assert!(admission.admit_user(b"anna", 1).is_some());
+    }
+
+    #[test]
+    fn whoever_has_most_makes_room_first() {
+        let of = |last: &[u8]| {
+            let addresses = last.iter().map(|&last| IpAddr::from([10, 0, 0, last]));
+            most_crowded(addresses.collect::<Vec<_>>().into_iter())
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[1, 2, 3]), Some(0));
+        assert_eq!(of(&[1, 2, 3, 2]), Some(1));
+    }
+
+    #[test]
+    fn so_much_heavy_work_is_done_at_once_and_no_more() {
+        let admission = Admission::default();
+        let first = admission.admit_heavy(2).unwrap();
+        let _second = admission.admit_heavy(2).unwrap();
+        assert!(admission.admit_heavy(2).is_none());
+        drop(first);
+        assert!(admission.admit_heavy(2).is_some());
+    }
+
+    #[test]
+    fn the_oldest_without_a_login_is_cut_off_for_a_new_one_and_who_has_logged_in_never() {
+        use std::io::Read as _;
+        let admission = Admission::default();
+        let pairs: Vec<_> = (0..4).map(|_| connection()).collect();
+        let begin = |index: usize| session(&admission, 10 + index as u8, &pairs[index].0);
+        let mut logged_in = begin(0).unwrap();
+        logged_in.log_in();
+        let oldest = begin(1).unwrap();
+        let second = begin(2).unwrap();
+        let _third = begin(3).unwrap();
+        let mut end = [0];
+        assert_eq!((&pairs[1].1).read(&mut end).unwrap(), 0, "it was cut off");
+        for (_, client) in [&pairs[0], &pairs[2], &pairs[3]] {
+            client.set_nonblocking(true).unwrap();
+            assert!((&*client).read(&mut end).is_err(), "it goes on");
+        }
+        assert_eq!(admission.sessions(), 4, "one of them has not noticed yet");
+        drop(oldest);
+        assert_eq!(admission.sessions(), 3);
+        drop(second);
+        drop(logged_in);
+        assert_eq!(admission.sessions(), 1);
     }
 }

@@ -7,10 +7,15 @@ pub const DESCRIPTORS_PER_SESSION: u64 = 10;
 /// Descriptors the process holds besides.
 pub const DESCRIPTORS_BESIDES: u64 = 32;
 
-/// Raises the soft limit on open files to what `sessions` can need, as far as the hard limit allows; warns where it
-/// does not suffice.
-pub fn raise_open_files(sessions: usize) {
-    let needed = sessions as u64 * DESCRIPTORS_PER_SESSION + DESCRIPTORS_BESIDES;
+/// What so many sessions, and connections that are silent yet, can need.
+pub fn open_files_needed(sessions: usize, silent: usize) -> u64 {
+    sessions as u64 * DESCRIPTORS_PER_SESSION + silent as u64 + DESCRIPTORS_BESIDES
+}
+
+/// Raises the soft limit on open files to what is needed, as far as the hard limit allows; warns where it does not
+/// suffice.
+pub fn raise_open_files(sessions: usize, silent: usize) {
+    let needed = open_files_needed(sessions, silent);
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return;
     };

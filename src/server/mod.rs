@@ -6,6 +6,9 @@
 //! |---|---|
 //! | `acceptor` | the one loop that accepts, admits, hands over and obeys signals |
 //! | `admission` | how many sessions there may be |
+//! | `bans`, `ban_file` | failed logins by address, and who is kept out for them |
+//! | `lobby` | connections whose clients have said nothing yet |
+//! | `seldom` | log lines that strangers can cause |
 //! | `pool` | worker threads |
 //! | `listen` | listening sockets |
 //! | `stop` | the end of the server as every thread sees it |
@@ -19,18 +22,23 @@
 pub mod acceptor;
 pub mod addresses;
 pub mod admission;
+pub mod ban_file;
+pub mod bans;
 pub mod environment;
 pub mod limits;
 pub mod listen;
+pub mod lobby;
 pub mod pool;
 pub mod privileges;
 pub mod programs;
 pub mod ready;
+pub mod seldom;
 pub mod stop;
 pub mod system;
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use admission::{Refused, Slot};
 use stop::Stop;
@@ -41,6 +49,8 @@ pub struct Connection {
     pub stream: TcpStream,
     pub peer: SocketAddr,
     pub local: SocketAddr,
+    /// When it was accepted.
+    pub accepted: Instant,
     /// Which of the listeners it came in by, counted from 0.
     pub listener: usize,
     /// Counts this connection for as long as it lives.
@@ -53,12 +63,23 @@ pub struct Connection {
 pub struct Limits {
     pub sessions: usize,
     pub sessions_per_address: usize,
+    /// Sessions without a login, and connections besides whose clients have said nothing.
+    pub before_login: usize,
+    /// From the connection to the login, in all.
+    pub login: Duration,
 }
 
 /// A protocol served on control connections.
 pub trait FrontEnd: Send + Sync + 'static {
     /// The limits at this moment; a reload may change them.
     fn limits(&self) -> Limits;
+    /// Whether a client at `peer` is answered that came in at `local`. Must not block.
+    ///
+    /// # Errors
+    /// Why not.
+    fn screen(&self, peer: IpAddr, local: IpAddr) -> Result<(), Refused>;
+    /// Makes the socket ready and says the first words, where they are the server's. Must not block.
+    fn greet(&self, stream: &TcpStream, listener: usize);
     /// Serves one connection to its end, on a worker's thread.
     fn serve(&self, connection: Connection);
     /// Says in one short write why the connection is not served. Must not block.

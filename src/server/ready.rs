@@ -68,11 +68,11 @@ pub fn wait<const N: usize>(
     }))
 }
 
-/// Waits for connections or signals on any number of descriptors, without a deadline.
+/// Waits for input on any number of descriptors; after the deadline none has any.
 ///
 /// # Errors
 /// Those of poll(2), but never `EINTR`.
-pub fn wait_for_any(fds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
+pub fn wait_for_any(fds: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Vec<bool>> {
     let mut polled: Vec<pollfd> = fds
         .iter()
         .map(|fd| pollfd {
@@ -82,7 +82,7 @@ pub fn wait_for_any(fds: &[BorrowedFd<'_>]) -> io::Result<Vec<bool>> {
         })
         .collect();
     loop {
-        match poll(&mut polled, -1) {
+        match poll(&mut polled, milliseconds_until(deadline)) {
             Ok(_) => return Ok(polled.iter().map(|polled| polled.revents != 0).collect()),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),

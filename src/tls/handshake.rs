@@ -89,6 +89,23 @@ pub enum HandshakeError {
     Tls(rustls::Error),
 }
 
+impl HandshakeError {
+    /// Whether the client does not speak TLS as it is spoken here. A client that does not believe our certificate, or goes
+    /// away, has done nothing wrong; nor has one whose connection broke.
+    pub fn is_the_clients_fault(&self) -> bool {
+        match self {
+            Self::Closed | Self::Io(_) => false,
+            Self::Tls(error) => !matches!(
+                error,
+                rustls::Error::AlertReceived(_)
+                    | rustls::Error::General(_)
+                    | rustls::Error::FailedToGetCurrentTime
+                    | rustls::Error::FailedToGetRandomBytes
+            ),
+        }
+    }
+}
+
 impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -29,7 +29,7 @@ pub fn hash(session: &mut Session, argument: &[u8]) -> Answer {
         return Err(beyond_end(size));
     }
     let what = format!("HASH {}", printable(argument));
-    let digest = digest_of(session, &what, &file, size, start..end, algorithm);
+    let digest = digest_of(session, &what, &file, size, start..end, algorithm)?;
     answer(session, &what, digest, |digest| {
         let text = hash::reply_text(algorithm.name(), start, end, digest, argument);
         Reply::new(213, text)
@@ -77,7 +77,7 @@ fn by_convention(
         return Err(beyond_end(size));
     }
     let what = format!("{verb} {}", printable(&path));
-    let digest = digest_of(session, &what, &file, size, start..end, algorithm);
+    let digest = digest_of(session, &what, &file, size, start..end, algorithm)?;
     answer(session, &what, digest, |digest| Reply::new(250, digest))
 }
 
@@ -97,10 +97,10 @@ fn digest_of(
     size: u64,
     range: ByteRange<u64>,
     algorithm: Algorithm,
-) -> Result<String, Outcome> {
+) -> Result<Result<String, Outcome>, Refusal> {
     if algorithm == Algorithm::Sha256 && range == (0..size) {
         if let Some(digest) = stored(file) {
-            return Ok(digest);
+            return Ok(Ok(digest));
         }
     }
     let mut digest = String::new();
@@ -118,11 +118,11 @@ fn digest_of(
             Err(Stopped::Unreadable(error)) => Outcome::Source(error),
             Err(Stopped::Shrunk) => Outcome::Shrunk,
         }
-    });
-    match done.outcome {
+    })?;
+    Ok(match done.outcome {
         Outcome::Complete => Ok(digest),
         outcome => Err(outcome),
-    }
+    })
 }
 
 fn answer(

@@ -62,7 +62,7 @@ fn copy_file(session: &mut Session, from: &VirtualPath, to: &VirtualPath) -> Ans
             }
             Err(outcome) => outcome,
         }
-    });
+    })?;
     let (host_path, seconds) = (view.host_path(to), done.duration.as_secs_f64());
     log::info!(
         "{}: {what} to {}: {} bytes {seconds:.3} s {}",

@@ -21,8 +21,8 @@ use crate::storage::{
 };
 use crate::tls::Purpose;
 
-/// Names that one pattern may look at: enough for any directory of photos, not enough to keep a disk busy for long.
-const PATTERN_COST: usize = 1_000_000;
+/// Names that one pattern may stand for: they are held in memory, which the directories of a small host's owner fit into.
+const MATCHES: usize = 100_000;
 
 pub fn list(session: &mut Session, argument: &[u8]) -> Answer {
     let lister = Lister::for_argument(session, argument, Style::Long)?;
@@ -65,6 +65,11 @@ pub fn stat(session: &mut Session, argument: &[u8]) -> Answer {
         }
         session.ended = session.control.flush_if_large().is_err();
     }
+    if lister.is_cut_off {
+        // The reply has begun with its code and must end with it.
+        log::warn!("{}: STAT: {}", session.who(), lister.cut_off_because());
+        return Ok(Reply::new(code, lister.cut_off_because()));
+    }
     Ok(Reply::new(code, "End"))
 }
 
@@ -83,6 +88,9 @@ fn send_lines(session: &mut Session, verb: &str, mut lister: Lister) -> Answer {
     )?;
     if !sent.outcome.is_complete() {
         log::warn!("{}: {what}: {}", session.who(), sent.outcome.describe());
+    }
+    if sent.outcome.is_complete() && lister.is_cut_off {
+        return Err(lister.cut_off());
     }
     conclude(session, sent.outcome, "That was the listing.")
 }
@@ -118,6 +126,10 @@ struct Lister {
     /// The names of directories are shown above their entries.
     headings: bool,
     lines: usize,
+    /// Names of a recursive listing so far, how many there may be, and whether there would have been more.
+    seen: usize,
+    most: usize,
+    is_cut_off: bool,
 }
 
 struct Current {
@@ -162,6 +174,9 @@ impl Lister {
             current: None,
             headings: flags.recursive,
             lines: 0,
+            seen: 0,
+            most: session.config.abuse.names_per_command,
+            is_cut_off: false,
         };
         match lister.view.metadata(&start) {
             Ok(metadata) if metadata.kind == Kind::Directory && !flags.directory => {
@@ -175,7 +190,7 @@ impl Lister {
                 lister.names.push_back((shown(typed), start))
             }
             Err(error) if error.kind == storage::ErrorKind::NotFound && is_pattern(typed) => {
-                lister.names = expand(&lister.view, &here, typed)?;
+                lister.names = expand(&lister.view, &here, typed, lister.most)?;
                 if let [(name, path)] = lister.names.make_contiguous() {
                     // One directory that a pattern names is listed, as a shell's ls would.
                     let (name, path) = (name.clone(), path.clone());
@@ -219,8 +234,13 @@ impl Lister {
         if current.listing.is_at_start() {
             self.directory_head(&current, out);
         }
+        if self.flags.recursive && self.seen >= self.most {
+            self.is_cut_off = true;
+            return Ok(false);
+        }
         match current.listing.next() {
             Some(entry) => {
+                self.seen += 1;
                 let Entry { name, metadata } = entry?;
                 if let Ok(path) = current.path.join_name(&name) {
                     let with_prefix = [current.prefix.as_slice(), &name].concat();
@@ -234,6 +254,15 @@ impl Lister {
             None => self.directories.extend(current.below.into_iter().rev()),
         }
         Ok(true)
+    }
+
+    fn cut_off_because(&self) -> String {
+        format!("The listing was cut off after {} names.", self.most)
+    }
+
+    fn cut_off(&self) -> Refusal {
+        Refusal::new(451, self.cut_off_because())
+            .logged("a listing was cut off (setting: names_per_command)")
     }
 
     /// Goes down into the next directory of LIST -R; one that cannot be read is passed over, as ls does it.
@@ -356,6 +385,7 @@ fn expand(
     view: &View,
     here: &VirtualPath,
     typed: &[u8],
+    most: usize,
 ) -> Result<VecDeque<(Vec<u8>, VirtualPath)>, Refusal> {
     let start = if typed.starts_with(b"/") {
         (b"/".to_vec(), VirtualPath::root())
@@ -372,14 +402,12 @@ fn expand(
         let is_last = index + 1 == components.len();
         let mut next = Vec::new();
         for (shown, directory) in found {
-            let mut add = |name: &[u8], path: VirtualPath| {
-                let slash: &[u8] = if is_last { b"" } else { b"/" };
-                next.push(([shown.as_slice(), name, slash].concat(), path));
-            };
+            let slash: &[u8] = if is_last { b"" } else { b"/" };
+            let shown_as = |name: &[u8]| [shown.as_slice(), name, slash].concat();
             if !is_pattern(component) {
                 if let Ok(path) = directory.join(component) {
                     if view.symlink_metadata(&path).is_ok() {
-                        add(component, path);
+                        next.push((shown_as(component), path));
                     }
                 }
                 continue;
@@ -391,17 +419,12 @@ fn expand(
             };
             for entry in listing {
                 cost += 1;
-                if cost > PATTERN_COST {
-                    return Err(Refusal::new(
-                        550,
-                        "The pattern would have to look at too many names.",
-                    ));
-                }
+                not_too_many(cost, next.len(), most)?;
                 let Entry { name, metadata } = entry?;
                 let can_hold_more = matches!(metadata.kind, Kind::Directory | Kind::Symlink);
                 if (is_last || can_hold_more) && pattern.matches(&name) {
                     if let Ok(path) = directory.join_name(&name) {
-                        add(&name, path);
+                        next.push((shown_as(&name), path));
                     }
                 }
             }
@@ -409,6 +432,20 @@ fn expand(
         found = next;
     }
     Ok(found.into())
+}
+
+/// A pattern may look at so many names, and stand for so many.
+fn not_too_many(looked_at: usize, found: usize, most: usize) -> Result<(), Refusal> {
+    if looked_at > most {
+        let text = format!("The pattern would have to look at more than {most} names.");
+        return Err(Refusal::new(550, text)
+            .logged("a pattern looks at too many names (setting: names_per_command)"));
+    }
+    if found >= MATCHES {
+        let text = format!("The pattern stands for more than {MATCHES} names.");
+        return Err(Refusal::new(550, text));
+    }
+    Ok(())
 }
 
 // ---- RFC 3659

@@ -1,18 +1,16 @@
 //! USER, PASS, ACCT, REIN, QUIT (RFC 959 §4.1.1), HOST (RFC 7151).
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Answer;
 use crate::accounts::Account;
+use crate::ftp::ban_rules;
 use crate::ftp::protocol::host::parse_host;
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::security::AfterReply;
 use crate::ftp::session::{Login, Refusal, Session, Visitor};
 use crate::observe::printable;
+use crate::server::admission::Refused;
 use crate::storage::{View, VirtualPath};
-
-/// How long a wrong password makes the client wait.
-const PENALTY: Duration = Duration::from_secs(1);
 
 /// A name, even of somebody who is not known: who is known shows only after PASS.
 pub fn user(session: &mut Session, name: &[u8]) -> Answer {
@@ -30,6 +28,9 @@ pub fn user(session: &mut Session, name: &[u8]) -> Answer {
     let config = Arc::clone(&session.config);
     let names = &session.security.client_names;
     if let Some(account) = config.accounts.by_certificate(name, names) {
+        if !may_come_from_here(session, account) {
+            return wrong(session, name);
+        }
         enter(session, name.to_vec(), account)?;
         return Ok(Reply::new(232, "Logged in by your certificate."));
     }
@@ -55,10 +56,22 @@ pub fn pass(session: &mut Session, password: &[u8]) -> Answer {
         }
     };
     let config = Arc::clone(&session.config);
+    // By what others of its address did meanwhile.
+    let banned = session
+        .shared
+        .bans
+        .remaining(session.peer.ip(), ban_rules(&config));
+    if let Some(left) = banned {
+        session.ended = true;
+        return Err(Refusal::new(421, Refused::Banned(left).to_string()));
+    }
     let certificate = &session.security.client_names;
     let Some(account) = config.accounts.authenticate(&name, password, certificate) else {
         return wrong(session, &name);
     };
+    if !may_come_from_here(session, account) {
+        return wrong(session, &name);
+    }
     enter(session, name, account)?;
     Ok(Reply::new(230, "Logged in."))
 }
@@ -99,6 +112,7 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
         session.control.stream().describe(),
         printable(account.view.root.as_os_str().as_encoded_bytes())
     );
+    session.slot.log_in();
     session.row.set_user(account.name.as_bytes());
     session.control.set_patience(config.timeouts.stalled);
     session.login = Login::LoggedIn(Box::new(Visitor {
@@ -112,6 +126,19 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
     Ok(())
 }
 
+/// Who comes from elsewhere is told what a wrong password is told: it may be guessed, but not tried out there.
+fn may_come_from_here(session: &Session, account: &Account) -> bool {
+    let refusal = account.reach.refusal(session.peer.ip(), session.local.ip());
+    if let Some(setting) = refusal {
+        log::warn!(
+            "{}: {} may not log in from there (setting: {setting} of the user)",
+            session.peer,
+            account.name
+        );
+    }
+    refusal.is_none()
+}
+
 /// The same words and the same wait whether the name or the password was wrong.
 fn wrong(session: &mut Session, name: &[u8]) -> Answer {
     session.failures += 1;
@@ -122,8 +149,9 @@ fn wrong(session: &mut Session, name: &[u8]) -> Answer {
         printable(name),
         session.failures
     );
-    session.pause(PENALTY);
-    if session.failures >= attempts {
+    let failed = session.count_failure();
+    session.pause(failed.delay);
+    if session.failures >= attempts || failed.banned {
         session.ended = true;
         return Err(Refusal::new(
             421,

@@ -9,6 +9,7 @@ use super::Answer;
 use super::interrupts::Interrupts;
 use super::uploaded;
 use crate::ftp::data::open::{DataPort, OpenError, open};
+use crate::ftp::data::rate::Pace;
 use crate::ftp::data::watch::Watch;
 use crate::ftp::data::{Outcome, receive, secure, send};
 use crate::ftp::protocol::numbers::{parse_allo, parse_decimal};
@@ -51,10 +52,21 @@ pub fn transfer(
         session.ended = true;
     }
     session.row.set_doing(what.as_bytes());
+    let throttle = session.throttle(purpose);
+    let (least, slow) = (session.config.abuse.min_rate, session.config.abuse.slow);
+    let (admission, most) = (session.shared.admission.clone(), session.config.sessions);
+    let is_busy = || admission.sessions() * 2 > most;
     let started = Instant::now();
     let mut interrupts = Interrupts::new(&mut session.control, what, may_hang_up);
     let begun = interrupts.begin().into_result();
-    let mut watch = Watch::new(&mut interrupts, &session.stop, timeouts.stalled);
+    let pace = Pace::new(least, slow, &is_busy);
+    let mut watch = Watch::new(
+        &mut interrupts,
+        &session.stop,
+        timeouts.stalled,
+        throttle,
+        pace,
+    );
     let opened = begun
         .map_err(OpenError::Interrupted)
         .and_then(|()| open(port, from, timeouts.data_connect, &mut watch))
@@ -118,6 +130,10 @@ pub fn conclude(session: &mut Session, outcome: Outcome, done: impl AsRef<[u8]>)
         Outcome::Stalled => Err(Refusal::new(
             426,
             "Nothing moved for too long; transfer ended.",
+        )),
+        Outcome::TooSlow => Err(Refusal::new(
+            426,
+            "Too slow while others wait; transfer ended.",
         )),
         Outcome::ControlLost => {
             session.ended = true;

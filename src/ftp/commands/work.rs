@@ -5,16 +5,21 @@ use std::time::Instant;
 use super::interrupts::Interrupts;
 use super::transfer::Transferred;
 use crate::ftp::data::Outcome;
+use crate::ftp::data::rate::{Pace, Throttle};
 use crate::ftp::data::watch::Watch;
-use crate::ftp::session::Session;
+use crate::ftp::session::{Refusal, Session};
 
 /// Lets `work` run, which glances at the watch between its steps and tells it of its bytes, for STAT. `what` is its
 /// name, for STAT and SITE WHO.
+///
+/// # Errors
+/// 450 while the server does as much such work as it may.
 pub fn watched(
     session: &mut Session,
     what: &str,
     work: &mut dyn FnMut(&mut Watch<'_>) -> Outcome,
-) -> Transferred {
+) -> Result<Transferred, Refusal> {
+    let _slot = session.heavy_work()?;
     // Replies to what came before must not wait for the end.
     if session.control.flush().is_err() {
         session.ended = true;
@@ -24,17 +29,24 @@ pub fn watched(
     let mut interrupts = Interrupts::new(&mut session.control, what, false);
     let begun = interrupts.begin().into_result();
     let patience = session.config.timeouts.stalled;
-    let mut watch = Watch::new(&mut interrupts, &session.stop, patience);
+    let nobody_waits = || false;
+    let mut watch = Watch::new(
+        &mut interrupts,
+        &session.stop,
+        patience,
+        Throttle::default(),
+        Pace::new(0, patience, &nobody_waits),
+    );
     let outcome = match begun {
         Ok(()) => work(&mut watch),
         Err(outcome) => outcome,
     };
     let bytes = watch.bytes();
     session.row.set_doing(b"");
-    Transferred {
+    Ok(Transferred {
         outcome,
         bytes,
         duration: started.elapsed(),
         sha256: None,
-    }
+    })
 }

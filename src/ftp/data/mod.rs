@@ -6,6 +6,7 @@
 mod buffers;
 pub mod kernel_tls;
 pub mod open;
+pub mod rate;
 pub mod receive;
 pub mod secure;
 pub mod send;
@@ -27,6 +28,8 @@ pub enum Outcome {
     Reset(io::Error),
     /// Nothing moved for the time of the setting `timeouts.stalled`.
     Stalled,
+    /// Less moved than the setting `min_rate` asks for, while others needed the place.
+    TooSlow,
     /// The control connection is gone, so nobody is left who could be told.
     ControlLost,
     /// The server ends.
@@ -51,6 +54,7 @@ impl Outcome {
             Self::Aborted => "aborted by the client".into(),
             Self::Reset(error) => format!("data connection broken: {error}"),
             Self::Stalled => "stalled".into(),
+            Self::TooSlow => "too slow (setting: min_rate)".into(),
             Self::ControlLost => "control connection lost".into(),
             Self::ShutDown => "ended by the shutdown".into(),
             Self::Storage(error) => format!("storage: {error}"),

@@ -16,6 +16,7 @@ use super::watch::Watch;
 use crate::config::PortRange;
 use crate::server::addresses::canonical;
 use crate::server::ready::Want;
+use crate::server::seldom::Seldom;
 use crate::tls::HandshakeError;
 
 /// The port active data connections come from (RFC 959 §3.2: the one before the control port).
@@ -44,8 +45,8 @@ pub struct PassivePort {
     port: u16,
     peer: IpAddr,
     deadline: Instant,
-    /// Others have tried to connect.
-    strangers: u32,
+    /// What the log says of others who have tried to connect.
+    strangers: Seldom,
 }
 
 impl PassivePort {
@@ -73,7 +74,7 @@ impl PassivePort {
                         port,
                         peer,
                         deadline: Instant::now() + wait,
-                        strangers: 0,
+                        strangers: Seldom::default(),
                     });
                 }
                 // A port of a range that is not ours to bind is as good as taken.
@@ -115,12 +116,12 @@ impl PassivePort {
                         stream.set_nonblocking(true)?;
                         return Ok(Some(stream));
                     }
-                    self.strangers += 1;
-                    log::warn!(
-                        "data port {}: a connection from {address} was closed: the control connection is from {}",
-                        self.port,
-                        self.peer
-                    );
+                    self.strangers.warn(|| {
+                        format!(
+                            "data port {}: a connection from {address} was closed: the control connection is from {}",
+                            self.port, self.peer
+                        )
+                    });
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return Ok(None),
@@ -231,7 +232,8 @@ pub fn open(
                     return Ok(stream);
                 }
                 let came = watch.wait_until(passive.listener.as_fd(), Want::Input, deadline);
-                if !came.map_err(OpenError::Interrupted)? {
+                // Strangers come in time for ever.
+                if !came.map_err(OpenError::Interrupted)? || Instant::now() >= deadline {
                     passive.log_in_vain(wait);
                     return Err(OpenError::TimedOut);
                 }

@@ -94,7 +94,8 @@ pub fn into_upload(
 /// ours before it reads the reply.
 fn read(stream: &mut Stream, buffer: &mut [u8], watch: &mut Watch<'_>) -> Result<usize, Outcome> {
     loop {
-        match stream.read(buffer) {
+        let slice = watch.slice(buffer.len());
+        match stream.read(&mut buffer[..slice]) {
             Ok(length) => {
                 watch.add(length);
                 if length > 0 {
@@ -155,7 +156,7 @@ impl Pipe {
                 None,
                 &self.input,
                 None,
-                self.capacity,
+                watch.slice(self.capacity),
                 flags,
             ) {
                 Ok(0) => return Ok(Carried::All),

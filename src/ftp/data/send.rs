@@ -68,7 +68,8 @@ fn send_range(
     let end = i64::try_from(end).map_err(|_| Outcome::Shrunk)?;
     while position < end {
         let left = (end - position).unsigned_abs().min(CHUNK);
-        match sendfile64(stream.socket(), file, Some(&mut position), left as usize) {
+        let left = watch.slice(left as usize);
+        match sendfile64(stream.socket(), file, Some(&mut position), left) {
             Ok(0) => return Err(Outcome::Shrunk),
             Ok(sent) => {
                 watch.add(sent);
@@ -183,11 +184,13 @@ pub fn produced(
 fn all(stream: &mut Stream, bytes: &[u8], watch: &mut Watch<'_>) -> Result<(), Outcome> {
     let mut sent = 0;
     while sent < bytes.len() {
-        match stream.write(&bytes[sent..]) {
+        let slice = watch.slice(bytes.len() - sent);
+        match stream.write(&bytes[sent..sent + slice]) {
             Ok(0) => return Err(Outcome::Reset(ErrorKind::WriteZero.into())),
             Ok(length) => {
                 sent += length;
                 watch.add(length);
+                watch.keep_to_rate()?;
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 watch.wait(stream.fd(), Want::Output)?

@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::Outcome;
+use super::rate::{Pace, Throttle};
 use crate::server::ready::{Ready, Want, wait};
 use crate::server::stop::Stop;
 
@@ -47,15 +48,25 @@ pub struct Watch<'a> {
     /// The longest time without a byte moved.
     patience: Duration,
     bytes: u64,
+    throttle: Throttle,
+    pace: Pace<'a>,
 }
 
 impl<'a> Watch<'a> {
-    pub fn new(supervisor: &'a mut dyn Supervisor, stop: &'a Stop, patience: Duration) -> Self {
+    pub fn new(
+        supervisor: &'a mut dyn Supervisor,
+        stop: &'a Stop,
+        patience: Duration,
+        throttle: Throttle,
+        pace: Pace<'a>,
+    ) -> Self {
         Self {
             supervisor,
             stop,
             patience,
             bytes: 0,
+            throttle,
+            pace,
         }
     }
 
@@ -66,6 +77,24 @@ impl<'a> Watch<'a> {
 
     pub fn add(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+        self.throttle.add(bytes as u64);
+        self.pace.add(bytes as u64);
+    }
+
+    /// How much of `wanted` bytes to move before the next look.
+    pub fn slice(&self, wanted: usize) -> usize {
+        self.throttle.slice(wanted)
+    }
+
+    /// Waits until more may flow by the limits, answering the control connection meanwhile.
+    ///
+    /// # Errors
+    /// What ended the transfer instead.
+    pub fn keep_to_rate(&mut self) -> Result<(), Outcome> {
+        while let Some(until) = self.throttle.until() {
+            self.poll(None, Some(until))?;
+        }
+        Ok(())
     }
 
     /// Waits until the data connection is ready, answering the control connection meanwhile.
@@ -73,9 +102,17 @@ impl<'a> Watch<'a> {
     /// # Errors
     /// What ended the transfer instead.
     pub fn wait(&mut self, data: BorrowedFd<'_>, want: Want) -> Result<(), Outcome> {
+        self.keep_to_rate()?;
         let deadline = Instant::now() + self.patience;
         loop {
-            if self.poll(Some((data, want)), Some(deadline))? {
+            let begun = Instant::now();
+            let look = self.pace.left().map(|left| begun + left);
+            let until = look.map_or(deadline, |look| look.min(deadline));
+            let is_ready = self.poll(Some((data, want)), Some(until))?;
+            if self.pace.is_too_slow(begun.elapsed()) {
+                return Err(Outcome::TooSlow);
+            }
+            if is_ready {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -104,12 +141,13 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Looks at the control connection and the shutdown without waiting: for loops that never have to wait for the
-    /// data connection because its peer is fast.
+    /// Looks at the control connection and the shutdown without waiting for anything but the limits: for loops that never
+    /// have to wait for the data connection because its peer is fast.
     ///
     /// # Errors
     /// What ended the transfer.
     pub fn glance(&mut self) -> Result<(), Outcome> {
+        self.keep_to_rate()?;
         self.poll(None, Some(Instant::now())).map(|_| ())
     }
 

@@ -1,0 +1,295 @@
+//! Failed logins by address, and who is kept out for them. Tables of a fixed size: however many attackers there are, the
+//! least dangerous are forgotten first.
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::addresses::source;
+use super::ban_file::BanFile;
+
+/// Addresses whose failures are counted, and addresses banned.
+const MOST: usize = 2048;
+
+/// How long the first failed login makes the client wait; each further one of the address twice as long.
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+const LONGEST_DELAY: Duration = Duration::from_secs(8);
+
+/// When somebody is banned.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Failed logins; 0: nobody is banned.
+    pub after: u32,
+    /// How long, and how long failures are remembered.
+    pub time: Duration,
+    /// The host itself as well.
+    pub loopback: bool,
+}
+
+/// What a failed login has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// How long the client is to wait.
+    pub delay: Duration,
+    /// It was one too many.
+    pub banned: bool,
+}
+
+/// Banned addresses with the end of the ban, in seconds since 1970.
+pub type Banned = BTreeMap<IpAddr, u64>;
+
+/// The failures and bans of one server.
+#[derive(Debug, Default)]
+pub struct Bans {
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    failures: HashMap<IpAddr, Failures>,
+    banned: Banned,
+    file: Option<BanFile>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failures {
+    count: u32,
+    last: Instant,
+}
+
+impl Bans {
+    /// With the bans that the file holds, which is made where there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be opened for reading and writing.
+    pub fn open(file: Option<&Path>) -> io::Result<Self> {
+        let mut tables = Tables::default();
+        if let Some(path) = file {
+            tables.file = Some(BanFile::open(path)?);
+            tables.look_at_file();
+        }
+        Ok(Self {
+            tables: Mutex::new(tables),
+        })
+    }
+
+    /// How long the address is still banned; None: it is not. Changes to the file are taken up.
+    pub fn remaining(&self, address: IpAddr, rules: Rules) -> Option<Duration> {
+        if address.is_loopback() && !rules.loopback {
+            return None;
+        }
+        self.with(|tables| {
+            tables.look_at_file();
+            let until = *tables.banned.get(&source(address))?;
+            let left = until.saturating_sub(now());
+            (left > 0).then(|| Duration::from_secs(left))
+        })
+    }
+
+    /// Counts a failed login.
+    pub fn failed(&self, address: IpAddr, rules: Rules) -> Failed {
+        if address.is_loopback() && !rules.loopback {
+            return Failed {
+                delay: FIRST_DELAY,
+                banned: false,
+            };
+        }
+        let source = source(address);
+        self.with(|tables| {
+            let count = tables.count(source, rules.time);
+            let banned = rules.after > 0 && count >= rules.after;
+            if banned {
+                tables.failures.remove(&source);
+                tables.ban(source, now().saturating_add(rules.time.as_secs()));
+            }
+            // Doubling beyond 31 times is far beyond the longest.
+            let doubled = FIRST_DELAY.saturating_mul(1 << (count - 1).min(31));
+            Failed {
+                delay: doubled.min(LONGEST_DELAY),
+                banned,
+            }
+        })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Tables) -> T) -> T {
+        work(&mut self.tables.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Tables {
+    /// One failure more; how many there are. They are forgotten when none came for `time`.
+    fn count(&mut self, source: IpAddr, time: Duration) -> u32 {
+        let last = Instant::now();
+        if !self.failures.contains_key(&source) && self.failures.len() >= MOST {
+            self.forget_least_dangerous(time);
+        }
+        let failures = self
+            .failures
+            .entry(source)
+            .or_insert(Failures { count: 0, last });
+        if last.duration_since(failures.last) > time {
+            failures.count = 0;
+        }
+        failures.count = failures.count.saturating_add(1);
+        failures.last = last;
+        failures.count
+    }
+
+    /// Everybody whose time is over; where that is nobody, who has failed least, and of them the longest ago.
+    fn forget_least_dangerous(&mut self, time: Duration) {
+        let now = Instant::now();
+        self.failures
+            .retain(|_, failures| now.duration_since(failures.last) <= time);
+        if self.failures.len() < MOST {
+            return;
+        }
+        let least = self
+            .failures
+            .iter()
+            .min_by_key(|(_, failures)| (failures.count, failures.last))
+            .map(|(source, _)| *source);
+        if let Some(least) = least {
+            self.failures.remove(&least);
+        }
+    }
+
+    fn ban(&mut self, source: IpAddr, until: u64) {
+        if let Some(file) = &mut self.file {
+            let changed = file.change(|banned| {
+                banned.insert(source, until);
+                tidy(banned);
+            });
+            match changed {
+                Ok(banned) => {
+                    self.banned = banned;
+                    return;
+                }
+                Err(error) => log::error!(
+                    "cannot keep a ban in {}: {error} (setting: ban_file)",
+                    file.path().display()
+                ),
+            }
+        }
+        self.banned.insert(source, until);
+        tidy(&mut self.banned);
+    }
+
+    fn look_at_file(&mut self) {
+        if let Some(file) = &mut self.file {
+            match file.read_if_changed() {
+                Ok(None) => {}
+                Ok(Some(mut banned)) => {
+                    tidy(&mut banned);
+                    self.banned = banned;
+                }
+                Err(error) => log::error!(
+                    "cannot read {}: {error} (setting: ban_file)",
+                    file.path().display()
+                ),
+            }
+        }
+    }
+}
+
+/// Without the bans that are over, and where there are too many, without those that end soonest.
+pub fn tidy(banned: &mut Banned) {
+    let now = now();
+    banned.retain(|_, until| *until > now);
+    while banned.len() > MOST {
+        let soonest = banned.iter().min_by_key(|(_, until)| **until);
+        let Some(source) = soonest.map(|(source, _)| *source) else {
+            return;
+        };
+        banned.remove(&source);
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules {
+        after: 3,
+        time: Duration::from_secs(900),
+        loopback: false,
+    };
+
+    fn numbered(n: u32) -> IpAddr {
+        IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n))
+    }
+
+    #[test]
+    fn the_delay_grows_and_then_there_is_a_ban_for_the_whole_link() {
+        let bans = Bans::default();
+        let address = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
+        let delays: Vec<Failed> = (1..4).map(|n| bans.failed(address(n), RULES)).collect();
+        let seconds: Vec<u64> = delays.iter().map(|failed| failed.delay.as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4]);
+        let banned: Vec<bool> = delays.iter().map(|failed| failed.banned).collect();
+        assert_eq!(banned, [false, false, true]);
+        assert!(bans.remaining(address(99), RULES).unwrap() > Duration::from_secs(800));
+        let other = IpAddr::from([0x2001, 0xdb8, 0, 2, 0, 0, 0, 1]);
+        assert_eq!(bans.remaining(other, RULES), None);
+    }
+
+    #[test]
+    fn the_host_itself_is_exempt_unless_it_is_not_to_be() {
+        let bans = Bans::default();
+        let host = IpAddr::from([127, 0, 0, 1]);
+        for _ in 0..10 {
+            assert!(!bans.failed(host, RULES).banned);
+        }
+        let all = Rules {
+            loopback: true,
+            ..RULES
+        };
+        for _ in 0..3 {
+            bans.failed(host, all);
+        }
+        assert!(bans.remaining(host, all).is_some());
+        assert!(bans.remaining(host, RULES).is_none());
+        let never = Rules { after: 0, ..all };
+        let other = IpAddr::from([127, 0, 0, 2]);
+        assert!((0..100).all(|_| !bans.failed(other, never).banned));
+    }
+
+    #[test]
+    fn thousands_of_attackers_take_no_more_memory_than_the_table_has_and_the_dangerous_stay() {
+        let bans = Bans::default();
+        let dangerous = numbered(0);
+        bans.failed(dangerous, RULES);
+        bans.failed(dangerous, RULES);
+        for n in 1..4_000 {
+            bans.failed(numbered(n), RULES);
+        }
+        bans.with(|tables| assert_eq!(tables.failures.len(), MOST));
+        assert!(bans.failed(dangerous, RULES).banned);
+        let each = Rules { after: 1, ..RULES };
+        for n in 1..3_000 {
+            bans.failed(numbered(n), each);
+        }
+        bans.with(|tables| assert!(tables.banned.len() <= MOST && tables.failures.len() <= MOST));
+    }
+
+    #[test]
+    fn failures_are_forgotten_after_a_while() {
+        let bans = Bans::default();
+        let short = Rules {
+            time: Duration::ZERO,
+            ..RULES
+        };
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(2));
+            assert!(!bans.failed(numbered(1), short).banned);
+        }
+    }
+}
