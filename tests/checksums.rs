@@ -604,7 +604,7 @@ fn only_so_much_heavy_work_is_done_at_once() {
         .with_flag_user()
         .start();
     let (mut first, mut second) = (server.client(), server.client());
-    begin_endless(&server, &mut first, "HASH endless");
+    begin_endless(&server, &mut first, "HASH");
     server.write("file", "abc");
     second.expect("HASH file", 450).says("try again");
     second.expect("XMD5 file", 450);
