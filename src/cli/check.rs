@@ -9,7 +9,7 @@ use crate::config::{Config, TlsMode};
 use crate::observe::printable;
 use crate::server::limits::{DESCRIPTORS_BESIDES, DESCRIPTORS_PER_SESSION};
 use crate::server::privileges::{self, Identity};
-use crate::server::{environment, listen};
+use crate::server::{environment, listen, sandbox};
 use crate::storage::{Partials, Permission, Permissions, count_partials};
 use crate::tls::{Settings, Tls};
 
@@ -30,6 +30,7 @@ pub fn run(arguments: &CheckArguments) -> Outcome {
     let config = Config::load(&arguments.config).map_err(|error| error.to_string())?;
     print_settings(&config);
     print_tls(&config);
+    print_sandbox(&config);
     for account in config.accounts.iter().chain(config.accounts.anonymous()) {
         print_account(account);
     }
@@ -83,6 +84,14 @@ fn print_settings(config: &Config) {
     println!(
         "time-outs: idle {idle} s, login {login} s, data connection {data} s, stalled {stalled} s, shutdown {grace} s"
     );
+}
+
+fn print_sandbox(config: &Config) {
+    if config.sandbox {
+        println!("sandbox: {}", sandbox::available());
+    } else {
+        println!("sandbox: off");
+    }
 }
 
 fn print_unfinished(config: &Config) {

@@ -2,10 +2,12 @@
 //! path or address, and what to do.
 pub mod cert;
 pub mod check;
+mod confinement;
 mod keeper;
 pub mod quota;
 pub mod serve;
 pub mod user;
+mod users;
 
 use argh::FromArgs;
 

@@ -18,6 +18,7 @@ use crate::observe::sessions::Row;
 use crate::observe::{printable, transfer_log};
 use crate::server::Connection;
 use crate::server::admission::{Slot, UserSlot};
+use crate::server::identity::Acting;
 use crate::server::ready::{Ready, Want, wait};
 use crate::server::stop::Stop;
 use crate::storage::{self, View, VirtualPath};
@@ -44,6 +45,8 @@ pub struct Visitor {
     pub directory: VirtualPath,
     /// Counts this session among the user's for as long as the login lasts.
     pub slot: UserSlot,
+    /// Files are touched as the account's own user of the system until this goes.
+    pub acting: Option<Acting>,
 }
 
 /// The representation type (RFC 959 §3.1.1).
@@ -366,12 +369,17 @@ impl Session {
         }
     }
 
+    /// Until when the login must have happened.
+    pub fn login_deadline(&self) -> Instant {
+        self.started + self.config.timeouts.login
+    }
+
     fn deadline(&self, idle_until: Instant) -> (Instant, &'static str) {
         match self.login {
             Login::LoggedIn(_) => (idle_until, "Nothing was sent for too long; closing."),
             // One deadline for the whole login, not one a line.
             _ => (
-                (self.started + self.config.timeouts.login).min(idle_until),
+                self.login_deadline().min(idle_until),
                 "Not logged in in time; closing.",
             ),
         }

@@ -12,6 +12,8 @@
 //! | `ready` | poll(2) with a deadline |
 //! | `system` | system calls without a safe wrapper |
 //! | `privileges` | giving up root |
+//! | `identity` | threads that act as a user of the system |
+//! | `sandbox` | what the process denies itself |
 //! | `addresses` | the host's own addresses, and whose others are |
 //! | `limits` | open files |
 //! | `environment` | what can be looked at before serving |
@@ -19,11 +21,13 @@ pub mod acceptor;
 pub mod addresses;
 pub mod admission;
 pub mod environment;
+pub mod identity;
 pub mod limits;
 pub mod listen;
 pub mod pool;
 pub mod privileges;
 pub mod ready;
+pub mod sandbox;
 pub mod stop;
 pub mod system;
 

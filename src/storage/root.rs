@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::unistd::{AccessFlags, faccessat};
 
 /// Symbolic links in one path, as many as the kernel follows.
 const MOST_LINKS: usize = 40;
@@ -79,6 +80,14 @@ impl Root {
             host_path: path.to_owned(),
             resolver,
         })
+    }
+
+    /// Whether it may be read by the rights that it shows, and yet it cannot: the server has confined itself to others.
+    pub fn is_confined(&self) -> bool {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let opened = openat(&self.fd, ".", flags, Mode::empty());
+        let may = || faccessat(&self.fd, ".", AccessFlags::R_OK, AtFlags::AT_EACCESS).is_ok();
+        matches!(opened, Err(Errno::EACCES)) && may()
     }
 
     /// The same directory, for who outlives this one.

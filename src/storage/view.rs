@@ -85,6 +85,10 @@ impl Folder {
             return Ok(root);
         }
         let root = Root::open(&self.spec.root)?;
+        if root.is_confined() {
+            // Facts could still be had of what the sandbox keeps closed.
+            return Err(Errno::EACCES);
+        }
         Ok(self.opened.get_or_init(|| root))
     }
 }
@@ -121,6 +125,9 @@ impl View {
     /// When the root cannot be opened. A folder that cannot is found out about when it is entered.
     pub fn open(spec: &ViewSpec) -> Result<Self, Error> {
         let root = Root::open(&spec.root).map_err(|errno| Error::from_errno(errno, b"/"))?;
+        if root.is_confined() {
+            return Err(Error::new(ErrorKind::Confined, b"/"));
+        }
         let folders = spec
             .folders
             .iter()

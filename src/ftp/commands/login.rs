@@ -3,13 +3,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Answer;
-use crate::accounts::Account;
+use crate::accounts::{Account, Busy, SystemUser};
 use crate::ftp::protocol::host::parse_host;
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::security::AfterReply;
 use crate::ftp::session::{Login, Refusal, Session, Visitor};
 use crate::observe::printable;
-use crate::storage::{View, VirtualPath};
+use crate::server::identity::{self, Acting};
+use crate::storage::{ErrorKind, View, VirtualPath};
 
 /// How long a wrong password makes the client wait.
 const PENALTY: Duration = Duration::from_secs(1);
@@ -56,8 +57,20 @@ pub fn pass(session: &mut Session, password: &[u8]) -> Answer {
     };
     let config = Arc::clone(&session.config);
     let certificate = &session.security.client_names;
-    let Some(account) = config.accounts.authenticate(&name, password, certificate) else {
-        return wrong(session, &name);
+    let deadline = session.login_deadline();
+    let found = config
+        .accounts
+        .authenticate(&name, password, certificate, deadline);
+    let account = match found {
+        Ok(Some(account)) => account,
+        Ok(None) => return wrong(session, &name),
+        Err(Busy) => {
+            session.ended = true;
+            return Err(
+                Refusal::new(421, "Too many logins at this moment; try again later.")
+                    .logged("too many passwords were to be checked (setting: timeouts.login)"),
+            );
+        }
     };
     enter(session, name, account)?;
     Ok(Reply::new(230, "Logged in."))
@@ -85,8 +98,20 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
             printable(&name)
         )));
     };
+    let anonymous = config.accounts.is_anonymous(&name);
+    let acting = session
+        .shared
+        .identities
+        .then(|| act_as(account, anonymous))
+        .transpose()?;
     let view = View::open(&account.view).map_err(|error| {
-        Refusal::new(530, "Your files are not available at the moment.").logged(format!(
+        let why = match error.kind {
+            ErrorKind::Confined => {
+                "Your files are out of the server's reach until it is restarted."
+            }
+            _ => "Your files are not available at the moment.",
+        };
+        Refusal::new(530, why).logged(format!(
             "the root {} of {} cannot be opened: {error} (setting: root)",
             account.view.root.display(),
             printable(&name)
@@ -102,14 +127,28 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
     session.row.set_user(account.name.as_bytes());
     session.control.set_patience(config.timeouts.stalled);
     session.login = Login::LoggedIn(Box::new(Visitor {
-        anonymous: config.accounts.is_anonymous(&name),
+        anonymous,
         name,
         account: account.clone(),
         view: Arc::new(view),
         directory: VirtualPath::root(),
         slot,
+        acting,
     }));
     Ok(())
+}
+
+/// Has this thread touch files as the user of the system that the account stands for.
+fn act_as(account: &Account, anonymous: bool) -> Result<Acting, Refusal> {
+    let refused =
+        |why: String| Refusal::new(530, "Your files are not available at the moment.").logged(why);
+    let user = SystemUser::of(account, anonymous).map_err(refused)?;
+    identity::act_as(user.uid, user.gid, &user.groups).map_err(|errno| {
+        refused(format!(
+            "cannot act as the system user {} for {}: {} (setting: run_as)",
+            user.uid, account.name, errno
+        ))
+    })
 }
 
 /// The same words and the same wait whether the name or the password was wrong.
