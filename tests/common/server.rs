@@ -34,6 +34,7 @@ pub struct Builder {
     arguments: Vec<String>,
     configuration: Option<String>,
     flag_user: bool,
+    environment: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -51,6 +52,7 @@ impl Builder {
             arguments: Vec::new(),
             configuration: None,
             flag_user: false,
+            environment: Vec::new(),
         }
     }
 
@@ -76,6 +78,12 @@ impl Builder {
     /// With a configuration: takes the usual user and directory from the command line all the same.
     pub fn with_flag_user(mut self) -> Self {
         self.flag_user = true;
+        self
+    }
+
+    /// Sets a variable of the server's environment.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -128,6 +136,7 @@ impl Builder {
             .env("XDG_CONFIG_HOME", self.home.path())
             // A system call that the sandbox does not know ends the server, and the test.
             .env("THRIFTPD_SECCOMP", "kill")
+            .envs(self.environment.iter().cloned())
             .env_remove("RUST_LOG")
             .env_remove("JOURNAL_STREAM")
             .current_dir(self.home.path())
