@@ -95,9 +95,10 @@ fn parent(file: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Where a disk comes and goes, the new one is found only by a rule for the directory that it is mounted in.
+/// Where a disk comes and goes, or is not there yet, it is found only by a rule for the directory that it is mounted in.
 fn above(root: &Path, rules: &Rules) -> Option<PathBuf> {
-    let above = root.parent().filter(|_| rules.require_mount)?;
+    let comes_and_goes = rules.require_mount || !root.exists();
+    let above = root.parent().filter(|_| comes_and_goes)?;
     (above != Path::new("/")).then(|| above.to_owned())
 }
 

@@ -87,6 +87,10 @@ impl Folder {
         let root = Root::open(&self.spec.root)?;
         if root.is_confined() {
             // Facts could still be had of what the sandbox keeps closed.
+            log::warn!(
+                "{}: outside of the server's sandbox, which must be restarted (setting: sandbox)",
+                self.spec.root.display()
+            );
             return Err(Errno::EACCES);
         }
         Ok(self.opened.get_or_init(|| root))

@@ -1,8 +1,11 @@
 //! seccomp: the system calls that serving needs, and of some of them only the uses that it needs.
 //!
-//! Found by watching the whole test-suite, and by what musl calls instead. Two filters are laid over each other: the list,
-//! and one that answers clone3(2) with `ENOSYS`, for its flags lie in memory where no filter sees them; C libraries then
-//! use clone(2), which may only make threads.
+//! Found by watching the whole test-suite, and by what musl calls instead. Three filters are laid over each other:
+//!
+//! - the list; what is not on it is trapped, and the handler of the signal logs it and has it fail with `EPERM`;
+//! - clone3(2) fails with `ENOSYS`, for its flags lie in memory where no filter sees them: C libraries then use clone(2);
+//! - new processes and programs fail with `EPERM` without a signal, for C libraries block all signals around them, and a
+//!   blocked trap ends the process.
 use std::collections::BTreeMap;
 
 use nix::libc;
@@ -111,8 +114,11 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_nanosleep,
     libc::SYS_gettimeofday,
     libc::SYS_getrandom,
-    // Answered by the other filter.
+    // Answered by the other filters.
+    libc::SYS_clone,
     libc::SYS_clone3,
+    libc::SYS_execve,
+    libc::SYS_execveat,
     // Who we are, and where.
     libc::SYS_getuid,
     libc::SYS_geteuid,
@@ -153,12 +159,6 @@ const OWN: &[libc::c_long] = &[
 const OWN: &[libc::c_long] = &[libc::SYS_renameat, libc::SYS_accept];
 #[cfg(target_arch = "riscv64")]
 const OWN: &[libc::c_long] = &[libc::SYS_accept, 258 /* riscv_hwprobe(2) */];
-#[cfg(not(any(
-    target_arch = "x86_64",
-    target_arch = "aarch64",
-    target_arch = "riscv64"
-)))]
-const OWN: &[libc::c_long] = &[];
 
 pub fn available() -> Result<String, String> {
     let known = TargetArch::try_from(std::env::consts::ARCH).is_ok();
@@ -179,7 +179,8 @@ pub fn enter(plan: &Plan, violation: Violation) -> Result<String, String> {
     if violation == Violation::Refuse {
         system::answer_refused_calls().map_err(|errno| failed(&errno))?;
     }
-    for filter in [no_clone3, list] {
+    let no_process = no_process(violation, arch).map_err(|error| failed(&error))?;
+    for filter in [no_clone3, no_process, list] {
         seccompiler::apply_filter(&filter).map_err(|error| failed(&error))?;
     }
     Ok(LAYER.into())
@@ -189,6 +190,21 @@ fn no_clone3(arch: TargetArch) -> Result<BpfProgram, BackendError> {
     let rules = [(libc::SYS_clone3, Vec::new())].into_iter().collect();
     let enosys = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     SeccompFilter::new(rules, SeccompAction::Allow, enosys, arch)?.try_into()
+}
+
+/// Threads only, and never another program.
+fn no_process(violation: Violation, arch: TargetArch) -> Result<BpfProgram, BackendError> {
+    let no_thread = one_of([unset(0, libc::CLONE_THREAD as u64)])?;
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    rules.insert(number(libc::SYS_clone), no_thread);
+    for program in [libc::SYS_execve, libc::SYS_execveat] {
+        rules.insert(number(program), Vec::new());
+    }
+    let answer = match violation {
+        Violation::Kill => SeccompAction::KillProcess,
+        Violation::Refuse => SeccompAction::Errno(libc::EPERM.unsigned_abs()),
+    };
+    SeccompFilter::new(rules, SeccompAction::Allow, answer, arch)?.try_into()
 }
 
 fn list(plan: &Plan, violation: Violation, arch: TargetArch) -> Result<BpfProgram, BackendError> {
@@ -207,16 +223,14 @@ fn list(plan: &Plan, violation: Violation, arch: TargetArch) -> Result<BpfProgra
 }
 
 /// Calls of which some uses are needed.
+// The numbers of ioctl(2) differ in type between C libraries.
+#[allow(clippy::unnecessary_cast)]
 fn limited(plan: &Plan) -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, BackendError> {
     let no_code = || one_of([unset(2, libc::PROT_EXEC as u64)]);
     let mut limited = vec![
         (libc::SYS_mmap, no_code()?),
         (libc::SYS_mprotect, no_code()?),
         (libc::SYS_socket, sockets()?),
-        (libc::SYS_clone, {
-            let thread = (libc::CLONE_THREAD | libc::CLONE_VM) as u64;
-            one_of([set(0, thread)])?
-        }),
         (
             libc::SYS_ioctl,
             values(
@@ -305,10 +319,6 @@ fn condition(
         operator,
         value & 0xffff_ffff,
     )
-}
-
-fn set(argument: u8, bits: u64) -> Result<SeccompCondition, BackendError> {
-    condition(argument, SeccompCmpOp::MaskedEq(bits), bits)
 }
 
 fn unset(argument: u8, bits: u64) -> Result<SeccompCondition, BackendError> {

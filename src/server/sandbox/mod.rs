@@ -10,6 +10,18 @@
 //! Outgoing connections are not limited: an active data connection (PORT, EPRT) goes to whatever port the client names.
 //! What the kernel does not offer is told, and the server serves without it. Not part of the switch `sandbox` are the
 //! capabilities (`privileges`) and [`keep_secrets`].
+#[cfg(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    target_arch = "riscv64"
+))]
+mod calls;
+#[cfg(not(any(
+    target_arch = "x86_64",
+    target_arch = "aarch64",
+    target_arch = "riscv64"
+)))]
+#[path = "no_calls.rs"]
 mod calls;
 mod files;
 
