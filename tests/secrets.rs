@@ -263,6 +263,9 @@ fn users_come_from_the_environment_and_from_credentials_of_systemd() {
         .connect()
         .login_as("anna", "from the environment")
         .expect(230);
+    let left = fs::read(format!("/proc/{}/environ", server.pid())).unwrap();
+    let left = String::from_utf8_lossy(&left);
+    assert!(left.contains("HOME=") && !left.contains("from the environment"));
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_str().unwrap();
     fs::write(

@@ -13,6 +13,7 @@
 //! | `system` | system calls without a safe wrapper |
 //! | `privileges` | giving up root |
 //! | `identity` | threads that act as a user of the system |
+//! | `launcher` | a process that starts programs for a confined server |
 //! | `sandbox` | what the process denies itself |
 //! | `addresses` | the host's own addresses, and whose others are |
 //! | `limits` | open files |
@@ -22,6 +23,7 @@ pub mod addresses;
 pub mod admission;
 pub mod environment;
 pub mod identity;
+pub mod launcher;
 pub mod limits;
 pub mod listen;
 pub mod pool;

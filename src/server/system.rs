@@ -195,10 +195,49 @@ use libc::{
     SYS_setgroups32 as SYS_SETGROUPS,
 };
 
-/// Takes a variable out of the environment.
+/// Takes a variable out of the environment, and wipes it where others see it (`/proc/PID/environ`).
 pub fn take_variable(name: &str) -> Option<std::ffi::OsString> {
     let value = std::env::var_os(name)?;
+    let key = std::ffi::CString::new(name).ok()?;
+    // SAFETY: called while the process has one thread, so nobody reads the environment meanwhile; getenv(3) points to a string
+    // of the environment, which is writable, and its bytes up to the NUL are overwritten.
+    unsafe {
+        let text = libc::getenv(key.as_ptr());
+        if !text.is_null() {
+            text.write_bytes(0, libc::strlen(text));
+        }
+    }
     // SAFETY: called while the process has one thread, so nobody reads the environment meanwhile.
     unsafe { std::env::remove_var(name) };
     Some(value)
+}
+
+/// Makes a second process of this one: true there.
+///
+/// # Errors
+/// Those of fork(2).
+pub fn fork() -> Result<bool, Errno> {
+    // SAFETY: called while the process has one thread, so no lock is held by one that the new process lacks.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => Ok(true),
+        nix::unistd::ForkResult::Parent { .. } => Ok(false),
+    }
+}
+
+/// Ends the process without calling what was registered for its end.
+pub fn leave() -> ! {
+    // SAFETY: takes a number and never returns.
+    unsafe { libc::_exit(0) }
+}
+
+/// Closes all descriptors but this one and the first three, whose they are over there; those of kernels before 5.9 stay open.
+pub fn close_all_but(kept: BorrowedFd<'_>) {
+    let kept = kept.as_raw_fd().unsigned_abs();
+    for (from, to) in [(3, kept.saturating_sub(1)), (kept.max(2) + 1, u32::MAX)] {
+        if from <= to {
+            // SAFETY: for a process that was just forked and uses nothing of what it has inherited but `kept`; the owners of the
+            // others are never dropped in it, for it ends with `leave`.
+            unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+        }
+    }
 }

@@ -152,7 +152,7 @@ impl Builder {
         let listeners = self.listen.len().max(1);
         let mut server = self.start_without_waiting();
         eventually("the server listens", || {
-            server.log.addresses().len() >= listeners || server.log.ended.load(Ordering::SeqCst)
+            server.log.tells_of_sandbox() || server.log.ended.load(Ordering::SeqCst)
         });
         let addresses = server.log.addresses();
         assert!(
@@ -233,6 +233,12 @@ impl Log {
     fn push(&self, line: String) {
         self.lines.lock().unwrap().push(line);
         self.arrived.notify_all();
+    }
+
+    /// The last line before it serves, behind those that say where.
+    fn tells_of_sandbox(&self) -> bool {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().any(|line| line.contains("sandbox: "))
     }
 
     /// Where the server said that it listens.

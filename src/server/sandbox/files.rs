@@ -52,7 +52,8 @@ pub fn enter(plan: &Plan) -> Vec<Layer> {
     vec![files, bound]
 }
 
-pub fn available() -> Vec<Layer> {
+/// The rules for files, and those for ports.
+pub fn available() -> [Layer; 2] {
     let rules = |net: bool| {
         let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         let rules = rules.handle_access(AccessFs::from_all(LEAST))?;
@@ -66,7 +67,7 @@ pub fn available() -> Vec<Layer> {
         Ok(()) => Ok(yes.to_owned()),
         Err(_) => Err(no.to_owned()),
     };
-    vec![
+    [
         layer(
             rules(false),
             "file rules (Landlock)",
