@@ -393,3 +393,53 @@ fn in_the_sandbox_nothing_runs_and_only_tcp_speaks() {
         assert_eq!(sum.join().unwrap(), 1 << 20);
     });
 }
+
+/// Unmounts what a test has mounted, however it ends.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn on(directory: &Path) -> Self {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "none"]).arg(directory);
+        common::run_client(&mut mount, 20).succeeded();
+        fs::write(directory.join("file"), "of the disk").unwrap();
+        Self(directory.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_that_comes_later_is_reached_where_the_configuration_says_that_it_comes_and_goes() {
+    if !is_root() {
+        eprintln!("skipped: mounting needs root");
+        return;
+    }
+    if !is_complete() {
+        return;
+    }
+    for (further, reached) in [("require_mount = true\n", true), ("", false)] {
+        let above = tempfile::tempdir().unwrap();
+        let disk = above.path().join("disk");
+        fs::create_dir(&disk).unwrap();
+        let server = Server::build()
+            .configuration(&format!(
+                "[anonymous]\nroot = \"{{root}}\"\n[[anonymous.folder]]\npath = \"/disk\"\nroot = \"{}\"\n{further}",
+                disk.display()
+            ))
+            .start();
+        let _mounted = Mounted::on(&disk);
+        let mut client = server.connect();
+        client.login_as("anonymous", "").expect(230);
+        if reached {
+            assert_eq!(client.retr("disk/file"), b"of the disk");
+        } else {
+            client.download("RETR disk/file").1.expect(550);
+            server.wait_for_log("outside of the server's sandbox, which must be restarted");
+        }
+    }
+}
