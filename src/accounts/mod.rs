@@ -5,14 +5,16 @@
 //! tell from the time of an answer whether a name is known.
 mod networks;
 mod password;
+mod system_user;
 
 pub use networks::{Network, Networks, Reach};
-pub use password::{BadHash, Password, random_password};
+pub use password::{BadHash, Busy, Password, random_password};
+pub use system_user::{SystemUser, remember_names};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::storage::{Permission, ViewSpec, guard_counts};
 
@@ -43,6 +45,8 @@ pub struct Account {
     pub rates: Rates,
     /// What each may move; what is None is as the server's.
     pub session_rates: Rates,
+    /// The user of the system whose files these are, by name, `UID` or `UID:GID`; None: the one of the same name.
+    pub system_user: Option<String>,
     /// How often an upload is expected at least.
     pub expect_every: Option<Duration>,
     /// Run behind each upload.
@@ -84,6 +88,7 @@ impl Account {
             reach: Reach::anywhere(),
             rates: Rates::default(),
             session_rates: Rates::default(),
+            system_user: None,
             expect_every: None,
             on_upload: None,
         }
@@ -148,28 +153,41 @@ impl Accounts {
 
     /// The account that these credentials open. For an unknown name the work of a known one is done. `certificate` is
     /// what the client's certificate calls it.
+    ///
+    /// # Errors
+    /// When too many passwords were checked until the deadline.
     pub fn authenticate(
         &self,
         name: &[u8],
         password: &[u8],
         certificate: &[String],
-    ) -> Option<&Account> {
+        deadline: Instant,
+    ) -> Result<Option<&Account>, Busy> {
         if self.is_anonymous(name) {
-            return self.anonymous();
+            return Ok(self.anonymous());
         }
         match self.named(name) {
             Some(account) if account.password.is_none() => {
-                password::do_the_work(password);
-                self.by_certificate(name, certificate)
+                self.do_the_work(password, deadline)?;
+                Ok(self.by_certificate(name, certificate))
             }
             Some(account) => {
-                let right = account.password.is(password);
-                (right && account.accepts_certificate(certificate)).then_some(account)
+                let right = account.password.is(password, deadline)?;
+                Ok((right && account.accepts_certificate(certificate)).then_some(account))
             }
             None => {
-                password::do_the_work(password);
-                None
+                self.do_the_work(password, deadline)?;
+                Ok(None)
             }
+        }
+    }
+
+    /// With the cost that an account here has: hashes from elsewhere may ask for more than ours.
+    fn do_the_work(&self, password: &[u8], deadline: Instant) -> Result<(), Busy> {
+        let mut known = self.accounts.iter().map(|account| &account.password);
+        match known.find(|known| !known.is_none()) {
+            Some(known) => known.do_the_work(password, deadline),
+            None => password::do_the_work(password, deadline),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Passwords: stored as argon2id, remembered as a keyed digest, never shown.
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
@@ -66,13 +68,11 @@ impl Password {
     /// # Errors
     /// When the system has no randomness to give.
     pub fn from_clear(clear: &str) -> Result<Self, BadHash> {
-        let _turn = Turn::wait();
+        let _turn = Turn::wait(None).map_err(|_| BadHash)?;
         let hash = Argon2::default()
             .hash_password(clear.as_bytes())
             .map_err(|_| BadHash)?;
-        let password = Self::of(hash.to_string());
-        drop(_turn);
-        Ok(password)
+        Ok(Self::of(hash.to_string()))
     }
 
     fn of(phc: String) -> Self {
@@ -88,39 +88,54 @@ impl Password {
     }
 
     /// Whether this is the password.
-    pub fn is(&self, clear: &[u8]) -> bool {
+    ///
+    /// # Errors
+    /// When too many others were checked until the deadline.
+    pub fn is(&self, clear: &[u8], deadline: Instant) -> Result<bool, Busy> {
         if self
             .0
             .remembered
             .get()
             .is_some_and(|digest| matches(digest, clear))
         {
-            return true;
+            return Ok(true);
         }
-        let right = verify(&self.0.phc, clear);
+        let right = verify(&self.0.phc, clear, deadline)?;
         if right {
             if let Some(digest) = digest(clear) {
                 let _ = self.0.remembered.set(digest);
             }
         }
-        right
+        Ok(right)
+    }
+
+    /// The work of checking the password and nothing else: what it comes to is not told, and not remembered.
+    ///
+    /// # Errors
+    /// As [`Password::is`].
+    pub fn do_the_work(&self, clear: &[u8], deadline: Instant) -> Result<(), Busy> {
+        verify(&self.0.phc, clear, deadline).map(drop)
     }
 }
 
-fn verify(phc: &str, clear: &[u8]) -> bool {
+fn verify(phc: &str, clear: &[u8], deadline: Instant) -> Result<bool, Busy> {
     let Ok(hash) = PasswordHash::new(phc) else {
-        return false;
+        return Ok(false);
     };
-    let _turn = Turn::wait();
-    Argon2::default().verify_password(clear, &hash).is_ok()
+    let _turn = Turn::wait(Some(deadline))?;
+    Ok(Argon2::default().verify_password(clear, &hash).is_ok())
 }
 
-/// The work of checking a password, for a name that has none.
-pub fn do_the_work(clear: &[u8]) {
+/// The work of checking a password where nobody has one. Made at the first call, with a password that nobody knows.
+///
+/// # Errors
+/// As [`Password::is`].
+pub fn do_the_work(clear: &[u8], deadline: Instant) -> Result<(), Busy> {
     static NOBODY: OnceLock<Option<Password>> = OnceLock::new();
     let nobody = NOBODY.get_or_init(|| Password::from_clear(&random_password().ok()?).ok());
-    if let Some(nobody) = nobody {
-        verify(nobody.to_phc(), clear);
+    match nobody {
+        Some(nobody) => nobody.do_the_work(clear, deadline),
+        None => Ok(()),
     }
 }
 
@@ -148,27 +163,66 @@ fn matches(digest: &Digest, clear: &[u8]) -> bool {
     })
 }
 
-/// One of the few verifications under way.
+/// Too many passwords are being checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+/// One of the few verifications under way. Who came first has the next.
 struct Turn;
 
-static BUSY: Mutex<usize> = Mutex::new(0);
-static FREE: Condvar = Condvar::new();
+#[derive(Default)]
+struct Line {
+    busy: usize,
+    /// Those who wait, in the order in which they came.
+    waiting: VecDeque<u64>,
+    next: u64,
+}
+
+static LINE: Mutex<Line> = Mutex::new(Line {
+    busy: 0,
+    waiting: VecDeque::new(),
+    next: 0,
+});
+static MOVED: Condvar = Condvar::new();
+
+fn line() -> MutexGuard<'static, Line> {
+    LINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Turn {
-    fn wait() -> Self {
-        let busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut busy = FREE
-            .wait_while(busy, |busy| *busy >= AT_ONCE)
-            .unwrap_or_else(PoisonError::into_inner);
-        *busy += 1;
-        Self
+    fn wait(deadline: Option<Instant>) -> Result<Self, Busy> {
+        let mut line = line();
+        let number = line.next;
+        line.next += 1;
+        line.waiting.push_back(number);
+        while line.busy >= AT_ONCE || line.waiting.front() != Some(&number) {
+            let Some(deadline) = deadline else {
+                line = MOVED.wait(line).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                line.waiting.retain(|waiting| *waiting != number);
+                MOVED.notify_all();
+                return Err(Busy);
+            }
+            line = MOVED
+                .wait_timeout(line, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        line.waiting.pop_front();
+        line.busy += 1;
+        // There may be room for one more.
+        MOVED.notify_all();
+        Ok(Self)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *BUSY.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        FREE.notify_one();
+        line().busy -= 1;
+        MOVED.notify_all();
     }
 }
 
@@ -193,14 +247,40 @@ pub fn random_password() -> Result<Zeroizing<String>, getrandom::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
+    use std::time::Duration;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    #[test]
+    fn few_are_checked_at_once_and_who_cannot_wait_is_told() {
+        let password = Password::from_clear("correct horse").unwrap();
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    assert_eq!(password.is(b"wrong", soon()), Ok(false));
+                    assert!(line().busy <= AT_ONCE);
+                });
+            }
+        });
+        let turns: Vec<Turn> = (0..AT_ONCE)
+            .map(|_| Turn::wait(Some(soon())).unwrap())
+            .collect();
+        assert_eq!(password.is(b"wrong", Instant::now()), Err(Busy));
+        drop(turns);
+        assert_eq!(password.is(b"wrong", soon()), Ok(false));
+    }
 
     #[test]
     fn a_password_is_itself_before_and_after_it_was_remembered() {
         let password = Password::from_clear("correct horse").unwrap();
         let stored = Password::from_hash(password.to_phc()).unwrap();
         for _ in 0..2 {
-            assert!(!stored.is(b"wrong") && !stored.is(b""));
-            assert!(stored.is(b"correct horse"));
+            assert_eq!(stored.is(b"wrong", soon()), Ok(false));
+            assert_eq!(stored.is(b"", soon()), Ok(false));
+            assert_eq!(stored.is(b"correct horse", soon()), Ok(true));
         }
         assert!(stored.0.remembered.get().is_some());
         assert!(!format!("{stored:?}").contains("argon2"));
@@ -217,7 +297,7 @@ mod tests {
         ] {
             assert_eq!(Password::from_hash(bad).map(|_| ()), Err(BadHash), "{bad}");
         }
-        assert!(!Password::none().is(b""));
+        assert_eq!(Password::none().is(b"", soon()), Ok(false));
     }
 
     #[test]

@@ -152,3 +152,26 @@ pub fn provide(config: &mut Config, file: Option<&Path>) -> io::Result<Option<Ma
     certificates.push(made.source.clone());
     Ok(Some(made))
 }
+
+/// As [`provide`], for a server that has confined itself: it can use the certificate that is there, and make none.
+///
+/// # Errors
+/// When there is none.
+pub fn find(config: &mut Config, file: Option<&Path>) -> Outcome {
+    let certificates = &mut config.tls.service.certificates;
+    if config.tls.mode == TlsMode::Off || !certificates.is_empty() {
+        return Ok(());
+    }
+    let own = self_signed(file);
+    if !own.exists() {
+        return Err(format!(
+            "there is no certificate; make one with `thriftpd cert renew`, or restart the server (wanted: {})",
+            own.display()
+        ));
+    }
+    certificates.push(Source::Files {
+        certificate: own.clone(),
+        key: own,
+    });
+    Ok(())
+}

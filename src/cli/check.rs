@@ -10,7 +10,7 @@ use crate::config::{Config, TlsMode};
 use crate::observe::printable;
 use crate::server::limits::open_files_needed;
 use crate::server::privileges::{self, Identity};
-use crate::server::{environment, listen};
+use crate::server::{environment, listen, sandbox};
 use crate::storage::{Partials, Permission, Permissions, Rules, count_partials, is_mounted};
 use crate::tls::{Settings, Tls};
 
@@ -32,6 +32,7 @@ pub fn run(arguments: &CheckArguments) -> Outcome {
     print_settings(&config);
     print_abuse(&config);
     print_tls(&config);
+    print_sandbox(&config);
     for account in config.accounts.iter().chain(config.accounts.anonymous()) {
         print_account(account);
     }
@@ -137,6 +138,14 @@ fn print_rates(of_what: &str, rates: Rates) {
         if let Some(rate) = rate {
             println!("{of_what}, {direction}: {rate} bytes/s");
         }
+    }
+}
+
+fn print_sandbox(config: &Config) {
+    if config.sandbox {
+        println!("sandbox: {}", sandbox::available());
+    } else {
+        println!("sandbox: off");
     }
 }
 

@@ -4,11 +4,13 @@ pub mod backups;
 pub mod ban;
 pub mod cert;
 pub mod check;
+mod confinement;
 mod keeper;
 pub mod prune;
 pub mod quota;
 pub mod serve;
 pub mod user;
+mod users;
 pub mod verify;
 
 use argh::FromArgs;

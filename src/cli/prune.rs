@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use argh::FromArgs;
 
 use super::Outcome;
+use super::keeper::as_owner;
 use crate::accounts::Account;
 use crate::config::Config;
 use crate::observe::printable;
@@ -68,18 +69,20 @@ pub fn run(arguments: &PruneArguments) -> Outcome {
 }
 
 /// The same for the running server, told in the log.
-pub fn prune_all(config: &Config) {
+pub fn prune_all(config: &Config, identities: bool) {
     for plan in plans(config) {
         if let Some(note) = &plan.note {
             log::warn!("{note}");
         }
-        let done = carry_out(&plan.pruning, &mut |said| match said {
-            Said::Gone(line) => log::debug!("{line}"),
-            Said::Trouble(line) => log::warn!("{line}"),
+        as_owner(config, &plan.pruning.top, identities, || {
+            let done = carry_out(&plan.pruning, &mut |said| match said {
+                Said::Gone(line) => log::debug!("{line}"),
+                Said::Trouble(line) => log::warn!("{line}"),
+            });
+            if let Some(done) = done.filter(|done| done.files > 0) {
+                log::info!("{}", summary(&plan.pruning, &done));
+            }
         });
-        if let Some(done) = done.filter(|done| done.files > 0) {
-            log::info!("{}", summary(&plan.pruning, &done));
-        }
     }
 }
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use argh::FromArgs;
 
-use super::{Outcome, cert, keeper, quota};
-use crate::accounts::{Account, Password};
+use super::{Outcome, cert, confinement, keeper, users};
+use crate::accounts::{Account, Password, remember_names};
 use crate::config::{
-    Config, FirstUser, Flags, PortRange, TlsMode, directory, first_user, is_user_name,
-    parse_listen, parse_ports, plain_view,
+    Config, FirstUser, Flags, PortRange, TlsMode, directory, first_user, parse_listen, parse_ports,
+    plain_view,
 };
 use crate::ftp::data::kernel_tls;
 use crate::ftp::data::rate::Buckets;
@@ -24,10 +24,11 @@ use crate::server::acceptor::Acceptor;
 use crate::server::addresses::lan_addresses;
 use crate::server::admission::Admission;
 use crate::server::bans::Bans;
-use crate::server::privileges::{self, Identity};
+use crate::server::privileges::{self, Identity, Kept, PER_SESSION};
 use crate::server::programs::Programs;
+use crate::server::sandbox::{self, Confinement, Plan, Violation};
 use crate::server::{FrontEnd, limits, listen, system};
-use crate::storage::{Permissions, recover_counts};
+use crate::storage::Permissions;
 use crate::tls::{self, Source};
 
 /// serve files over FTP
@@ -43,6 +44,9 @@ pub struct ServeArguments {
     /// a user with all permissions on DIR; may be repeated
     #[argh(option, arg_name = "name:password")]
     user: Vec<String>,
+    /// a file of lines NAME:PASSWORD, users with all permissions on DIR; nobody else may be able to read it
+    #[argh(option, arg_name = "file")]
+    password_file: Option<PathBuf>,
     /// a directory that anybody may download from
     #[argh(option, arg_name = "dir")]
     anonymous: Option<PathBuf>,
@@ -75,10 +79,16 @@ const TIME_FOR_PROGRAMS: Duration = Duration::from_secs(5);
 /// What keeps the server from starting.
 pub fn run(arguments: ServeArguments) -> Outcome {
     system::give_back_large_blocks();
+    sandbox::keep_secrets();
     let file = arguments.config.clone();
     let mut flags = flags(&arguments)?;
     let mut config = Config::of(file.as_deref(), &flags).map_err(|error| error.to_string())?;
     log_lines::start(config.log);
+    if !arguments.user.is_empty() {
+        log::warn!(
+            "--user: passwords on the command line can be read in the list of processes; --password-file keeps them from there"
+        );
+    }
     let mut made_up = None;
     let nobody = config.accounts.iter().next().is_none();
     if let (Some(dir), true) = (&arguments.dir, nobody) {
@@ -124,12 +134,13 @@ pub fn run(arguments: ServeArguments) -> Outcome {
             path.display()
         )
     })?;
-    let may_bind_low_ports = become_server(
+    let kept = become_server(
         &config,
         roots.first().map(PathBuf::as_path),
         certificate.as_ref(),
     )?;
-    recover_counts(&quota::areas(&config));
+    remember_names();
+    keeper::recover(&config, kept.identities);
     let addresses = addresses_of(&listeners);
 
     let shared = Shared {
@@ -140,7 +151,8 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         sessions: Arc::new(Sessions::default()),
         transfer_log,
         programs: Arc::default(),
-        may_bind_low_ports,
+        may_bind_low_ports: kept.low_ports,
+        identities: kept.identities,
         explicit_listeners,
     };
     let admission = shared.admission.clone();
@@ -149,6 +161,11 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         Acceptor::new(listeners, admission).map_err(|error| format!("cannot start: {error}"))?;
     let fingerprint = tls.as_ref().map(tls::Tls::fingerprint);
     let own = certificate.as_ref().map(|made| made.source.clone());
+    let plan = Plan {
+        identities: kept.identities,
+        ..confinement::plan(&config, file.as_deref())
+    };
+    let confined = config.sandbox.then(|| Confinement::of(&plan));
     let reload = move || {
         let mut config = Config::of(file.as_deref(), &flags).map_err(|error| error.to_string())?;
         match &own {
@@ -156,9 +173,13 @@ pub fn run(arguments: ServeArguments) -> Outcome {
             Some(own) if config.tls.service.certificates.is_empty() => {
                 config.tls.service.certificates.push(own.clone());
             }
+            _ if confined.is_some() => cert::find(&mut config, file.as_deref())?,
             _ => {
                 cert::provide(&mut config, file.as_deref()).map_err(|error| error.to_string())?;
             }
+        }
+        if let Some(confined) = &confined {
+            confinement::warn(confined, &config, file.as_deref());
         }
         Ok(config)
     };
@@ -182,7 +203,8 @@ pub fn run(arguments: ServeArguments) -> Outcome {
             .filter(|_| is_new || made_up.is_some())
             .as_deref(),
     );
-    keeper::start(Arc::clone(&ftp));
+    confine(ftp.config().sandbox, &plan);
+    keeper::start(Arc::clone(&ftp), kept.identities);
     let front_end: Arc<dyn FrontEnd> = Arc::clone(&ftp) as _;
     let ended = acceptor.run(&front_end, || ftp.config().timeouts.shutdown_grace);
     programs.end(TIME_FOR_PROGRAMS);
@@ -200,20 +222,13 @@ fn flags(arguments: &ServeArguments) -> Result<Flags, String> {
         }
     }
     let mut users = Vec::new();
-    for user in &arguments.user {
-        let Some((name, password)) = user.split_once(':').filter(|(name, _)| is_user_name(name))
-        else {
-            return Err("--user takes NAME:PASSWORD, the name without spaces".into());
-        };
-        if password.is_empty() {
-            return Err(format!("--user {name}: the password is empty"));
-        }
+    for (name, password) in users::gather(&arguments.user, arguments.password_file.as_deref())? {
         let Some(dir) = &arguments.dir else {
             return Err(format!(
-                "--user {name} needs a directory: thriftpd serve DIR --user ..."
+                "the user {name} needs a directory: thriftpd serve DIR ..."
             ));
         };
-        users.push(account(name, password, dir)?);
+        users.push(account(&name, &password, dir)?);
     }
     let anonymous = arguments.anonymous.as_deref().map(|dir| {
         let view = plain_view(absolute(dir), Permissions::READ_ONLY);
@@ -317,13 +332,23 @@ fn open_transfer_log(path: &Path) -> Result<TransferLog, String> {
         .map_err(|error| format!("cannot open the transfer log {}: {error}", path.display()))
 }
 
-/// Gives up root where there is somebody else to be; tells whether port 20 can still be bound. The self-made certificate
+/// Puts up the sandbox, unless it is switched off, and says what it is made of.
+fn confine(wanted: bool, plan: &Plan) {
+    if !wanted {
+        log::warn!("sandbox: off (setting: sandbox)");
+        return;
+    }
+    let violation = Violation::by(std::env::var_os(Violation::VARIABLE).as_deref());
+    log::info!("sandbox: {}", sandbox::enter(plan, violation));
+}
+
+/// Gives up root where there is somebody else to be; tells what can still be done. The self-made certificate
 /// goes with the server, so that a renewed one can still be read.
 fn become_server(
     config: &Config,
     first_root: Option<&Path>,
     certificate: Option<&tls::Made>,
-) -> Result<bool, String> {
+) -> Result<Kept, String> {
     let identity = privileges::choose(config.run_as.as_deref(), first_root)
         .map_err(|error| error.to_string())?;
     if let (Identity::Other { uid, .. }, Some(Source::Files { certificate, .. })) =
@@ -336,9 +361,15 @@ fn become_server(
             )
         })?;
     }
-    let may_bind = config.active_from_port_20 != Some(false) && privileges::may_bind_low_ports();
-    privileges::become_identity(&identity, may_bind).map_err(|error| error.to_string())?;
+    let kept = Kept {
+        low_ports: config.active_from_port_20 != Some(false) && privileges::may_bind_low_ports(),
+        identities: config.run_as.as_deref() == Some(PER_SESSION),
+    };
+    privileges::become_identity(&identity, kept).map_err(|error| error.to_string())?;
     match identity {
+        Identity::Root if kept.identities => log::warn!(
+            "running as root until a session begins, for there is no user thriftpd: make it with `useradd --system thriftpd`"
+        ),
         Identity::Unchanged => {}
         Identity::Root => log::warn!(
             "running as root, for the first root belongs to root and there is no user thriftpd: give the directory to somebody else, set `run_as`, or make the user with `useradd --system thriftpd`"
@@ -350,7 +381,7 @@ fn become_server(
             );
         }
     }
-    Ok(may_bind)
+    Ok(kept)
 }
 
 fn addresses_of(listeners: &[TcpListener]) -> Vec<SocketAddr> {

@@ -8,8 +8,8 @@ use toml::Spanned;
 use super::error::ConfigError;
 use super::file::{File, Folder, Seconds, User};
 use super::values::{
-    is_user_name, parse_group, parse_level, parse_listen, parse_mode, parse_ports, parse_v4,
-    seconds,
+    is_user_name, parse_group, parse_level, parse_listen, parse_mode, parse_ports, parse_switch,
+    parse_v4, seconds,
 };
 use super::{Config, Defaults, Timeouts};
 use crate::accounts::{Account, Accounts, Password};
@@ -116,6 +116,9 @@ impl Checker<'_> {
             external_address: self.parsed("external_address", &file.external_address, parse_v4)?,
             active_from_port_20: file.active_from_port_20,
             run_as: file.run_as.clone(),
+            sandbox: self
+                .parsed("sandbox", &file.sandbox, parse_switch)?
+                .unwrap_or(default.sandbox),
             banner,
             timeouts: self.timeouts(&file.timeouts)?,
             login_attempts: self
@@ -342,6 +345,7 @@ impl Checker<'_> {
             accept_hangup: user.accept_hangup,
             require_tls: user.require_tls,
             certificate: user.certificate.as_ref().map(|name| name.get_ref().clone()),
+            system_user: user.system_user.as_ref().map(|name| name.get_ref().clone()),
             expect_every: self.long_time("expect_every", &user.expect_every)?,
             on_upload: self
                 .program(&user.on_upload, &file.on_upload_timeout)?
@@ -497,6 +501,7 @@ mod tests {
                 "names are not looked up",
             ),
             ("log = \"loud\"", "`log`: expected one of off"),
+            ("sandbox = \"of\"", "`sandbox`: expected \"on\" or \"off\""),
             ("umask = \"0999\"", "`umask`: expected an octal mode"),
             ("banner = \"a\\r\\n220 b\"", "`banner`: must be one line"),
             ("[timeouts]\nidle = \"0s\"", ":2: `idle`: expected a time"),

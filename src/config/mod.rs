@@ -41,6 +41,8 @@ pub struct Config {
     /// None: where the process could bind port 20.
     pub active_from_port_20: Option<bool>,
     pub run_as: Option<String>,
+    /// The server confines itself.
+    pub sandbox: bool,
     /// The greeting; one line.
     pub banner: String,
     pub timeouts: Timeouts,
@@ -151,6 +153,7 @@ impl Default for Config {
             external_address: None,
             active_from_port_20: None,
             run_as: None,
+            sandbox: true,
             banner: "thriftpd is ready.".into(),
             timeouts: Timeouts::default(),
             login_attempts: 3,

@@ -54,6 +54,16 @@ pub fn parse_level(text: &str) -> Result<log::LevelFilter, String> {
         .map_err(|_| "expected one of off, error, warn, info, debug, trace".into())
 }
 
+/// # Errors
+/// What was expected.
+pub fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected \"on\" or \"off\"".into()),
+    }
+}
+
 /// An octal mode.
 ///
 /// # Errors

@@ -8,6 +8,8 @@ use std::net::TcpStream;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroize as _;
+
 use super::protocol::line::{Line, LineDecoder};
 use super::protocol::reply::Reply;
 use crate::server::ready::{Want, wait};
@@ -127,6 +129,8 @@ impl Control {
                 }
                 Ok(length) => {
                     self.decoder.feed(&bytes[..length]);
+                    // It may have been a password.
+                    bytes[..length].zeroize();
                     got = Input::Some;
                     if length < bytes.len() {
                         break;

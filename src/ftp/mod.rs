@@ -53,6 +53,8 @@ pub struct Shared {
     pub programs: Arc<Programs>,
     /// Active data connections can come from port 20.
     pub may_bind_low_ports: bool,
+    /// Sessions act as the users of the system that they belong to.
+    pub identities: bool,
     /// The listeners from this one on begin with TLS.
     pub explicit_listeners: usize,
 }
@@ -213,7 +215,11 @@ fn run(mut session: Session) {
     }
     while !session.ended {
         match session.next_command() {
-            Next::Line(line) => obey(&mut session, line),
+            Next::Line(mut line) => {
+                obey(&mut session, &line);
+                // It may have been a password.
+                line.wipe();
+            }
             Next::Closed => break,
             Next::TimedOut(why) => {
                 log::info!("{}: closed: {why}", session.who());
@@ -227,21 +233,24 @@ fn run(mut session: Session) {
     session.control.close();
 }
 
-fn obey(session: &mut Session, line: Line) {
+fn obey(session: &mut Session, line: &Line) {
     if !session.may_say_more() {
         end(session, "Too many commands before the login; closing.");
         return;
     }
     match line {
-        Line::Command(line) if is_http_request(&line) => {
+        Line::Command(line) if is_http_request(line) => {
             log::warn!(
                 "{}: closed: an HTTP request came: a browser or a forged form is talking",
                 session.who()
             );
             end(session, "This is FTP, not HTTP; closing.");
         }
-        Line::Command(line) => match Command::parse(&line) {
-            Ok(command) => commands::run(session, &command),
+        Line::Command(line) => match Command::parse(line) {
+            Ok(mut command) => {
+                commands::run(session, &command);
+                command.wipe();
+            }
             Err(error) => session.reply(&Reply::new(500, format!("Not a command: {error}."))),
         },
         Line::TooLong => session.reply(&Reply::new(500, "The line is too long.")),

@@ -21,6 +21,7 @@ use crate::observe::{printable, transfer_log};
 use crate::server::Connection;
 use crate::server::admission::{HeavySlot, Slot, UserSlot};
 use crate::server::bans::Failed;
+use crate::server::identity::Acting;
 use crate::server::ready::{Ready, Want, wait};
 use crate::server::stop::Stop;
 use crate::storage::checksum::Algorithm;
@@ -48,6 +49,8 @@ pub struct Visitor {
     pub directory: VirtualPath,
     /// Counts this session among the user's for as long as the login lasts.
     pub slot: UserSlot,
+    /// Files are touched as the account's own user of the system until this goes.
+    pub acting: Option<Acting>,
 }
 
 /// The representation type (RFC 959 §3.1.1).
@@ -422,6 +425,11 @@ impl Session {
         }
     }
 
+    /// Until when the login must have happened.
+    pub fn login_deadline(&self) -> Instant {
+        self.started + self.config.timeouts.login
+    }
+
     fn deadline(&self, idle_until: Instant) -> (Instant, &'static str) {
         match self.login {
             Login::LoggedIn(_) => (idle_until, "Nothing was sent for too long; closing."),
@@ -431,10 +439,6 @@ impl Session {
                 "Not logged in in time; closing.",
             ),
         }
-    }
-
-    fn login_deadline(&self) -> Instant {
-        self.started + self.config.timeouts.login
     }
 
     fn take_in_data_connection(&mut self) {

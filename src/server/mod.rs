@@ -16,6 +16,9 @@
 //! | `programs` | programs of the owner's, run behind what happened |
 //! | `system` | system calls without a safe wrapper |
 //! | `privileges` | giving up root |
+//! | `identity` | threads that act as a user of the system |
+//! | `launcher` | a process that starts programs for a confined server |
+//! | `sandbox` | what the process denies itself |
 //! | `addresses` | the host's own addresses, and whose others are |
 //! | `limits` | open files |
 //! | `environment` | what can be looked at before serving |
@@ -25,6 +28,8 @@ pub mod admission;
 pub mod ban_file;
 pub mod bans;
 pub mod environment;
+pub mod identity;
+pub mod launcher;
 pub mod limits;
 pub mod listen;
 pub mod lobby;
@@ -32,6 +37,7 @@ pub mod pool;
 pub mod privileges;
 pub mod programs;
 pub mod ready;
+pub mod sandbox;
 pub mod seldom;
 pub mod stop;
 pub mod system;

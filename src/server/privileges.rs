@@ -12,6 +12,39 @@ use nix::unistd::{Gid, Uid, User, geteuid, initgroups, setgroups, setresgid, set
 /// The user that serves when the owner of the files is root.
 const SERVICE_USER: &str = "thriftpd";
 
+/// What `run_as` says to have sessions act as the users of the system that they belong to.
+pub const PER_SESSION: &str = "session";
+
+/// What the server can still do once it has given up root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Binding ports below 1024.
+    pub low_ports: bool,
+    /// Acting as other users.
+    pub identities: bool,
+}
+
+impl Kept {
+    fn capabilities(self, identity: &Identity) -> CapsHashSet {
+        let mut kept = CapsHashSet::new();
+        if self.low_ports {
+            kept.insert(Capability::CAP_NET_BIND_SERVICE);
+        }
+        if self.identities {
+            kept.extend([Capability::CAP_SETUID, Capability::CAP_SETGID]);
+        } else if *identity == Identity::Root {
+            // What makes root the owner of everybody's files, and nothing else that it is.
+            kept.extend([
+                Capability::CAP_CHOWN,
+                Capability::CAP_DAC_OVERRIDE,
+                Capability::CAP_FOWNER,
+                Capability::CAP_FSETID,
+            ]);
+        }
+        kept
+    }
+}
+
 /// Who the server becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
@@ -49,7 +82,15 @@ pub fn is_root() -> bool {
 /// `run_as` names nobody.
 pub fn choose(run_as: Option<&str>, first_root: Option<&Path>) -> Result<Identity, PrivilegeError> {
     if !is_root() {
+        if run_as == Some(PER_SESSION) {
+            return Err(PrivilegeError(
+                "run_as = \"session\" needs root, who alone can act as others".into(),
+            ));
+        }
         return Ok(Identity::Unchanged);
+    }
+    if run_as == Some(PER_SESSION) {
+        return Ok(find(SERVICE_USER)?.map_or(Identity::Root, |user| identity(&user)));
     }
     if let Some(name) = run_as {
         return match find(name)? {
@@ -91,49 +132,70 @@ fn identity(user: &User) -> Identity {
     }
 }
 
-/// Becomes the identity, for good; keeps CAP_NET_BIND_SERVICE when `keep_low_ports`, and no other capability.
+/// Becomes the identity, for good, and keeps the capabilities that are named and no other, in any set: what was started as
+/// somebody else than root gives up all of them.
 ///
 /// # Errors
 /// The step that failed. The process must not go on then.
-pub fn become_identity(identity: &Identity, keep_low_ports: bool) -> Result<(), PrivilegeError> {
-    let Identity::Other { uid, gid, name } = identity else {
-        return Ok(());
-    };
-    let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
-    let step = |what: &'static str| {
-        move |error: &dyn fmt::Display| {
-            PrivilegeError(format!("cannot give up root: {what}: {error}"))
-        }
-    };
-    match name
-        .as_deref()
-        .and_then(|name| std::ffi::CString::new(name).ok())
-    {
-        Some(name) => initgroups(&name, gid).map_err(|error| step("initgroups")(&error))?,
-        None => setgroups(&[gid]).map_err(|error| step("setgroups")(&error))?,
+pub fn become_identity(identity: &Identity, kept: Kept) -> Result<(), PrivilegeError> {
+    let kept = kept.capabilities(identity);
+    forget_capabilities_for_good(&kept);
+    if let Identity::Other { uid, gid, name } = identity {
+        become_user(Uid::from_raw(*uid), Gid::from_raw(*gid), name.as_deref())?;
     }
-    if keep_low_ports {
-        prctl::set_keepcaps(true).map_err(|error| step("keeping capabilities")(&error))?;
-    }
-    setresgid(gid, gid, gid).map_err(|error| step("setresgid")(&error))?;
-    setresuid(uid, uid, uid).map_err(|error| step("setresuid")(&error))?;
-    let kept: CapsHashSet = keep_low_ports
-        .then_some(Capability::CAP_NET_BIND_SERVICE)
-        .into_iter()
-        .collect();
+    // What was not given to who started us cannot be kept.
+    let permitted =
+        caps::read(None, CapSet::Permitted).map_err(|error| step("capabilities", &error))?;
+    let kept: CapsHashSet = kept.intersection(&permitted).copied().collect();
+    let _ = caps::clear(None, CapSet::Ambient);
     for (set, wanted) in [
         (CapSet::Inheritable, &CapsHashSet::new()),
         (CapSet::Effective, &kept),
         (CapSet::Permitted, &kept),
     ] {
-        caps::set(None, set, wanted).map_err(|error| step("capabilities")(&error))?;
+        caps::set(None, set, wanted).map_err(|error| step("capabilities", &error))?;
     }
-    if setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() {
+    let is_other = matches!(identity, Identity::Other { .. });
+    let can_act = kept.contains(&Capability::CAP_SETUID);
+    if is_other
+        && !can_act
+        && setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok()
+    {
         return Err(PrivilegeError(
             "root could be taken back: refusing to serve".into(),
         ));
     }
     Ok(())
+}
+
+fn step(what: &str, error: &dyn fmt::Display) -> PrivilegeError {
+    PrivilegeError(format!("cannot give up root: {what}: {error}"))
+}
+
+/// Takes them out of the bounding set, so that no program could give them back. Only root may.
+fn forget_capabilities_for_good(kept: &CapsHashSet) {
+    if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
+        return;
+    }
+    for capability in caps::all() {
+        if kept.contains(&capability) {
+            continue;
+        }
+        // Those that the kernel does not know cannot be had either.
+        if let Err(error) = caps::drop(None, CapSet::Bounding, capability) {
+            log::debug!("{capability} stays in the bounding set: {error}");
+        }
+    }
+}
+
+fn become_user(uid: Uid, gid: Gid, name: Option<&str>) -> Result<(), PrivilegeError> {
+    match name.and_then(|name| std::ffi::CString::new(name).ok()) {
+        Some(name) => initgroups(&name, gid).map_err(|error| step("initgroups", &error))?,
+        None => setgroups(&[gid]).map_err(|error| step("setgroups", &error))?,
+    }
+    prctl::set_keepcaps(true).map_err(|error| step("keeping capabilities", &error))?;
+    setresgid(gid, gid, gid).map_err(|error| step("setresgid", &error))?;
+    setresuid(uid, uid, uid).map_err(|error| step("setresuid", &error))
 }
 
 /// Whether this process may bind ports below 1024, as active data connections from port 20 need it.

@@ -1,8 +1,10 @@
 //! The system calls that no safe wrapper offers: the only `unsafe` of the room.
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc::{self, c_int, nfds_t, pollfd};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 /// poll(2), with how many descriptors are ready; -1 milliseconds is without a time-out.
 ///
@@ -84,4 +86,158 @@ pub fn send_tls_record(
         libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
     };
     Errno::result(sent).map(|sent| sent.unsigned_abs())
+}
+
+/// Has calls that seccomp traps fail with `EPERM`, after a line on standard error; the first hundred are told.
+///
+/// # Errors
+/// Those of sigaction(2).
+pub fn answer_refused_calls() -> Result<(), Errno> {
+    let handler = SigHandler::SigAction(refused_call);
+    let action = SigAction::new(handler, SaFlags::SA_SIGINFO, SigSet::empty());
+    // SAFETY: the handler touches nothing but its arguments, an atomic number and write(2), all of which signal-safety(7)
+    // allows.
+    unsafe { sigaction(Signal::SIGSYS, &action) }.map(drop)
+}
+
+extern "C" fn refused_call(_: c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    static TOLD: AtomicU32 = AtomicU32::new(0);
+    // SAFETY: the kernel passes the interrupted thread's ucontext_t, which is ours to change until we return
+    // (sigaction(2)).
+    let Some(number) = (unsafe { refuse_call(context.cast()) }) else {
+        return;
+    };
+    if TOLD.fetch_add(1, Ordering::Relaxed) >= 100 {
+        return;
+    }
+    let mut line =
+        *b"thriftpd: the sandbox refused system call 0000, please report it (setting: sandbox)\n";
+    let digits = line.iter().position(|&byte| byte == b'0').unwrap_or(0);
+    for (at, value) in [1000, 100, 10, 1].into_iter().enumerate() {
+        // A digit: fits.
+        line[digits + at] = b'0' + (number.unsigned_abs() / value % 10) as u8;
+    }
+    // SAFETY: the pointer and the length are those of `line`, which the kernel only reads.
+    unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+}
+
+/// Makes the interrupted call return `EPERM`, and tells which one it was.
+///
+/// # Safety
+/// The pointer must be that to the context which the kernel passes to a signal's handler.
+unsafe fn refuse_call(context: *mut libc::ucontext_t) -> Option<i64> {
+    let refused = -i64::from(libc::EPERM);
+    // SAFETY: see above; the registers are those that system calls take their numbers from and return their results in
+    // (syscall(2)).
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        let register = &mut (*context).uc_mcontext.gregs[libc::REG_RAX as usize];
+        Some(std::mem::replace(register, refused))
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        let registers = &mut (*context).uc_mcontext.regs;
+        registers[0] = refused as u64;
+        Some(registers[8] as i64)
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "riscv64")]
+    unsafe {
+        let registers = &mut (*context).uc_mcontext.__gregs;
+        registers[10] = refused as _;
+        Some(registers[17] as i64)
+    }
+    #[cfg(not(any(
+        target_arch = "x86_64",
+        target_arch = "aarch64",
+        target_arch = "riscv64"
+    )))]
+    {
+        let _ = (context, refused);
+        None
+    }
+}
+
+/// Sets who this thread alone is when it comes to files: user, group, supplementary groups.
+///
+/// # Errors
+/// `EPERM` where that is not allowed; some of it may be set then.
+pub fn set_thread_identity(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
+    // SAFETY: the pointer and the length are those of one slice of group numbers, which the kernel only reads.
+    let set = unsafe { libc::syscall(SYS_SETGROUPS, groups.len(), groups.as_ptr()) };
+    Errno::result(set)?;
+    // SAFETY: setfsgid(2) and setfsuid(2) take one number. They tell the one before, never an error: what came of it is asked
+    // for with a number that nobody has.
+    let (group, user) = unsafe {
+        libc::syscall(SYS_SETFSGID, gid);
+        libc::syscall(SYS_SETFSUID, uid);
+        (
+            libc::syscall(SYS_SETFSGID, u32::MAX),
+            libc::syscall(SYS_SETFSUID, u32::MAX),
+        )
+    };
+    // The kernel's numbers are 32 bits wide.
+    if (group as u32, user as u32) == (gid, uid) {
+        Ok(())
+    } else {
+        Err(Errno::EPERM)
+    }
+}
+
+#[cfg(not(any(target_arch = "arm", target_arch = "x86")))]
+use libc::{
+    SYS_setfsgid as SYS_SETFSGID, SYS_setfsuid as SYS_SETFSUID, SYS_setgroups as SYS_SETGROUPS,
+};
+#[cfg(any(target_arch = "arm", target_arch = "x86"))]
+use libc::{
+    SYS_setfsgid32 as SYS_SETFSGID, SYS_setfsuid32 as SYS_SETFSUID,
+    SYS_setgroups32 as SYS_SETGROUPS,
+};
+
+/// Takes a variable out of the environment, and wipes it where others see it (`/proc/PID/environ`).
+pub fn take_variable(name: &str) -> Option<std::ffi::OsString> {
+    let value = std::env::var_os(name)?;
+    let key = std::ffi::CString::new(name).ok()?;
+    // SAFETY: called while the process has one thread, so nobody reads the environment meanwhile; getenv(3) points to a string
+    // of the environment, which is writable, and its bytes up to the NUL are overwritten.
+    unsafe {
+        let text = libc::getenv(key.as_ptr());
+        if !text.is_null() {
+            text.write_bytes(0, libc::strlen(text));
+        }
+    }
+    // SAFETY: called while the process has one thread, so nobody reads the environment meanwhile.
+    unsafe { std::env::remove_var(name) };
+    Some(value)
+}
+
+/// Makes a second process of this one: true there.
+///
+/// # Errors
+/// Those of fork(2).
+pub fn fork() -> Result<bool, Errno> {
+    // SAFETY: called while the process has one thread, so no lock is held by one that the new process lacks.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => Ok(true),
+        nix::unistd::ForkResult::Parent { .. } => Ok(false),
+    }
+}
+
+/// Ends the process without calling what was registered for its end.
+pub fn leave() -> ! {
+    // SAFETY: takes a number and never returns.
+    unsafe { libc::_exit(0) }
+}
+
+/// Closes all descriptors but this one and the first three, whose they are over there; those of kernels before 5.9 stay open.
+pub fn close_all_but(kept: BorrowedFd<'_>) {
+    let kept = kept.as_raw_fd().unsigned_abs();
+    for (from, to) in [(3, kept.saturating_sub(1)), (kept.max(2) + 1, u32::MAX)] {
+        if from <= to {
+            // SAFETY: for a process that was just forked and uses nothing of what it has inherited but `kept`; the owners of the
+            // others are never dropped in it, for it ends with `leave`.
+            unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+        }
+    }
 }

@@ -37,6 +37,8 @@ pub enum ErrorKind {
     NotPermitted(Permission),
     /// The kernel denies it to the user that the server runs as.
     Denied,
+    /// The sandbox does, which was made for other directories.
+    Confined,
     ReadOnly,
     /// The disk is full; the bytes that are free.
     NoSpace {
@@ -118,6 +120,7 @@ impl Error {
             ErrorKind::NotPermitted(_) => Some("access or permissions of the user or folder"),
             ErrorKind::OverQuota { .. } => Some("quota, quota_files"),
             ErrorKind::Locked { .. } => Some("lock"),
+            ErrorKind::Confined => Some("sandbox"),
             ErrorKind::NoSpace { .. } | ErrorKind::NoRoom { .. } => Some("min_free"),
             ErrorKind::NotMounted => Some("require_mount"),
             _ => None,
@@ -142,6 +145,9 @@ impl fmt::Display for Error {
                 write!(f, "you have no permission for this ({})", permission.name())
             }
             ErrorKind::Denied => f.write_str("the system denies access"),
+            ErrorKind::Confined => {
+                f.write_str("outside of the server's sandbox: it must be restarted")
+            }
             ErrorKind::ReadOnly => f.write_str("the file system is read-only"),
             ErrorKind::NoSpace { free } => write!(f, "the disk is full: {free} bytes are free"),
             ErrorKind::NoRoom { free, needed } => {

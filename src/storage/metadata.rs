@@ -1,10 +1,12 @@
 //! Facts of a file, and what the kernel's mode bits and the configuration together allow on it.
-use std::sync::OnceLock;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 use nix::sys::stat::FileStat;
-use nix::unistd::{getegid, geteuid, getgroups};
+use nix::unistd::getgroups;
 
 use super::permissions::{Permission, Permissions};
+use super::system;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -145,26 +147,39 @@ fn allows(stat: &FileStat, wanted: u32) -> bool {
     (stat.st_mode >> shift) & wanted == wanted
 }
 
-/// Who the kernel takes this process for; asked once, after root was given up.
+/// Whether files are touched as root.
+pub fn acts_as_root() -> bool {
+    Process::current().uid == 0
+}
+
+/// Who the kernel takes this thread for when it comes to files; asked once, after root was given up, and again when the
+/// thread was told that it acts for somebody else.
 struct Process {
     uid: u32,
     groups: Vec<u32>,
 }
 
+thread_local! {
+    static PROCESS: RefCell<Option<Rc<Process>>> = const { RefCell::new(None) };
+}
+
+/// To be called when this thread has begun or ended to act as another user.
+pub fn forget_identity() {
+    PROCESS.take();
+}
+
 impl Process {
-    fn current() -> &'static Self {
-        static PROCESS: OnceLock<Process> = OnceLock::new();
-        PROCESS.get_or_init(|| {
-            let mut groups: Vec<u32> = getgroups()
-                .unwrap_or_default()
-                .into_iter()
-                .map(|gid| gid.as_raw())
-                .collect();
-            groups.push(getegid().as_raw());
-            Self {
-                uid: geteuid().as_raw(),
-                groups,
-            }
+    fn current() -> Rc<Self> {
+        PROCESS.with_borrow_mut(|process| {
+            Rc::clone(process.get_or_insert_with(|| Rc::new(Self::ask())))
         })
+    }
+
+    fn ask() -> Self {
+        let (uid, gid) = system::identity_for_files();
+        let groups = getgroups().unwrap_or_default();
+        let mut groups: Vec<u32> = groups.into_iter().map(|gid| gid.as_raw()).collect();
+        groups.push(gid);
+        Self { uid, groups }
     }
 }

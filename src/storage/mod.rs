@@ -70,7 +70,7 @@ mod walk;
 pub use duplicate::Copying;
 pub use error::{Error, ErrorKind};
 pub use listing::{Entry, Listing};
-pub use metadata::{Kind, Metadata};
+pub use metadata::{Kind, Metadata, forget_identity};
 pub use mount::is_mounted;
 pub use owners::{group_id, group_name, user_name};
 pub use path::VirtualPath;

@@ -17,10 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, readlink};
 use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
-use nix::unistd::{Gid, Uid, fchown, geteuid};
+use nix::unistd::{Gid, Uid, fchown};
 
 use super::error::{Error, ErrorKind};
-use super::metadata::{Kind, kind};
+use super::metadata::{Kind, acts_as_root, kind};
 use super::reserved::STATE;
 use super::root::Root;
 use super::rules::Quota;
@@ -204,7 +204,7 @@ pub fn open_state(root: &Root, name: &[u8]) -> Result<OwnedFd, Errno> {
 /// What root makes on the command line is for the server, which is somebody else: the one who has the directory.
 fn belong_to_owner_of(file: &OwnedFd, directory: &FileStat) {
     let is_other = fstat(file).is_ok_and(|stat| stat.st_uid != directory.st_uid);
-    if geteuid().is_root() && is_other {
+    if acts_as_root() && is_other {
         let (uid, gid) = (
             Uid::from_raw(directory.st_uid),
             Gid::from_raw(directory.st_gid),

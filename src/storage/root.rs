@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::unistd::{AccessFlags, faccessat};
 
 use super::mount::open_mounted;
 
@@ -92,6 +93,17 @@ impl Root {
             host_path: path.to_owned(),
             resolver,
         })
+    }
+
+    /// Whether it may be read by the rights that it shows, and yet it cannot: the server has confined itself to others.
+    pub fn is_confined(&self) -> bool {
+        let Base::Held(fd) = &self.base else {
+            return false;
+        };
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let opened = openat(fd, ".", flags, Mode::empty());
+        let may = || faccessat(fd, ".", AccessFlags::R_OK, AtFlags::AT_EACCESS).is_ok();
+        matches!(opened, Err(Errno::EACCES)) && may()
     }
 
     /// One in which everything is refused with `ENOMEDIUM` while no file system is mounted at the directory.

@@ -104,6 +104,14 @@ impl Folder {
             return Ok(root);
         }
         let root = Root::open_or_guard(&self.spec.root, self.spec.rules.require_mount)?;
+        if root.is_confined() {
+            // Facts could still be had of what the sandbox keeps closed.
+            log::warn!(
+                "{}: outside of the server's sandbox, which must be restarted (setting: sandbox)",
+                self.spec.root.display()
+            );
+            return Err(Errno::EACCES);
+        }
         Ok(self.opened.get_or_init(|| root))
     }
 }
@@ -142,6 +150,9 @@ impl View {
     pub fn open(spec: &ViewSpec) -> Result<Self, Error> {
         let root = Root::open_or_guard(&spec.root, spec.rules.require_mount)
             .map_err(|errno| Error::from_errno(errno, b"/"))?;
+        if root.is_confined() {
+            return Err(Error::new(ErrorKind::Confined, b"/"));
+        }
         let folders = spec
             .folders
             .iter()

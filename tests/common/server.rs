@@ -34,6 +34,7 @@ pub struct Builder {
     arguments: Vec<String>,
     configuration: Option<String>,
     flag_user: bool,
+    environment: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -51,6 +52,7 @@ impl Builder {
             arguments: Vec::new(),
             configuration: None,
             flag_user: false,
+            environment: Vec::new(),
         }
     }
 
@@ -83,6 +85,12 @@ impl Builder {
     /// With a configuration: takes the usual user and directory from the command line all the same.
     pub fn with_flag_user(mut self) -> Self {
         self.flag_user = true;
+        self
+    }
+
+    /// Sets a variable of the server's environment.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -133,6 +141,9 @@ impl Builder {
         command
             .env("HOME", self.home.path())
             .env("XDG_CONFIG_HOME", self.home.path())
+            // A system call that the sandbox does not know ends the server, and the test.
+            .env("THRIFTPD_SECCOMP", "kill")
+            .envs(self.environment.iter().cloned())
             .env_remove("RUST_LOG")
             .env_remove("JOURNAL_STREAM")
             .current_dir(self.home.path())
@@ -148,7 +159,7 @@ impl Builder {
         let listeners = self.listen.len().max(1);
         let mut server = self.start_without_waiting();
         eventually("the server listens", || {
-            server.log.addresses().len() >= listeners || server.log.ended.load(Ordering::SeqCst)
+            server.log.tells_of_sandbox() || server.log.ended.load(Ordering::SeqCst)
         });
         let addresses = server.log.addresses();
         assert!(
@@ -229,6 +240,12 @@ impl Log {
     fn push(&self, line: String) {
         self.lines.lock().unwrap().push(line);
         self.arrived.notify_all();
+    }
+
+    /// The last line before it serves, behind those that say where.
+    fn tells_of_sandbox(&self) -> bool {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().any(|line| line.contains("sandbox: "))
     }
 
     /// Where the server said that it listens.

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use super::Answer;
-use crate::accounts::Account;
+use crate::accounts::{Account, Busy, SystemUser};
 use crate::ftp::ban_rules;
 use crate::ftp::protocol::host::parse_host;
 use crate::ftp::protocol::reply::Reply;
@@ -10,7 +10,8 @@ use crate::ftp::security::AfterReply;
 use crate::ftp::session::{Login, Refusal, Session, Visitor};
 use crate::observe::printable;
 use crate::server::admission::Refused;
-use crate::storage::{View, VirtualPath};
+use crate::server::identity::{self, Acting};
+use crate::storage::{ErrorKind, View, VirtualPath};
 
 /// A name, even of somebody who is not known: who is known shows only after PASS.
 pub fn user(session: &mut Session, name: &[u8]) -> Answer {
@@ -66,8 +67,20 @@ pub fn pass(session: &mut Session, password: &[u8]) -> Answer {
         return Err(Refusal::new(421, Refused::Banned(left).to_string()));
     }
     let certificate = &session.security.client_names;
-    let Some(account) = config.accounts.authenticate(&name, password, certificate) else {
-        return wrong(session, &name);
+    let deadline = session.login_deadline();
+    let found = config
+        .accounts
+        .authenticate(&name, password, certificate, deadline);
+    let account = match found {
+        Ok(Some(account)) => account,
+        Ok(None) => return wrong(session, &name),
+        Err(Busy) => {
+            session.ended = true;
+            return Err(
+                Refusal::new(421, "Too many logins at this moment; try again later.")
+                    .logged("too many passwords were to be checked (setting: timeouts.login)"),
+            );
+        }
     };
     if !may_come_from_here(session, account) {
         return wrong(session, &name);
@@ -98,8 +111,20 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
             printable(&name)
         )));
     };
+    let anonymous = config.accounts.is_anonymous(&name);
+    let acting = session
+        .shared
+        .identities
+        .then(|| act_as(account, anonymous))
+        .transpose()?;
     let view = View::open(&account.view).map_err(|error| {
-        Refusal::new(530, "Your files are not available at the moment.").logged(format!(
+        let why = match error.kind {
+            ErrorKind::Confined => {
+                "Your files are out of the server's reach until it is restarted."
+            }
+            _ => "Your files are not available at the moment.",
+        };
+        Refusal::new(530, why).logged(format!(
             "the root {} of {} cannot be opened: {error} (setting: root)",
             account.view.root.display(),
             printable(&name)
@@ -116,12 +141,13 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
     session.row.set_user(account.name.as_bytes());
     session.control.set_patience(config.timeouts.stalled);
     session.login = Login::LoggedIn(Box::new(Visitor {
-        anonymous: config.accounts.is_anonymous(&name),
+        anonymous,
         name,
         account: account.clone(),
         view: Arc::new(view),
         directory: VirtualPath::root(),
         slot,
+        acting,
     }));
     Ok(())
 }
@@ -137,6 +163,19 @@ fn may_come_from_here(session: &Session, account: &Account) -> bool {
         );
     }
     refusal.is_none()
+}
+
+/// Has this thread touch files as the user of the system that the account stands for.
+fn act_as(account: &Account, anonymous: bool) -> Result<Acting, Refusal> {
+    let refused =
+        |why: String| Refusal::new(530, "Your files are not available at the moment.").logged(why);
+    let user = SystemUser::of(account, anonymous).map_err(refused)?;
+    identity::act_as(user.uid, user.gid, &user.groups).map_err(|errno| {
+        refused(format!(
+            "cannot act as the system user {} for {}: {} (setting: run_as)",
+            user.uid, account.name, errno
+        ))
+    })
 }
 
 /// The same words and the same wait whether the name or the password was wrong.

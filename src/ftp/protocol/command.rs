@@ -2,6 +2,8 @@
 //! to the argument, for names may begin and end with spaces.
 use std::fmt;
 
+use zeroize::Zeroize as _;
+
 /// The longest verb that is looked at, in bytes.
 const LONGEST_VERB: usize = 16;
 
@@ -32,6 +34,11 @@ impl fmt::Display for ParseError {
 }
 
 impl Command {
+    /// Wipes the argument: it may have been a password.
+    pub fn wipe(&mut self) {
+        self.argument.zeroize();
+    }
+
     /// # Errors
     /// What is wrong with the verb; an argument can be anything.
     pub fn parse(line: &[u8]) -> Result<Self, ParseError> {

@@ -1,5 +1,8 @@
 //! Lines on the control connection: Telnet strings as RFC 959 §5.3 and RFC 1123 §4.1.2.10 profile RFC 854. Telnet's own
-//! commands are taken out, bytes above 127 stay what they are, and no line makes memory grow beyond its limit.
+//! commands are taken out, bytes above 127 stay what they are, and no line makes memory grow beyond its limit. Passwords
+//! come this way: what was read is wiped wherever it lay.
+
+use zeroize::Zeroize as _;
 
 /// The longest command line, in bytes without its end.
 pub const LONGEST: usize = 4096;
@@ -32,6 +35,15 @@ enum Telnet {
     SubnegotiationIac,
 }
 
+impl Line {
+    /// Wipes what was said.
+    pub fn wipe(&mut self) {
+        if let Self::Command(line) = self {
+            line.zeroize();
+        }
+    }
+}
+
 /// Takes bytes as they come and gives lines.
 #[derive(Debug, Default)]
 pub struct LineDecoder {
@@ -54,9 +66,14 @@ impl LineDecoder {
 
     pub fn feed(&mut self, bytes: &[u8]) {
         // Moving the rest to the front pays once at least as much has been read as remains.
-        if self.start > 0 && self.start * 2 >= self.input.len() {
-            self.input.drain(..self.start);
-            self.start = 0;
+        let moves = self.start > 0 && self.start * 2 >= self.input.len();
+        let room = self.input.capacity() - self.input.len();
+        if moves || room < bytes.len() {
+            let rest = &self.input[self.start..];
+            let mut input = Vec::with_capacity(rest.len() + bytes.len());
+            input.extend_from_slice(rest);
+            self.input.zeroize();
+            (self.input, self.start) = (input, 0);
         }
         self.input.extend_from_slice(bytes);
     }
@@ -69,6 +86,7 @@ impl LineDecoder {
     /// Gives memory back that only a burst needed.
     pub fn shrink(&mut self) {
         if self.start == self.input.len() {
+            self.input.zeroize();
             self.input = Vec::new();
             self.start = 0;
         }
@@ -80,7 +98,7 @@ impl LineDecoder {
     /// The next whole line, or None until more bytes are fed.
     pub fn next_line(&mut self) -> Option<Line> {
         while self.start < self.input.len() {
-            let byte = self.input[self.start];
+            let byte = std::mem::take(&mut self.input[self.start]);
             self.start += 1;
             let text = self.without_telnet(byte);
             if let Some(line) = text.and_then(|byte| self.take(byte)) {
@@ -118,14 +136,25 @@ impl LineDecoder {
             // RFC 854: CR NUL is a bare CR.
             0 if after_cr => {}
             0 => self.holds_nul = true,
-            byte => self.line.push(byte),
+            byte => self.push(byte),
         }
         if self.line.len() > LONGEST + 1 {
             self.discarding = true;
-            self.line.clear();
+            self.line.zeroize();
             return Some(Line::TooLong);
         }
         None
+    }
+
+    /// Grows the line without leaving its beginning in freed memory.
+    fn push(&mut self, byte: u8) {
+        if self.line.len() == self.line.capacity() {
+            let mut longer = Vec::with_capacity((self.line.len() * 2).max(64));
+            longer.extend_from_slice(&self.line);
+            self.line.zeroize();
+            self.line = longer;
+        }
+        self.line.push(byte);
     }
 
     fn end(&mut self, after_cr: bool) -> Option<Line> {
@@ -136,8 +165,9 @@ impl LineDecoder {
         if after_cr {
             self.line.pop();
         }
-        let line = std::mem::take(&mut self.line);
+        let mut line = std::mem::take(&mut self.line);
         if std::mem::take(&mut self.holds_nul) {
+            line.zeroize();
             return Some(Line::HoldsNul);
         }
         // One byte more was let in, for it could have been the CR.
@@ -203,6 +233,22 @@ mod tests {
             assert!(matches!(got[0], Line::TooLong | Line::HoldsNul));
             assert_eq!(got[1], command(b"NOOP"));
         }
+    }
+
+    #[test]
+    fn what_was_given_out_is_wiped_where_it_lay() {
+        let mut decoder = LineDecoder::new();
+        decoder.feed(b"PASS sec");
+        assert_eq!(decoder.next_line(), None);
+        decoder.feed(b"ret\r\nNOOP");
+        let mut line = decoder.next_line().unwrap();
+        assert_eq!(line, command(b"PASS secret"));
+        assert!(decoder.input[..decoder.start].iter().all(|&byte| byte == 0));
+        assert!(decoder.line.is_empty());
+        line.wipe();
+        assert_eq!(line, command(b""));
+        decoder.feed(b"\r\n");
+        assert_eq!(decoder.next_line(), Some(command(b"NOOP")));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use nix::unistd::ftruncate;
 use std::os::fd::AsFd as _;
 
 use crate::storage::error::ErrorKind;
+use crate::storage::metadata::acts_as_root;
 use crate::storage::quota::Meter;
 use crate::storage::rules::Room;
 
@@ -198,7 +199,7 @@ impl Space {
 
 /// What this process may still use of a disk: root has the reserve, others have not; and some of it is not to be used.
 pub fn available(disk: &Statvfs, min_free: Room) -> u64 {
-    let blocks: libc::fsblkcnt_t = if nix::unistd::geteuid().is_root() {
+    let blocks: libc::fsblkcnt_t = if acts_as_root() {
         disk.blocks_free()
     } else {
         disk.blocks_available()
