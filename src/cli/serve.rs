@@ -4,12 +4,11 @@ use std::io::{IsTerminal as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use argh::FromArgs;
 
 use super::{Outcome, cert, confinement, keeper, users};
-use crate::accounts::{Account, Password, remember_names};
+use crate::accounts::{Account, Password, Program, remember_names};
 use crate::config::{
     Config, FirstUser, Flags, PortRange, TlsMode, directory, first_user, parse_listen, parse_ports,
     plain_view,
@@ -25,7 +24,7 @@ use crate::server::addresses::lan_addresses;
 use crate::server::admission::Admission;
 use crate::server::bans::Bans;
 use crate::server::privileges::{self, Identity, Kept, PER_SESSION};
-use crate::server::programs::Programs;
+use crate::server::runner::Runner;
 use crate::server::sandbox::{self, Confinement, Plan, Violation};
 use crate::server::{FrontEnd, limits, listen, system};
 use crate::storage::Permissions;
@@ -69,9 +68,6 @@ pub struct ServeArguments {
     #[argh(option, arg_name = "file")]
     key: Option<PathBuf>,
 }
-
-/// How long programs behind uploads may take when everything else has ended.
-const TIME_FOR_PROGRAMS: Duration = Duration::from_secs(5);
 
 /// Serves until a signal ends it.
 ///
@@ -139,6 +135,9 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         roots.first().map(PathBuf::as_path),
         certificate.as_ref(),
     )?;
+    // While there is one thread, and nothing is confined.
+    let programs = Runner::start(programs_of(&config))
+        .map_err(|error| format!("cannot start the programs' launcher: {error}"))?;
     remember_names();
     keeper::recover(&config, kept.identities);
     let addresses = addresses_of(&listeners);
@@ -150,13 +149,13 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         down: Buckets::default(),
         sessions: Arc::new(Sessions::default()),
         transfer_log,
-        programs: Arc::default(),
+        programs: Arc::new(programs),
         may_bind_low_ports: kept.low_ports,
         identities: kept.identities,
         explicit_listeners,
     };
     let admission = shared.admission.clone();
-    let programs: Arc<Programs> = Arc::clone(&shared.programs);
+    let programs = Arc::clone(&shared.programs);
     let acceptor =
         Acceptor::new(listeners, admission).map_err(|error| format!("cannot start: {error}"))?;
     let fingerprint = tls.as_ref().map(tls::Tls::fingerprint);
@@ -207,9 +206,22 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     keeper::start(Arc::clone(&ftp), kept.identities);
     let front_end: Arc<dyn FrontEnd> = Arc::clone(&ftp) as _;
     let ended = acceptor.run(&front_end, || ftp.config().timeouts.shutdown_grace);
-    programs.end(TIME_FOR_PROGRAMS);
+    programs.end();
     log::info!("goodbye");
     ended.map_err(|error| format!("cannot wait for connections: {error}"))
+}
+
+/// All programs that may be run behind uploads, each once.
+fn programs_of(config: &Config) -> Vec<Program> {
+    let mut programs: Vec<Program> = Vec::new();
+    for account in config.accounts.iter().chain(config.accounts.anonymous()) {
+        if let Some(program) = &account.on_upload {
+            if !programs.contains(program) {
+                programs.push(program.clone());
+            }
+        }
+    }
+    programs
 }
 
 fn flags(arguments: &ServeArguments) -> Result<Flags, String> {

@@ -35,7 +35,7 @@ use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
 use crate::server::admission::{Admission, Refused};
 use crate::server::bans::{self, Bans};
-use crate::server::programs::Programs;
+use crate::server::runner::Runner;
 use crate::server::{Connection, FrontEnd, Limits};
 use crate::tls::Tls;
 
@@ -50,7 +50,7 @@ pub struct Shared {
     pub sessions: Arc<Sessions>,
     pub transfer_log: Option<TransferLog>,
     /// Those that are run behind uploads.
-    pub programs: Arc<Programs>,
+    pub programs: Arc<Runner>,
     /// Active data connections can come from port 20.
     pub may_bind_low_ports: bool,
     /// Sessions act as the users of the system that they belong to.

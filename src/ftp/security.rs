@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::data::secure::Protection;
 use crate::config::TlsMode;
-use crate::server::programs::Run;
+use crate::server::runner::Wanted;
 use crate::tls::{Answers, SESSION_ID, SessionId, Tls};
 
 /// The encryption of one session.
@@ -30,7 +30,7 @@ pub enum AfterReply {
     Encrypt,
     StopEncryption,
     /// A program of the owner's is run.
-    Run(Box<Run>),
+    Run(Box<Wanted>),
 }
 
 impl Security {

@@ -213,7 +213,7 @@ impl Session {
                     self.ended = true;
                 }
                 let at_once = self.config.on_upload_at_once;
-                self.shared.programs.run(*run, at_once);
+                self.shared.programs.run(&run, at_once);
             }
             Some(AfterReply::StopEncryption) => {
                 if let Err(error) = self.control.stop_encryption(&self.stop, deadline) {

@@ -18,6 +18,7 @@
 //! | `privileges` | giving up root |
 //! | `identity` | threads that act as a user of the system |
 //! | `launcher` | a process that starts programs for a confined server |
+//! | `runner` | the programs that it may start |
 //! | `sandbox` | what the process denies itself |
 //! | `addresses` | the host's own addresses, and whose others are |
 //! | `limits` | open files |
@@ -37,6 +38,7 @@ pub mod pool;
 pub mod privileges;
 pub mod programs;
 pub mod ready;
+pub mod runner;
 pub mod sandbox;
 pub mod seldom;
 pub mod stop;

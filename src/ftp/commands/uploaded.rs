@@ -1,14 +1,12 @@
 //! What follows an upload that is complete: it is noted for `thriftpd backups`, and once the client knows, the owner's
 //! program is run (setting: `on_upload`). Neither can fail the upload.
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use super::transfer::Transferred;
 use crate::ftp::security::AfterReply;
 use crate::ftp::session::{Refusal, Session};
 use crate::observe::printable;
-use crate::server::programs::Run;
+use crate::server::runner::Wanted;
 use crate::storage::VirtualPath;
 
 /// Notes the upload, of a file that has `size` bytes now, and has the program run behind the reply.
@@ -30,32 +28,23 @@ pub fn follow_up(
     let Some(program) = &account.on_upload else {
         return Ok(());
     };
-    let text = |text: &str| OsString::from(text);
-    let mut environment = vec![
-        ("THRIFTPD_PATH", host_path.into()),
-        (
-            "THRIFTPD_VIRTUAL_PATH",
-            OsStr::from_bytes(path.as_bytes()).into(),
-        ),
-        ("THRIFTPD_USER", text(&account.name)),
-        ("THRIFTPD_SIZE", text(&size.to_string())),
-        ("THRIFTPD_PEER", text(&session.peer.ip().to_string())),
-    ];
-    if let Some(sha256) = &received.sha256 {
-        environment.push(("THRIFTPD_SHA256", text(sha256)));
-    }
-    let run = Run {
-        program: program.path.clone(),
-        arguments: program.arguments.clone(),
-        environment,
-        time: program.time,
+    let wanted = Wanted {
+        program: program.clone(),
         what_for: format!(
             "{}: {} behind the upload of {} (setting: on_upload)",
             session.who(),
             program.path.display(),
             printable(host_path.as_os_str().as_encoded_bytes()),
         ),
+        values: [
+            host_path.as_os_str().as_encoded_bytes().to_vec(),
+            path.as_bytes().to_vec(),
+            account.name.clone().into_bytes(),
+            size.to_string().into_bytes(),
+            session.peer.ip().to_string().into_bytes(),
+            received.sha256.clone().unwrap_or_default().into_bytes(),
+        ],
     };
-    session.after_reply = Some(AfterReply::Run(Box::new(run)));
+    session.after_reply = Some(AfterReply::Run(Box::new(wanted)));
     Ok(())
 }
