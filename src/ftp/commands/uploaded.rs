@@ -32,7 +32,7 @@ pub fn follow_up(
     };
     let text = |text: &str| OsString::from(text);
     let mut environment = vec![
-        ("THRIFTPD_PATH", host_path.into()),
+        ("THRIFTPD_PATH", visitor.view.real_path(path).into()),
         (
             "THRIFTPD_VIRTUAL_PATH",
             OsStr::from_bytes(path.as_bytes()).into(),
