@@ -171,6 +171,35 @@ fn a_newline_in_a_folder_of_the_host_is_passed_as_it_is() {
 }
 
 #[test]
+fn a_program_is_told_where_the_file_really_is_whatever_links_say() {
+    let server = server(
+        "printf %s \"$THRIFTPD_PATH\" >$OUT/.new; mv $OUT/.new $OUT/told",
+        "",
+    );
+    fs::create_dir(server.path("dir")).unwrap();
+    fs::write(server.path("file"), "inside").unwrap();
+    // The host would follow all of them to somewhere else.
+    for (link, target) in [
+        ("root", "/dir"),
+        ("up", "../../dir"),
+        ("to file", "/../file"),
+    ] {
+        std::os::unix::fs::symlink(target, server.path(link)).unwrap();
+    }
+    let mut client = login(&server);
+    for (path, real) in [("root/f", "dir/f"), ("up/g", "dir/g"), ("to file", "file")] {
+        client.upload(format!("STOR {path}"), b"x").expect(226);
+        outs(&server, 1);
+        let told = out(&server, "told");
+        assert_eq!(
+            fs::read_to_string(&told).unwrap(),
+            server.path(real).to_str().unwrap()
+        );
+        fs::remove_file(told).unwrap();
+    }
+}
+
+#[test]
 fn the_client_has_its_reply_while_the_program_still_runs() {
     let server = server(
         "mkfifo $OUT/pipe.$$\nread line <$OUT/pipe.$$\nmv $OUT/pipe.$$ $OUT/read.$$",

@@ -92,7 +92,7 @@ fn written(root: &Root, target: &OwnedFd, place: &Place) -> Result<Option<PathBu
 }
 
 /// Where it really is on the host.
-fn position(fd: &OwnedFd) -> Result<PathBuf, Errno> {
+pub(super) fn position(fd: &OwnedFd) -> Result<PathBuf, Errno> {
     readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()).map(PathBuf::from)
 }
 

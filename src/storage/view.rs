@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd as _;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::UNIX_EPOCH;
@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, fstat};
 use nix::sys::statvfs::fstatvfs;
 
 use super::error::{Error, ErrorKind};
+use super::link::position;
 use super::listing::Listing;
 use super::metadata::{Kind, Metadata, is_writable_directory, kind};
 use super::mount::is_mounted;
@@ -283,6 +284,29 @@ impl View {
             (Some(index), Err(_)) => self.folders[index].spec.root.clone(),
             (None, Err(_)) => self.root.host_path(b""),
         }
+    }
+
+    /// The same without any link, for programs of the host: they would follow links that were moved, or begin with a slash,
+    /// out of the root. Of what is gone already, where it would be.
+    pub fn real_path(&self, path: &VirtualPath) -> PathBuf {
+        let located = self.locate(path);
+        let open = |relative: &[u8]| {
+            let root = located.root.as_ref().map_err(|errno| *errno)?;
+            let opened = root.open_below(relative, OFlag::O_PATH, Mode::empty())?;
+            match fstat(&opened)?.st_nlink {
+                0 => Err(Errno::ENOENT),
+                _ => position(&opened),
+            }
+        };
+        let of_directory = || {
+            let slash = located.relative.iter().rposition(|&byte| byte == b'/');
+            let (directory, name) = located.relative.split_at(slash.unwrap_or(0));
+            let name = name.strip_prefix(b"/").unwrap_or(name);
+            let directory = open(directory)?;
+            Ok::<_, Errno>(directory.join(std::ffi::OsStr::from_bytes(name)))
+        };
+        let found = open(located.relative).or_else(|_| of_directory());
+        found.unwrap_or_else(|_| self.host_path(path))
     }
 
     /// Whether the path is the root, or a folder is shown there or below it: what stays where it is.

@@ -461,6 +461,10 @@ fn walk(
             continue;
         }
         let name = format!("{below}{}", entry.file_name().to_string_lossy());
+        // What the server remembers of a root was promised to nobody.
+        if name == ".thriftpd" {
+            continue;
+        }
         if entry.file_type()?.is_dir() {
             walk(&entry.path(), &format!("{name}/"), files, directories)?;
             directories.insert(name);

@@ -37,7 +37,11 @@ pub fn follow_up(
             printable(host_path.as_os_str().as_encoded_bytes()),
         ),
         values: [
-            host_path.as_os_str().as_encoded_bytes().to_vec(),
+            visitor
+                .view
+                .real_path(path)
+                .into_os_string()
+                .into_encoded_bytes(),
             path.as_bytes().to_vec(),
             account.name.clone().into_bytes(),
             size.to_string().into_bytes(),
