@@ -70,6 +70,7 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_sync_file_range,
     libc::SYS_fadvise64,
     libc::SYS_fgetxattr,
+    libc::SYS_getxattr,
     libc::SYS_fsetxattr,
     libc::SYS_flistxattr,
     libc::SYS_fremovexattr,
