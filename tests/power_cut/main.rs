@@ -391,6 +391,21 @@ fn no_power_cut_breaks_a_promise_on_btrfs() {
     no_cut_breaks_a_promise(recording, (60, 60), 60);
 }
 
+/// With fast commits to flush a file is no commit of the journal: names may stay behind, and those of Linux 6.18 lose a little
+/// even where files and directories are flushed one by one. What syncfs(2) commits is all there. That the kernel replays
+/// directories in a way that e2fsck(8) complains of is its own affair.
+#[test]
+#[ignore = "the journal's order is not safe with fast commits"]
+fn no_power_cut_breaks_a_promise_on_ext4_with_fast_commits() {
+    let kind = Kind {
+        mkfs: &["mkfs.ext4", "-q", "-F", "-b4096", "-O", "fast_commit"],
+        fsck: None,
+        ..EXT4
+    };
+    let recording = record(kind, "", alone_and_in_a_crowd);
+    no_cut_breaks_a_promise(recording, (100, 150), 60);
+}
+
 #[test]
 fn no_power_cut_loses_an_old_version_that_is_kept() {
     let recording = record(EXT4, "versions = 1000", |work, server| {
