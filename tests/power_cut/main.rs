@@ -398,7 +398,6 @@ fn no_power_cut_breaks_a_promise_on_btrfs() {
 /// even where files and directories are flushed one by one. What syncfs(2) commits is all there. That the kernel replays
 /// directories in a way that e2fsck(8) complains of is its own affair.
 #[test]
-#[ignore = "the journal's order is not safe with fast commits"]
 fn no_power_cut_breaks_a_promise_on_ext4_with_fast_commits() {
     let kind = Kind {
         mkfs: &["mkfs.ext4", "-q", "-F", "-b4096", "-O", "fast_commit"],
