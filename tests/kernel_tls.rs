@@ -1,4 +1,4 @@
-//! Downloads that the kernel seals. Needs a kernel with TLS: scripts/test-ktls runs this in a virtual machine, where it is
+//! Downloads that the kernel seals. Needs a kernel with TLS: scripts/test-guest runs this in a virtual machine, where it is
 //! process 1's only child.
 
 mod common;
@@ -9,7 +9,7 @@ use std::io::Read;
 use common::secure::{Secure, VERSIONS, client_config_of};
 use common::{Server, assert_same_bytes, noise};
 
-const WHY: &str = "needs a kernel with TLS: scripts/test-ktls";
+const WHY: &str = "needs a kernel with TLS: scripts/test-guest";
 
 /// What the kernel has sealed itself so far: connections.
 fn sealed_by_kernel() -> u64 {
@@ -47,7 +47,7 @@ fn sessions(server: &Server) -> Vec<(String, Secure)> {
 }
 
 #[test]
-#[ignore = "needs a kernel with TLS: scripts/test-ktls"]
+#[ignore = "needs a kernel with TLS: scripts/test-guest"]
 fn every_cipher_arrives_whole_and_the_kernel_sealed_it() {
     let server = server(true);
     // Odd, so that the last record is short.
@@ -69,7 +69,7 @@ fn every_cipher_arrives_whole_and_the_kernel_sealed_it() {
 }
 
 #[test]
-#[ignore = "needs a kernel with TLS: scripts/test-ktls"]
+#[ignore = "needs a kernel with TLS: scripts/test-guest"]
 fn an_abort_in_the_middle_does_not_look_like_the_end() {
     let server = server(true);
     server.write("large", noise(20_000_000));
@@ -88,7 +88,7 @@ fn an_abort_in_the_middle_does_not_look_like_the_end() {
 }
 
 #[test]
-#[ignore = "needs a kernel with TLS: scripts/test-ktls"]
+#[ignore = "needs a kernel with TLS: scripts/test-guest"]
 fn small_files_listings_uploads_and_a_configured_refusal_stay_in_user_space() {
     let server_without = server(false);
     let server_with = server(true);
@@ -120,7 +120,7 @@ fn cpu_seconds(server: &Server) -> f64 {
 }
 
 #[test]
-#[ignore = "needs a kernel with TLS: scripts/test-ktls"]
+#[ignore = "needs a kernel with TLS: scripts/test-guest"]
 fn cpu_seconds_beside_user_space() {
     const SIZE: usize = 16_000_000;
     for kernel in [false, true] {

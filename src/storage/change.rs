@@ -8,7 +8,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::checksum;
-use super::durable::{Order, sync_directory};
+use super::durable::{Order, after_change, sync_directory};
 use super::error::{Error, ErrorKind};
 use super::metadata::{Kind, kind, size_of};
 use super::names::rename_to_new;
@@ -115,7 +115,7 @@ impl View {
         renaming.run()?;
         if self.durable {
             let order = Order::of(new.directory.as_fd());
-            sync_directory(new.directory.as_fd()).map_err(fail)?;
+            after_change(order, new.directory.as_fd()).map_err(fail)?;
             if order == Order::Each {
                 sync_directory(old.directory.as_fd()).map_err(fail)?;
             }
@@ -277,7 +277,7 @@ impl View {
         acl::give_directory(directory, made.as_fd(), self.modes).map_err(fail)?;
         if self.durable {
             match Order::of(made.as_fd()) {
-                Order::Journal => sync_directory(made.as_fd()),
+                order @ Order::Journal => after_change(order, made.as_fd()),
                 Order::Each => {
                     sync_directory(made.as_fd()).and_then(|()| sync_directory(directory))
                 }

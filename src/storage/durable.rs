@@ -21,13 +21,13 @@
 //! btrfs inserts extents only some time after writing them, so it could show an empty file; others promise nothing. They, and
 //! ext4 without a journal, get the plain way.
 use std::fs::File;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, PosixFadviseAdvice, openat, posix_fadvise};
 use nix::sys::stat::{Mode, fstat, major, minor};
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
-use nix::unistd::fsync;
+use nix::unistd::{fsync, syncfs};
 
 use super::system;
 
@@ -53,27 +53,54 @@ impl Order {
 
 /// Whether the ext file system has a journal: jbd2 shows one directory for each, by the name of the device.
 fn has_journal(file: BorrowedFd<'_>) -> bool {
-    let Ok(stat) = fstat(file) else { return false };
-    let device = format!(
-        "/sys/dev/block/{}:{}",
-        major(stat.st_dev),
-        minor(stat.st_dev)
-    );
-    let Ok(device) = std::fs::read_link(device) else {
-        return false;
-    };
-    let Some(name) = device.file_name().and_then(|name| name.to_str()) else {
+    let Some(name) = device(file) else {
         return false;
     };
     let journals = std::fs::read_dir("/proc/fs/jbd2").into_iter().flatten();
     let mut journals = journals.flatten().map(|entry| entry.file_name());
     journals.any(|journal| {
         let number = journal.to_str().and_then(|journal| {
-            let rest = journal.strip_prefix(name)?;
+            let rest = journal.strip_prefix(name.as_str())?;
             rest.strip_prefix('-')
         });
         number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
     })
+}
+
+/// What the kernel calls the disk, such as `sda1`.
+fn device(file: BorrowedFd<'_>) -> Option<String> {
+    let device = fstat(file).ok()?.st_dev;
+    let link = format!("/sys/dev/block/{}:{}", major(device), minor(device));
+    let link = std::fs::read_link(link).ok()?;
+    Some(link.file_name()?.to_str()?.to_owned())
+}
+
+/// Flushes, and with it everything that was done before: the journal's order sees to that. But ext4 can be made to have fast
+/// commits (`mkfs.ext4 -O fast_commit`), which know of this one file only and leave names behind; where there were any, the whole
+/// file system is flushed as well.
+fn commit(file: BorrowedFd<'_>) -> Result<(), Errno> {
+    fsync(file)?;
+    match has_fast_commits(file) {
+        true => syncfs(file),
+        false => Ok(()),
+    }
+}
+
+/// Whether there was a fast commit since the disk was mounted.
+fn has_fast_commits(file: BorrowedFd<'_>) -> bool {
+    let information = device(file).and_then(|device| {
+        let information = format!("/proc/fs/ext4/{device}/fc_info");
+        std::fs::read_to_string(information).ok()
+    });
+    // fc stats:
+    // 12 commits
+    let commits = information.and_then(|text| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_suffix(" commits"))?;
+        line.trim().parse::<u64>().ok()
+    });
+    commits.is_some_and(|commits| commits > 0)
 }
 
 /// Makes a file's contents safe to be given a name.
@@ -97,8 +124,21 @@ pub fn before_rename(order: Order, file: &File) -> Result<(), Errno> {
 /// Those of writing.
 pub fn after_rename(order: Order, file: &File, directory: BorrowedFd<'_>) -> Result<(), Errno> {
     match order {
-        Order::Journal => fsync(file),
+        Order::Journal => commit(file.as_fd()),
         Order::Each => sync_directory(directory),
+    }
+}
+
+/// Makes names in a directory durable that were given or taken, of one that was made in it too.
+///
+/// # Errors
+/// Those of writing.
+pub fn after_change(order: Order, directory: BorrowedFd<'_>) -> Result<(), Errno> {
+    let readable = open_for_sync(directory)?;
+    match (order, readable) {
+        (_, None) => Ok(()),
+        (Order::Journal, Some(readable)) => commit(readable.as_fd()),
+        (Order::Each, Some(readable)) => sync_readable(&readable),
     }
 }
 
@@ -108,19 +148,25 @@ pub fn after_rename(order: Order, file: &File, directory: BorrowedFd<'_>) -> Res
 /// # Errors
 /// Those of writing.
 pub fn sync_directory(directory: BorrowedFd<'_>) -> Result<(), Errno> {
-    match openat(
-        directory,
-        ".",
-        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    ) {
-        Ok(readable) => match fsync(readable) {
-            // Some network and FUSE file systems cannot flush directories.
-            Err(Errno::EINVAL | Errno::ENOSYS) => Ok(()),
-            other => other,
-        },
-        Err(Errno::EACCES) => Ok(()),
-        Err(errno) => Err(errno),
+    match open_for_sync(directory)? {
+        Some(readable) => sync_readable(&readable),
+        None => Ok(()),
+    }
+}
+
+fn open_for_sync(directory: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    match openat(directory, ".", flags, Mode::empty()) {
+        Err(Errno::EACCES) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn sync_readable(directory: &OwnedFd) -> Result<(), Errno> {
+    match fsync(directory) {
+        // Some network and FUSE file systems cannot flush directories.
+        Err(Errno::EINVAL | Errno::ENOSYS) => Ok(()),
+        other => other,
     }
 }
 

@@ -9,7 +9,7 @@ use nix::fcntl::{OFlag, readlink};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::symlinkat;
 
-use super::durable::sync_directory;
+use super::durable::{Order, after_change};
 use super::error::{Error, ErrorKind};
 use super::metadata::{Kind, kind};
 use super::path::VirtualPath;
@@ -55,7 +55,8 @@ impl View {
             .ok_or_else(|| Error::new(ErrorKind::Reserved, target.as_bytes()))?;
         symlinkat(&written, &place.directory, place.name.as_slice()).map_err(fail)?;
         if self.durable {
-            sync_directory(place.directory.as_fd()).map_err(fail)?;
+            let order = Order::of(place.directory.as_fd());
+            after_change(order, place.directory.as_fd()).map_err(fail)?;
         }
         Ok(())
     }

@@ -90,6 +90,8 @@ struct Recording {
     versions: bool,
     /// Clients continue what was cut off.
     continued: bool,
+    /// Broken promises are what is looked for: nothing is said of each.
+    expected: bool,
     seed: u64,
     at: TempDir,
 }
@@ -159,6 +161,7 @@ fn record(
         promises: work.promises.into_inner().unwrap(),
         versions: settings.contains("versions"),
         continued: false,
+        expected: false,
         seed,
         at,
     })
@@ -221,7 +224,7 @@ impl Recording {
             made += 1;
             promised += found.promised;
             if !found.broken.is_empty() {
-                if bad < 3 {
+                if bad < 3 && !self.expected {
                     self.tell(cut, &found);
                 }
                 bad += 1;
@@ -388,7 +391,21 @@ fn no_power_cut_breaks_a_promise_on_xfs() {
 #[test]
 fn no_power_cut_breaks_a_promise_on_btrfs() {
     let recording = record(BTRFS, "", alone_and_in_a_crowd);
-    no_cut_breaks_a_promise(recording, (60, 60), 60);
+    no_cut_breaks_a_promise(recording, (100, 150), 60);
+}
+
+/// With fast commits to flush a file is no commit of the journal: names may stay behind, and those of Linux 6.18 lose a little
+/// even where files and directories are flushed one by one. What syncfs(2) commits is all there. That the kernel replays
+/// directories in a way that e2fsck(8) complains of is its own affair.
+#[test]
+fn no_power_cut_breaks_a_promise_on_ext4_with_fast_commits() {
+    let kind = Kind {
+        mkfs: &["mkfs.ext4", "-q", "-F", "-b4096", "-O", "fast_commit"],
+        fsck: None,
+        ..EXT4
+    };
+    let recording = record(kind, "", alone_and_in_a_crowd);
+    no_cut_breaks_a_promise(recording, (100, 150), 60);
 }
 
 #[test]
@@ -442,6 +459,7 @@ fn these_tests_find_what_a_server_loses_that_does_not_flush() {
     let Some(mut recording) = record(EXT4, "durable = false", Work::alone) else {
         return;
     };
+    recording.expected = true;
     let mut cuts = recording.at_acknowledgements(10);
     cuts.extend(recording.at_random(20));
     let damage = recording.make(cuts, Duration::from_secs(60));

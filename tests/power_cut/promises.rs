@@ -203,11 +203,16 @@ impl Promises {
             };
         }
         let mut found = Found::default();
-        for (name, contents) in &files {
+        for (whole_name, contents) in &files {
+            let name = whole_name;
             if target_of(name).is_some() {
                 continue;
             }
             if let Some(name) = old_version(name) {
+                // A copy that was cut off has not become a version.
+                if whole_name.ends_with(".partial") {
+                    continue;
+                }
                 let complaint = self.check_old(name, contents, position);
                 found.half_versions.extend(complaint);
                 continue;

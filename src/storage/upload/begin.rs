@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat};
-use nix::unistd::ftruncate;
+use nix::unistd::{fsync, ftruncate};
 
 use super::space::Space;
 use super::{Beside, Grows, How, Target, Upload, Uploads};
@@ -211,6 +211,10 @@ impl Upload {
             Some(_) => {
                 ftruncate(upload.file(), 0).map_err(|errno| target.fail(errno))?;
                 upload.space.give_back(0);
+                if target.durable {
+                    // Or a power cut could bring it back, to be continued with what is another file by now.
+                    fsync(upload.file()).map_err(|errno| target.fail(errno))?;
+                }
             }
             None => {
                 if let Err(over) = upload.space.new_file() {

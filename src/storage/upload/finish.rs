@@ -58,11 +58,14 @@ impl Upload {
             return Ok(());
         }
         // Its checksum, which is beside it, is to reach the disk as well.
-        fsync(file)?;
         match (new_in, self.order) {
-            (Some(directory), Order::Each) => sync_directory(directory.as_fd()),
-            // Its entry was part of the same commit.
-            _ => Ok(()),
+            (Some(directory), Order::Each) => {
+                fsync(file)?;
+                sync_directory(directory.as_fd())
+            }
+            // Its entry is part of the same commit.
+            (Some(directory), order) => after_rename(order, file, directory.as_fd()),
+            (None, _) => fsync(file),
         }
     }
 
