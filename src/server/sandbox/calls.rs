@@ -66,6 +66,7 @@ const ALWAYS: &[libc::c_long] = &[
     libc::SYS_fallocate,
     libc::SYS_flock,
     libc::SYS_fsync,
+    libc::SYS_syncfs,
     libc::SYS_fdatasync,
     libc::SYS_sync_file_range,
     libc::SYS_fadvise64,
