@@ -69,9 +69,20 @@ fn lives(pid: &str) -> bool {
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
+/// The one process beside the server, which starts programs.
+fn launcher(server: &Server) -> String {
+    let mut beside = children_of(&server.pid().to_string());
+    assert_eq!(beside.len(), 1, "{beside:?}");
+    beside.remove(0)
+}
+
 fn children(server: &Server) -> Vec<String> {
+    children_of(&launcher(server))
+}
+
+fn children_of(process: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for task in fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap() {
+    for task in fs::read_dir(format!("/proc/{process}/task")).unwrap() {
         let list = task.unwrap().path().join("children");
         let list = fs::read_to_string(list).unwrap_or_default();
         found.extend(list.split_whitespace().map(str::to_owned));
@@ -317,7 +328,7 @@ fn a_program_that_cannot_be_started_is_told_in_the_log() {
 }
 
 fn threads(server: &Server) -> Vec<String> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+    let tasks = fs::read_dir(format!("/proc/{}/task", launcher(server))).unwrap();
     tasks
         .flatten()
         .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())

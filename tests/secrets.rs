@@ -84,7 +84,9 @@ fn a_crowd_of_logins_takes_the_memory_of_two() {
 
 #[test]
 fn who_cannot_be_checked_in_time_is_told() {
-    let toml = one_user("known", "right") + "[timeouts]\nlogin = \"1s\"\n";
+    let toml = "sessions_before_login = 99\n".to_owned()
+        + &one_user("known", "right")
+        + "[timeouts]\nlogin = \"1s\"\n";
     let server = Server::build()
         .configuration(&toml)
         .arguments(&["--sessions-per-ip", "99", "--sessions", "99"])
