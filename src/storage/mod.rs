@@ -26,11 +26,14 @@
 //! | `tree` | removing a directory with all in it |
 //! | `owners` | names of users and groups |
 //! | `error` | why something was refused |
+//! | `fuzzing` | doors for the fuzz targets |
 mod change;
 pub mod checksum;
 mod copy;
 mod durable;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod listing;
 mod lock;
 mod metadata;

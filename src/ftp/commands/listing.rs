@@ -22,7 +22,7 @@ use crate::storage::{
 use crate::tls::Purpose;
 
 /// Names that one pattern may look at: enough for any directory of photos, not enough to keep a disk busy for long.
-const PATTERN_COST: usize = 1_000_000;
+const PATTERN_COST: usize = 250_000;
 
 pub fn list(session: &mut Session, argument: &[u8]) -> Answer {
     let lister = Lister::for_argument(session, argument, Style::Long)?;
@@ -377,6 +377,7 @@ fn expand(
                 next.push(([shown.as_slice(), name, slash].concat(), path));
             };
             if !is_pattern(component) {
+                cost += 1;
                 if let Ok(path) = directory.join(component) {
                     if view.symlink_metadata(&path).is_ok() {
                         add(component, path);

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
+use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::ftruncate;
 
@@ -104,6 +105,10 @@ impl Upload {
             _ => return Err(target.refuse(ErrorKind::NotAFile)),
         }
         target.check_lock(&stat)?;
+        // The kernel takes them away at the first byte, but not where root writes it.
+        if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+            give(fd.as_fd(), stat.st_mode & 0o777, None).map_err(|errno| target.fail(errno))?;
+        }
         let size = size_of(&stat);
         let position = match how {
             How::Replace => 0,
