@@ -199,7 +199,7 @@ fn furnish(scene: &mut Scene) {
         return;
     }
     server.write("large", noise(6 << 20));
-    for n in 0..1500 {
+    for n in 0..600 {
         server.write(
             format!("crowd/a-name-that-takes-some-room-in-a-listing-{n}"),
             "",

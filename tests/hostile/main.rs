@@ -60,5 +60,6 @@ fn there_are_enough_cases_and_no_two_of_one_name() {
     let all = all_cases();
     let names: BTreeSet<&String> = all.iter().collect();
     assert_eq!(names.len(), all.len(), "two cases share a name");
+    eprintln!("{} cases", all.len());
     assert!(all.len() >= 150, "{} cases", all.len());
 }

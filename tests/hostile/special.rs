@@ -4,7 +4,7 @@ use crate::common::{Server, is_root};
 use crate::scene::{Case, Scene, case};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use std::io::Read as _;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -223,6 +223,10 @@ pub fn cases() -> Vec<Case> {
                 client.download(format!("RETR dev/{name}")).1.expect(550);
                 client.upload(format!("STOR dev/{name}"), b"x").expect(550);
             }
+            // That it was opened would show by another error: there is no master of terminals in this place.
+            symlink("dev/ptmx", server.path("link")).unwrap();
+            client.upload("STOR link", b"x").expect(550);
+            client.upload("APPE link", b"x").expect(550);
             client.download("LIST dev/").1.expect(226);
             look_at(scene, &server);
         }),

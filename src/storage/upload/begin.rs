@@ -19,6 +19,7 @@ use crate::storage::permissions::Permission;
 use crate::storage::quota::Meter;
 use crate::storage::root::Place;
 use crate::storage::versions::{self, Keeping};
+use crate::storage::view::is_special;
 use crate::storage::{copy, lock};
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
@@ -80,6 +81,9 @@ impl Upload {
                 _ => needed,
             };
             return Err(target.refuse(ErrorKind::NotPermitted(missing)));
+        }
+        if is_special(target.root, target.relative) {
+            return Err(target.refuse(ErrorKind::NotAFile));
         }
         // Its checksum begins with what is in it.
         let access = match target.checksums {
