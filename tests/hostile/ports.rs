@@ -3,7 +3,7 @@
 use crate::common::{connect_from, data_connection, noise, port_command, reset};
 use crate::scene::{Case, case, throw};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 /// Commands that ask the server to connect where it must not.
 const REFUSED: &[&str] = &[
@@ -105,6 +105,85 @@ pub fn cases() -> Vec<Case> {
                 scene.client.reply().expect_one_of(&[226, 425, 426]);
             },
         ),
+        case(
+            "strangers knock at the passive port before the client",
+            |scene| {
+                let address = scene.client.epsv_address();
+                for _ in 0..50 {
+                    assert!(is_closed(stranger(address)));
+                }
+                let data = data_connection(address);
+                let (bytes, reply) = scene.client.download_over(data, "RETR file");
+                reply.expect(226);
+                assert_eq!(bytes, b"inside");
+            },
+        ),
+        case(
+            "strangers knock while the server waits for the client",
+            |scene| {
+                let address = scene.client.epsv_address();
+                scene.client.send("STOR new");
+                scene.client.reply().expect(150);
+                for n in 0..50 {
+                    let stranger = stranger(address);
+                    throw(&stranger, b"hostile");
+                    if n % 2 == 0 {
+                        reset(stranger);
+                    } else {
+                        assert!(is_closed(stranger));
+                    }
+                }
+                let mut data = data_connection(address);
+                data.write_all(b"mine").unwrap();
+                drop(data);
+                scene.client.reply().expect(226);
+                assert_eq!(scene.server.read("new"), b"mine");
+            },
+        ),
+        case(
+            "who comes after the client finds the door closed",
+            |scene| {
+                scene.server.write("mine", noise(4 << 20));
+                let address = scene.client.epsv_address();
+                let mut data = data_connection(address);
+                scene.client.expect("RETR mine", 150);
+                assert!(TcpStream::connect(address).is_err(), "two data connections");
+                let mut bytes = Vec::new();
+                data.read_to_end(&mut bytes).unwrap();
+                assert!(bytes == noise(4 << 20));
+                scene.client.reply().expect(226);
+            },
+        ),
+        case(
+            "one session's passive port is of no use to another",
+            |scene| {
+                let mut other = scene.server.client();
+                let (mine, theirs) = (scene.client.epsv_address(), other.epsv_address());
+                assert_ne!(mine.port(), theirs.port());
+                let data = data_connection(mine);
+                // What the other asks for goes where the other has agreed upon.
+                other.expect("RETR file", 150);
+                let (bytes, reply) = scene.client.download_over(data, "NLST empty");
+                reply.expect(226);
+                assert!(bytes.is_empty());
+                let (mut data, mut bytes) = (data_connection(theirs), Vec::new());
+                data.read_to_end(&mut bytes).unwrap();
+                assert_eq!(bytes, b"inside");
+                other.reply().expect(226);
+            },
+        ),
+        case("a passive port is closed with what opened it", |scene| {
+            for line in ["PORT 127,0,0,1,255,254", "ABOR", "EPSV", "REIN"] {
+                let address = scene.client.epsv_address();
+                scene
+                    .client
+                    .command(line)
+                    .expect_one_of(&[200, 220, 226, 229]);
+                let refused = TcpStream::connect(address).unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{line}");
+            }
+            scene.renew();
+        }),
         case(
             "a client that connects from another of its addresses is a stranger",
             |scene| {

@@ -18,7 +18,7 @@ pub fn listing(data: &[u8]) {
     let (name, target) = split_at_byte(rest, b'/');
     let owner = String::from_utf8_lossy(owner);
     let (mode, flags) = ((mode >> 32) as u32, mode as u32);
-    let (modified, now) = (modified.cast_signed(), now.cast_signed());
+    let (modified, now) = (modified as i64, now as i64);
     let kind = b"-dlp"[(flags & 3) as usize];
     let line = ListLine {
         kind,

@@ -15,8 +15,11 @@ pub use formats::{configuration, listing, records};
 pub use protocol::{ascii, command, facts, glob, host_port, lines, path, times};
 pub use session::session;
 
+/// A name and what it runs.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// All targets by their names.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[Target] = &[
     ("lines", lines),
     ("command", command),
     ("host_port", host_port),

@@ -299,7 +299,7 @@ impl Client {
                     .as_ref()
                     .map(|data| data.shutdown(Shutdown::Write)),
             ),
-            b'x' => drop(self.data.take().map(reset)),
+            b'x' => reset(self.data.take()),
             b'd' => self.data = None,
             // w: waits for replies; h: ends its side of the control connection; u: urgent data.
             b'w' => self.hear(),
@@ -368,10 +368,10 @@ impl Client {
     fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
         let _ = self.control.shutdown(Shutdown::Write);
         self.read_data();
-        drop(self.data.take().map(reset));
+        reset(self.data.take());
         self.control.set_read_timeout(Some(HANGS)).unwrap();
         self.hear();
-        reset(self.control);
+        reset(Some(self.control));
         (self.heard, self.received)
     }
 }
@@ -380,7 +380,8 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-fn reset(stream: TcpStream) {
+fn reset(stream: Option<TcpStream>) {
+    let Some(stream) = stream else { return };
     let linger = nix::libc::linger {
         l_onoff: 1,
         l_linger: 0,
