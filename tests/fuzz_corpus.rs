@@ -41,6 +41,13 @@ fn no_input_of_the_corpora_breaks_a_parser_or_formatter() {
 
 #[test]
 fn no_script_of_the_corpus_breaks_a_session() {
+    struct Leaving;
+    impl Drop for Leaving {
+        fn drop(&mut self) {
+            targets::leave();
+        }
+    }
+    let _leaving = Leaving;
     replay(|target| target == "session");
 }
 

@@ -13,7 +13,7 @@ mod session;
 
 pub use formats::{configuration, listing, records};
 pub use protocol::{ascii, command, facts, glob, host_port, lines, path, times};
-pub use session::session;
+pub use session::{leave, session};
 
 /// A name and what it runs.
 pub type Target = (&'static str, fn(&[u8]));

@@ -51,18 +51,13 @@ struct House {
     admission: Admission,
     stop: Arc<Stop>,
     listener: TcpListener,
-    home: tempfile::TempDir,
+    home: PathBuf,
 }
 
 impl House {
     fn new() -> Self {
-        let in_memory = Some(Path::new("/dev/shm")).filter(|path| path.is_dir());
-        let top = in_memory.map_or_else(std::env::temp_dir, Path::to_owned);
-        let home = tempfile::Builder::new()
-            .prefix("thriftpd-fuzz-")
-            .tempdir_in(top)
-            .unwrap();
-        fs::write(home.path().join("canary"), CANARY).unwrap();
+        let home = home();
+        fs::write(home.join("canary"), CANARY).unwrap();
         let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
         setrlimit(Resource::RLIMIT_FSIZE, LARGEST_FILE, hard).unwrap();
         let admission = Admission::default();
@@ -73,8 +68,8 @@ impl House {
             may_bind_low_ports: false,
             explicit_listeners: 1,
         };
-        let made = ensure(&home.path().join("certificate"), &["localhost".into()]).unwrap();
-        let config = config(&home.path().join("root"), made.source);
+        let made = ensure(&home.join("certificate"), &["localhost".into()]).unwrap();
+        let config = config(&home.join("root"), made.source);
         let tls = Tls::open(config.tls.service.clone()).unwrap();
         let ftp = Ftp::new(
             config,
@@ -92,7 +87,7 @@ impl House {
     }
 
     fn root(&self) -> PathBuf {
-        self.home.path().join("root")
+        self.home.join("root")
     }
 
     /// The files as every session finds them.
@@ -115,13 +110,31 @@ impl House {
     /// Nothing outside has changed.
     fn inspect(&self) {
         assert!(
-            fs::read(self.home.path().join("canary")).unwrap() == CANARY,
+            fs::read(self.home.join("canary")).unwrap() == CANARY,
             "the canary changed"
         );
-        let beside = fs::read_dir(self.home.path()).unwrap().count();
+        let beside = fs::read_dir(&self.home).unwrap().count();
         assert_eq!(beside, 3, "something new lies beside the root");
         assert_eq!(self.admission.sessions(), 0, "a slot leaked");
     }
+}
+
+/// A directory in memory where there is such a place. Nothing ends a fuzzer in order: who comes next takes away what those
+/// that are gone have left.
+fn home() -> PathBuf {
+    const PREFIX: &str = "thriftpd-fuzz-";
+    let in_memory = Some(Path::new("/dev/shm")).filter(|path| path.is_dir());
+    let top = in_memory.map_or_else(std::env::temp_dir, Path::to_owned);
+    for entry in fs::read_dir(&top).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(PREFIX).unwrap_or_default();
+        if !pid.is_empty() && !Path::new("/proc").join(pid).exists() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let home = top.join(format!("{PREFIX}{}", std::process::id()));
+    fs::create_dir(&home).unwrap();
+    home
 }
 
 fn make_accessible(path: &Path) {
@@ -167,6 +180,12 @@ fn config(root: &Path, source: Source) -> Config {
 fn house() -> &'static Mutex<House> {
     static HOUSE: OnceLock<Mutex<House>> = OnceLock::new();
     HOUSE.get_or_init(|| Mutex::new(House::new()))
+}
+
+/// Takes the files away, for who knows that no session will be played any more.
+pub fn leave() {
+    let house = house().lock().unwrap_or_else(PoisonError::into_inner);
+    let _ = fs::remove_dir_all(&house.home);
 }
 
 /// Plays a script to its end: the session answers in well-formed replies, shows and changes nothing outside of its root, and
