@@ -93,6 +93,14 @@ fn set_mode(file: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
     tolerated(fchmod(file, Mode::from_bits_truncate(mode)))
 }
 
+/// Takes set-user-ID and its like away and leaves the rest of the mode as it is.
+///
+/// # Errors
+/// As [`give`].
+pub fn take_special_bits(file: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
+    tolerated(fchmod(file, Mode::from_bits_truncate(mode & 0o777)))
+}
+
 fn give_group(file: BorrowedFd<'_>, group: Option<u32>) -> Result<(), Errno> {
     match group {
         Some(group) => tolerated(fchown(file, None, Some(Gid::from_raw(group)))),

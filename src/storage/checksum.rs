@@ -212,7 +212,7 @@ impl Record {
         u64::try_from(stat.st_size) == Ok(self.size)
     }
 
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         let Self {
             digest,
             size,
@@ -222,7 +222,7 @@ impl Record {
     }
 
     /// None for anything that was not written by [`Record::encode`].
-    fn parse(value: &[u8]) -> Option<Self> {
+    pub(super) fn parse(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?;
         let mut words = text.split(' ');
         let (digest, size, time) = (words.next()?, words.next()?, words.next()?);

@@ -34,6 +34,7 @@
 //! | `tree` | removing a directory with all in it |
 //! | `owners` | names of users and groups |
 //! | `error` | why something was refused |
+//! | `fuzzing` | doors for the fuzz targets |
 mod acl;
 mod boot;
 mod change;
@@ -42,6 +43,8 @@ mod copy;
 mod duplicate;
 mod durable;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 mod listing;
 mod lock;

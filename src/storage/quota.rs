@@ -68,7 +68,7 @@ impl Counts {
 
 /// What the file holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Record {
+pub(super) struct Record {
     usage: Usage,
     /// Uploads under way: other than zero when nobody runs, somebody died and left the counts inexact.
     open: u64,
@@ -78,7 +78,7 @@ struct Record {
 const RECORD: usize = 64;
 
 impl Record {
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let mut words = text.strip_suffix('\n')?.split_whitespace();
         let mut number = |name: &str| words.next()?.strip_prefix(name)?.parse().ok();
@@ -90,7 +90,7 @@ impl Record {
         Some(Self { usage, open })
     }
 
-    fn text(self) -> String {
+    pub(super) fn text(self) -> String {
         let Usage { bytes, files } = self.usage;
         let line = format!("bytes={bytes} files={files} open={}", self.open);
         format!("{line:<width$}\n", width = RECORD - 1)

@@ -497,6 +497,9 @@ impl View {
         let located = self.permitted(path, Permission::Download)?;
         let fail = |errno| Error::from_errno(errno, path.as_bytes());
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        if (located.root).is_ok_and(|root| is_special(root, located.relative)) {
+            return Err(Error::new(ErrorKind::NotAFile, path.as_bytes()));
+        }
         let opened = located
             .root
             .and_then(|root| root.open_below(located.relative, flags, Mode::empty()));
@@ -534,6 +537,12 @@ impl View {
         let free = available(&disk, self.min_free);
         Ok(self.metered.left()?.map_or(free, |left| left.min(free)))
     }
+}
+
+/// Neither file nor directory: asked before anything is opened, for opening a device can do something. That of a watchdog
+/// resets the machine. What takes the name in between is opened and refused then.
+pub(super) fn is_special(root: &Root, relative: &[u8]) -> bool {
+    (root.stat(relative, true)).is_ok_and(|stat| kind(&stat) == Kind::Other)
 }
 
 fn parent_is_writable(root: &Root, relative: &[u8]) -> bool {

@@ -35,6 +35,7 @@ pub struct Builder {
     configuration: Option<String>,
     flag_user: bool,
     environment: Vec<(String, String)>,
+    mounts: Vec<(PathBuf, String)>,
 }
 
 impl Builder {
@@ -53,7 +54,15 @@ impl Builder {
             configuration: None,
             flag_user: false,
             environment: Vec::new(),
+            mounts: Vec::new(),
         }
+    }
+
+    /// Serves what lies at this place of the host under this name too, read-only. It is mounted where the server alone
+    /// sees it (mount_namespaces(7)) and gone with it; takes root.
+    pub fn mounting(mut self, what: &str, name: &str) -> Self {
+        self.mounts.push((what.into(), name.to_owned()));
+        self
     }
 
     /// Adds arguments behind `serve`; `{root}` and `{home}` stand for the directories.
@@ -111,8 +120,28 @@ impl Builder {
             .replace("{home}", &path(self.home.path()))
     }
 
+    /// The server's program, alone with its mounts where it has some.
+    fn program(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_thriftpd");
+        if self.mounts.is_empty() {
+            return Command::new(program);
+        }
+        let mut script = String::new();
+        for (what, name) in &self.mounts {
+            let at = self.root.join(name);
+            std::fs::create_dir_all(&at).unwrap();
+            let (what, at) = (what.display(), at.display());
+            script +=
+                &format!("mount --bind '{what}' '{at}' && mount -o remount,bind,ro '{at}' && ");
+        }
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+        command.arg(script + "exec \"$@\"").args(["sh", program]);
+        command
+    }
+
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_thriftpd"));
+        let mut command = self.program();
         command.arg("serve");
         if self.configuration.is_none() || self.flag_user {
             let user = format!("{USER}:{PASSWORD}");

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
+use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{fsync, ftruncate};
 
@@ -18,6 +19,7 @@ use crate::storage::permissions::Permission;
 use crate::storage::quota::Meter;
 use crate::storage::root::Place;
 use crate::storage::versions::{self, Keeping};
+use crate::storage::view::is_special;
 use crate::storage::{acl, boot, copy, lock};
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
@@ -80,6 +82,9 @@ impl Upload {
             };
             return Err(target.refuse(ErrorKind::NotPermitted(missing)));
         }
+        if is_special(target.root, target.relative) {
+            return Err(target.refuse(ErrorKind::NotAFile));
+        }
         // Its checksum begins with what is in it.
         let access = match target.checksums {
             true => OFlag::O_RDWR,
@@ -108,6 +113,11 @@ impl Upload {
             _ => return Err(target.refuse(ErrorKind::NotAFile)),
         }
         target.check_lock(&stat)?;
+        // The kernel takes them away at the first byte, but not where root writes it.
+        if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+            let taken = acl::take_special_bits(fd.as_fd(), stat.st_mode);
+            taken.map_err(|errno| target.fail(errno))?;
+        }
         let size = size_of(&stat);
         let position = match how {
             How::Replace => 0,

@@ -1,0 +1,17 @@
+//! Doors to parsers that nobody needs from outside but the fuzz targets (tests/fuzz); no part of the interface.
+use super::{checksum, owners, quota};
+
+/// The record of a checksum, written again as it was understood.
+pub fn checksum_record(value: &[u8]) -> Option<String> {
+    checksum::Record::parse(value).map(|record| record.encode())
+}
+
+/// The record of a quota, written again as it was understood.
+pub fn quota_record(text: &[u8]) -> Option<String> {
+    quota::Record::parse(text).map(quota::Record::text)
+}
+
+/// How many ids passwd(5) or group(5) name.
+pub fn names_of_ids(text: &[u8]) -> usize {
+    owners::parse(text).len()
+}
