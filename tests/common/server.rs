@@ -103,6 +103,14 @@ impl Builder {
         self
     }
 
+    /// Puts keys of the server in front of what its configuration says; without one the users are those of the command line.
+    pub fn keys(mut self, toml: &str) -> Self {
+        self.flag_user |= self.configuration.is_none();
+        let rest = self.configuration.take().unwrap_or_default();
+        self.configuration = Some(format!("{toml}{rest}"));
+        self
+    }
+
     /// The served directory, to be filled before the start.
     pub fn root(&self) -> &Path {
         &self.root

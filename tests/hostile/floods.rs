@@ -1,6 +1,6 @@
 //! Too much of everything: commands, garbage, connections, and replies that nobody reads.
 
-use crate::common::{Client, data_connection, noise, reset};
+use crate::common::{Client, data_connection, eventually, noise, reset};
 use crate::scene::{Case, Scene, case, throw};
 use std::net::TcpStream;
 
@@ -178,6 +178,12 @@ pub fn cases() -> Vec<Case> {
             assert_eq!(scene.client.retr("file"), b"inside");
         }),
         case("replies that nobody reads", |scene| {
+            // The crowds before may be on their way out yet.
+            let server = &scene.server;
+            eventually("there is a place", || {
+                let mut client = Client::connect(server.address());
+                client.reply_or_end().is_some_and(|reply| reply.code == 220)
+            });
             let ruined = std::mem::replace(&mut scene.client, scene.server.client());
             let stream = ruined.stream().try_clone().unwrap();
             stream

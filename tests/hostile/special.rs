@@ -121,10 +121,10 @@ pub fn cases() -> Vec<Case> {
                 )
                 .unwrap();
                 scene.client.expect("RNFR pipe", 350);
-                scene.client.expect("RNTO dir/pipe", 250);
-                scene.client.expect("SITE CHMOD 600 dir/pipe", 550);
-                scene.client.expect("MFMT 20260101000000 dir/pipe", 550);
-                scene.client.expect("DELE dir/pipe", 250);
+                scene.client.expect("RNTO dir/tube", 250);
+                scene.client.expect("SITE CHMOD 600 dir/tube", 550);
+                scene.client.expect("MFMT 20260101000000 dir/tube", 550);
+                scene.client.expect("DELE dir/tube", 250);
             },
         ),
         case("proc below the root", |scene| {

@@ -21,7 +21,7 @@ use crate::storage::{
 };
 use crate::tls::Purpose;
 
-/// How many names of a listing one name costs that a pattern looks at.
+/// How many names of a listing one name costs that a pattern looks at: by its path, and nobody is listened to meanwhile.
 const PATTERN_COST: usize = 4;
 
 /// Names that one pattern may stand for: they are held in memory, which the directories of a small host's owner fit into.
@@ -396,8 +396,6 @@ fn expand(
         (Vec::new(), here.clone())
     };
     let mut found = vec![start];
-    // Each is looked at by its path, and nobody is listened to meanwhile.
-    let most = most / PATTERN_COST;
     let mut cost = 0;
     let components: Vec<&[u8]> = typed
         .split(|&byte| byte == b'/')
@@ -410,7 +408,7 @@ fn expand(
             let slash: &[u8] = if is_last { b"" } else { b"/" };
             let shown_as = |name: &[u8]| [shown.as_slice(), name, slash].concat();
             if !is_pattern(component) {
-                cost += 1;
+                cost += PATTERN_COST;
                 if let Ok(path) = directory.join(component) {
                     if view.symlink_metadata(&path).is_ok() {
                         next.push((shown_as(component), path));
@@ -424,7 +422,7 @@ fn expand(
                 continue;
             };
             for entry in listing {
-                cost += 1;
+                cost += PATTERN_COST;
                 not_too_many(cost, next.len(), most)?;
                 let Entry { name, metadata } = entry?;
                 let can_hold_more = matches!(metadata.kind, Kind::Directory | Kind::Symlink);

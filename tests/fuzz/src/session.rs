@@ -8,16 +8,18 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
 use thriftpd::accounts::{Account, Accounts, Password};
 use thriftpd::config::{Config, Timeouts, plain_view};
+use thriftpd::ftp::data::rate::Buckets;
 use thriftpd::ftp::{Ftp, Shared};
 use thriftpd::observe::sessions::Sessions;
 use thriftpd::server::admission::Admission;
+use thriftpd::server::bans::Bans;
 use thriftpd::server::stop::Stop;
 use thriftpd::server::{Connection, FrontEnd as _};
 use thriftpd::storage::{Permissions, Room, Uploads};
@@ -63,6 +65,11 @@ impl House {
         let admission = Admission::default();
         let shared = Shared {
             admission: admission.clone(),
+            bans: Bans::open(None).unwrap(),
+            up: Buckets::default(),
+            down: Buckets::default(),
+            programs: Arc::default(),
+            identities: false,
             sessions: Arc::new(Sessions::default()),
             transfer_log: None,
             may_bind_low_ports: false,
@@ -199,12 +206,17 @@ pub fn session(data: &[u8]) {
     let stream = TcpStream::connect(house.listener.local_addr().unwrap()).unwrap();
     let (accepted, peer) = house.listener.accept().unwrap();
     accepted.set_nonblocking(true).unwrap();
+    house.ftp.greet(&accepted, 0);
     let connection = Connection {
         local: accepted.local_addr().unwrap(),
         stream: accepted,
         peer,
+        accepted: Instant::now(),
         listener: 0,
-        slot: house.admission.admit(peer.ip(), 9, 9).unwrap(),
+        slot: house
+            .admission
+            .admit(peer.ip(), &house.ftp.limits())
+            .unwrap(),
         stop: Arc::clone(&house.stop),
     };
     let ftp = Arc::clone(&house.ftp);
