@@ -188,3 +188,51 @@ fn main_reads_like_a_summary() {
             < 60
     );
 }
+
+/// What a word of the SECURITY section calls a test: the file of tests, its directory, or the module of the program.
+fn test_files(room: &str) -> Vec<String> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![top.join("tests").join(format!("{room}.rs"))];
+    if let Ok(directory) = fs::read_dir(top.join("tests").join(room)) {
+        files.extend(directory.map(|entry| entry.unwrap().path()));
+    }
+    let module = room.replace("::", "/");
+    files.push(top.join("src").join(format!("{module}.rs")));
+    files.push(top.join("src").join(module).join("mod.rs"));
+    let texts = files.iter().filter(|file| file.is_file());
+    texts
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect()
+}
+
+#[test]
+fn every_claim_of_the_readme_about_security_names_tests_that_exist() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(readme).unwrap();
+    let section = readme.split("\n## SECURITY\n").nth(1).expect("the section");
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|line| line.starts_with("| "));
+    let claims: Vec<(&str, &str)> = rows
+        .filter_map(|row| row.trim_matches(['|', ' ']).rsplit_once(" | "))
+        .filter(|(claim, _)| *claim != "claim")
+        .collect();
+    assert!(claims.len() > 20, "the claims are found");
+    let mut missing = Vec::new();
+    for (claim, shown_by) in claims {
+        let words: Vec<&str> = shown_by.split('`').skip(1).step_by(2).collect();
+        assert!(!words.is_empty(), "nothing shows: {claim}");
+        let mut room = Vec::new();
+        for word in words {
+            // A room comes before its tests, the names of which are sentences.
+            if !test_files(word).is_empty() {
+                room = test_files(word);
+            } else if !room
+                .iter()
+                .any(|text| text.contains(&format!("fn {word}()")))
+            {
+                missing.push(word);
+            }
+        }
+    }
+    assert_eq!(missing, [""; 0]);
+}

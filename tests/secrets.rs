@@ -50,6 +50,37 @@ fn neither_replies_nor_the_log_tell_who_is_known() {
     assert_eq!(of("known").len(), 1);
 }
 
+/// What the server has worked so far, in clock ticks (proc_pid_stat(5), utime and stime).
+fn worked(server: &Server) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
+    ticks(11) + ticks(12)
+}
+
+#[test]
+fn a_name_that_nobody_has_is_as_much_work_as_a_wrong_password() {
+    let server = Server::build()
+        .configuration(&one_user("known", "right"))
+        .start();
+    let work_for = |name: &str| {
+        let before = worked(&server);
+        for _ in 0..12 {
+            server.connect().login_as(name, "wrong").expect(530);
+        }
+        worked(&server) - before
+    };
+    // What is made once is made now.
+    work_for("unknown");
+    let (known, unknown) = (work_for("known"), work_for("unknown"));
+    // Not time but work, which the load of the machine changes little; without the check there would be none at all.
+    assert!(known >= 4, "{known}");
+    assert!(
+        unknown * 2 > known && known * 2 > unknown,
+        "{known}, {unknown}"
+    );
+}
+
 #[test]
 fn a_crowd_of_logins_takes_the_memory_of_two() {
     let server = Server::build()
