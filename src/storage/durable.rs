@@ -20,8 +20,14 @@
 //!
 //! btrfs inserts extents only some time after writing them, so it could show an empty file; others promise nothing. They, and
 //! ext4 without a journal, get the plain way.
+//!
+//! ext4 can be made to have fast commits (`mkfs.ext4 -O fast_commit`). Such a commit, which any session's flush may cause, knows
+//! of some changes and not of others: of a rename, but not that the file's last blocks have been written since. There all is
+//! committed in full before the rename, and again behind it. That a disk has them shows only when something was flushed on it.
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, PosixFadviseAdvice, openat, posix_fadvise};
@@ -75,9 +81,8 @@ fn device(file: BorrowedFd<'_>) -> Option<String> {
     Some(link.file_name()?.to_str()?.to_owned())
 }
 
-/// Flushes, and with it everything that was done before: the journal's order sees to that. But ext4 can be made to have fast
-/// commits (`mkfs.ext4 -O fast_commit`), which know of this one file only and leave names behind; where there were any, the whole
-/// file system is flushed as well.
+/// Flushes, and with it everything that was done before: the journal's order sees to that, and where there were fast commits,
+/// which have none, a flush of the whole file system.
 fn commit(file: BorrowedFd<'_>) -> Result<(), Errno> {
     fsync(file)?;
     match has_fast_commits(file) {
@@ -86,21 +91,55 @@ fn commit(file: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
-/// Whether there was a fast commit since the disk was mounted.
+/// Whether there was a fast commit since the disk was mounted, or one that had to be a full one.
 fn has_fast_commits(file: BorrowedFd<'_>) -> bool {
     let information = device(file).and_then(|device| {
         let information = format!("/proc/fs/ext4/{device}/fc_info");
         std::fs::read_to_string(information).ok()
     });
-    // fc stats:
-    // 12 commits
-    let commits = information.and_then(|text| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_suffix(" commits"))?;
-        line.trim().parse::<u64>().ok()
-    });
-    commits.is_some_and(|commits| commits > 0)
+    information.is_some_and(|information| counts_fast_commits(&information))
+}
+
+/// ```text
+/// fc stats:
+/// 12 commits
+/// 3 ineligible
+/// ```
+fn counts_fast_commits(information: &str) -> bool {
+    let count = |line: &str| {
+        let (number, what) = line.trim().split_once(' ')?;
+        let counts = matches!(what, "commits" | "ineligible");
+        number.parse::<u64>().ok().filter(|_| counts)
+    };
+    information.lines().filter_map(count).any(|count| count > 0)
+}
+
+/// Disks on which something was flushed and no fast commit counted: by device and by the number that the file system gives
+/// itself, for another disk may come by the same device.
+static WITHOUT_FAST_COMMITS: Mutex<BTreeSet<(u64, String)>> = Mutex::new(BTreeSet::new());
+
+/// Whether a flush of this file alone may be a fast commit. Flushes it to find out, once a disk.
+fn may_have_fast_commits(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+    if has_fast_commits(file) {
+        return Ok(true);
+    }
+    let disk = (
+        fstat(file)?.st_dev,
+        format!("{:?}", fstatfs(file)?.filesystem_id()),
+    );
+    let known = || {
+        let disks = WITHOUT_FAST_COMMITS.lock();
+        disks.unwrap_or_else(PoisonError::into_inner)
+    };
+    if known().contains(&disk) {
+        return Ok(false);
+    }
+    fsync(file)?;
+    if has_fast_commits(file) {
+        return Ok(true);
+    }
+    known().insert(disk);
+    Ok(false)
 }
 
 /// Makes a file's contents safe to be given a name.
@@ -109,6 +148,7 @@ fn has_fast_commits(file: BorrowedFd<'_>) -> bool {
 /// Those of writing.
 pub fn before_rename(order: Order, file: &File) -> Result<(), Errno> {
     match order {
+        Order::Journal if may_have_fast_commits(file.as_fd())? => commit(file.as_fd()),
         Order::Journal => match system::sync_file_range(file.as_fd(), 0, 0, true) {
             Err(Errno::EINVAL | Errno::ENOSYS | Errno::ESPIPE) => fsync(file),
             other => other,
@@ -255,6 +295,18 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn fast_commits_are_told_from_none() {
+        let none = "fc stats:\n0 commits\n0 ineligible\n0 numblks\n0us avg_commit_time\n";
+        assert!(!counts_fast_commits(none) && !counts_fast_commits(""));
+        for (from, to) in [("0 commits", "7 commits"), ("0 ineligible", "1 ineligible")] {
+            assert!(counts_fast_commits(&none.replace(from, to)));
+        }
+        assert!(!counts_fast_commits(
+            &none.replace("0 numblks", "9 numblks")
+        ));
+    }
 
     #[test]
     fn a_paced_file_holds_what_was_written() {

@@ -61,7 +61,9 @@ pub fn parse_utime_short(text: &[u8]) -> Option<i64> {
 fn seconds_of(digits: &[u8]) -> Option<i64> {
     let part = |from: usize, to: usize| number(&digits[from..to]);
     let small = |from, to| part(from, to).and_then(|n| i8::try_from(n).ok());
-    let date = Date::new(i16::try_from(part(0, 4)?).ok()?, small(4, 6)?, small(6, 8)?).ok()?;
+    // The year before the first is no year of this calendar, and could not be shown again.
+    let year = i16::try_from(part(0, 4)?).ok().filter(|&year| year > 0)?;
+    let date = Date::new(year, small(4, 6)?, small(6, 8)?).ok()?;
     let second = match small(12, 14)? {
         60 => 59,
         second => second,
@@ -137,6 +139,7 @@ mod tests {
             b"20261124122700.",
             b"20261124122700.1234567890",
             b"-0261124122700",
+            b"00000226165923",
         ] {
             assert_eq!(parse_timeval(bad), None, "{}", String::from_utf8_lossy(bad));
         }
