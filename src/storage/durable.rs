@@ -21,9 +21,10 @@
 //! btrfs inserts extents only some time after writing them, so it could show an empty file; others promise nothing. They, and
 //! ext4 without a journal, get the plain way.
 //!
-//! ext4 can be made to have fast commits (`mkfs.ext4 -O fast_commit`). Such a commit, which any session's flush may cause, knows
-//! of some changes and not of others: of a rename, but not that the file's last blocks have been written since. There all is
-//! committed in full before the rename, and again behind it. That a disk has them shows only when something was flushed on it.
+//! ext4 can be made to have fast commits (`mkfs.ext4 -O fast_commit`). Such a commit, which any session's fsync(2) may be, knows
+//! of some changes and not of others: of a rename, but not that the file's last blocks have been written since; and what Linux
+//! 6.18 makes of them after a crash is not always what was promised before. There nothing is flushed but by syncfs(2), which
+//! commits all in full, before the rename and behind it. That a disk has them shows only when something was flushed on it.
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -81,14 +82,16 @@ fn device(file: BorrowedFd<'_>) -> Option<String> {
     Some(link.file_name()?.to_str()?.to_owned())
 }
 
-/// Flushes, and with it everything that was done before: the journal's order sees to that, and where there were fast commits,
-/// which have none, a flush of the whole file system.
+/// Flushes, and with it everything that was done before: the journal's order sees to that. Where there were fast commits, which
+/// have no such order, the whole file system is flushed, in a full commit.
 fn commit(file: BorrowedFd<'_>) -> Result<(), Errno> {
-    fsync(file)?;
-    match has_fast_commits(file) {
-        true => syncfs(file),
-        false => Ok(()),
+    if !has_fast_commits(file) {
+        fsync(file)?;
+        if !has_fast_commits(file) {
+            return Ok(());
+        }
     }
+    syncfs(file)
 }
 
 /// Whether there was a fast commit since the disk was mounted, or one that had to be a full one.
@@ -127,19 +130,31 @@ fn may_have_fast_commits(file: BorrowedFd<'_>) -> Result<bool, Errno> {
         fstat(file)?.st_dev,
         format!("{:?}", fstatfs(file)?.filesystem_id()),
     );
-    let known = || {
-        let disks = WITHOUT_FAST_COMMITS.lock();
-        disks.unwrap_or_else(PoisonError::into_inner)
-    };
-    if known().contains(&disk) {
+    // Others wait for the answer, or their flushes would be fast commits meanwhile.
+    let disks = WITHOUT_FAST_COMMITS.lock();
+    let mut disks = disks.unwrap_or_else(PoisonError::into_inner);
+    if disks.contains(&disk) {
         return Ok(false);
     }
-    fsync(file)?;
+    if !has_fast_commits(file) {
+        fsync(file)?;
+    }
     if has_fast_commits(file) {
         return Ok(true);
     }
-    known().insert(disk);
+    disks.insert(disk);
     Ok(false)
+}
+
+/// Makes the contents of a file durable that has its name, or never gets one.
+///
+/// # Errors
+/// Those of writing.
+pub fn contents(order: Order, file: &File) -> Result<(), Errno> {
+    match order {
+        Order::Journal => commit(file.as_fd()),
+        Order::Each => fsync(file),
+    }
 }
 
 /// Makes a file's contents safe to be given a name.

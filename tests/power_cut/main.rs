@@ -395,7 +395,7 @@ fn no_power_cut_breaks_a_promise_on_btrfs() {
 }
 
 /// With fast commits to flush a file is no commit of the journal: names may stay behind, and those of Linux 6.18 lose a little
-/// even where files and directories are flushed one by one. What syncfs(2) commits is all there. That the kernel replays
+/// even where all is flushed in full besides. The server makes none. That the kernel replays
 /// directories in a way that e2fsck(8) complains of is its own affair.
 #[test]
 fn no_power_cut_breaks_a_promise_on_ext4_with_fast_commits() {

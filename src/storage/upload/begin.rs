@@ -6,12 +6,12 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat};
-use nix::unistd::{fsync, ftruncate};
+use nix::unistd::ftruncate;
 
 use super::space::Space;
 use super::{Beside, Grows, How, Target, Upload, Uploads};
 use crate::storage::checksum::{Algorithm, Digest};
-use crate::storage::durable::{Order, Pace};
+use crate::storage::durable::{self, Order, Pace};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::metadata::{Kind, kind, size_of};
 use crate::storage::partial::Partial;
@@ -223,7 +223,8 @@ impl Upload {
                 upload.space.give_back(0);
                 if target.durable {
                     // Or a power cut could bring it back, to be continued with what is another file by now.
-                    fsync(upload.file()).map_err(|errno| target.fail(errno))?;
+                    let flushed = durable::contents(upload.order, upload.file());
+                    flushed.map_err(|errno| target.fail(errno))?;
                 }
             }
             None => {

@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Uid, fchown, fsync, ftruncate};
 
 use super::{Beside, Grows, Stored, Upload};
 use crate::storage::checksum::{self, Digest};
-use crate::storage::durable::{Order, after_rename, before_rename, sync_directory};
+use crate::storage::durable::{Order, after_rename, before_rename, contents, sync_directory};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::lock::{hold_names, locked_until};
 use crate::storage::metadata::{Kind, kind, size_of};
@@ -65,7 +65,7 @@ impl Upload {
             }
             // Its entry is part of the same commit.
             (Some(directory), order) => after_rename(order, file, directory.as_fd()),
-            (None, _) => fsync(file),
+            (None, order) => contents(order, file),
         }
     }
 
