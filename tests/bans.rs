@@ -221,6 +221,26 @@ fn networks_are_denied_and_allowed_by_user_and_nobody_can_tell_from_outside() {
 }
 
 #[test]
+fn guesses_that_waited_for_their_turn_when_the_ban_came_are_of_no_use() {
+    let server = server("ban_after = 2\nban_loopback = true\nlogin_attempts = 9\n");
+    let mut guessing: Vec<Client> = (0..20).map(|_| server.connect_from(attacker())).collect();
+    for client in &mut guessing {
+        client.expect(format!("USER {USER}"), 331);
+    }
+    for (number, client) in guessing.iter_mut().enumerate() {
+        let password = if number == 19 { PASSWORD } else { "wrong" };
+        client.send(format!("PASS {password}"));
+    }
+    let codes = guessing.iter_mut().map(|client| client.reply().code);
+    let codes: Vec<u16> = codes.collect();
+    // Two are looked at at once: one more may be answered while the ban begins.
+    let looked_at = codes.iter().filter(|&&code| code == 530).count();
+    assert!(looked_at <= 3, "{codes:?}");
+    let failed = server.log_text().matches("failed (1 of 9)").count();
+    assert!((2..=3).contains(&failed), "{failed}");
+}
+
+#[test]
 fn check_shows_who_may_come_and_what_is_limited() {
     let server = server("deny = \"10.0.0.0/8\"\nrate_down = \"2MB\"\nban_after = 7\n");
     let output = thriftpd(&server, &["check"]);

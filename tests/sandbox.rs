@@ -13,6 +13,7 @@ use std::thread;
 
 use common::{PASSWORD, Server, USER, is_root};
 use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use tempfile::TempDir;
 use thriftpd::accounts::Password;
 use thriftpd::server::sandbox::{self, Access, Plan, Violation};
@@ -103,7 +104,8 @@ fn memory_with_passwords_is_neither_dumped_nor_shown() {
         .lines()
         .find(|line| line.starts_with("Max core file size"));
     let core: Vec<&str> = core.unwrap().split_whitespace().collect();
-    assert_eq!(core[4..6], ["0", "0"]);
+    // Of which no dump is made, neither a file nor one for a program.
+    assert_eq!(core[4..6], ["1", "1"]);
     // What cannot be dumped belongs to root in /proc, whoever the process is (proc(5)).
     assert_eq!(
         of_all_threads(&server, "Uid:")[0],
@@ -356,6 +358,12 @@ fn in_the_sandbox_there_are_no_other_files() {
     }
 }
 
+fn stream_of(protocol: SockProtocol) -> std::io::Result<std::os::fd::OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let opened = socket(AddressFamily::Inet, SockType::Stream, flags, protocol);
+    Ok(opened?)
+}
+
 #[test]
 fn in_the_sandbox_nothing_runs_and_only_tcp_speaks() {
     if !is_complete() {
@@ -376,6 +384,9 @@ fn in_the_sandbox_nothing_runs_and_only_tcp_speaks() {
         };
         denied(UdpSocket::bind("127.0.0.1:0").unwrap_err());
         denied(UnixListener::bind(socket).unwrap_err());
+        // Streams, but not TCP.
+        denied(stream_of(SockProtocol::Sctp).unwrap_err());
+        stream_of(SockProtocol::Tcp).unwrap();
         TcpListener::bind("127.0.0.1:0").unwrap();
         denied(TcpListener::bind("127.0.0.1:50011").unwrap_err());
         let itself = nix::unistd::Pid::this();

@@ -82,6 +82,37 @@ fn a_name_that_nobody_has_is_as_much_work_as_a_wrong_password() {
 }
 
 #[test]
+fn where_somebody_may_not_come_from_the_right_password_is_as_much_work_as_a_wrong_one() {
+    let user = one_user("known", "right") + "allow = \"127.0.0.1\"\n";
+    let server = Server::build().configuration(&user).start();
+    // What was right before is known without work.
+    server.connect().login_as("known", "right").expect(230);
+    let elsewhere = "127.0.0.2".parse().unwrap();
+    let work_for = |password: &str| {
+        let before = worked(&server);
+        for _ in 0..12 {
+            let mut client = server.connect_from(elsewhere);
+            client.login_as("known", password).expect(530);
+        }
+        worked(&server) - before
+    };
+    let (wrong, right) = (work_for("wrong"), work_for("right"));
+    assert!(wrong >= 4, "{wrong}");
+    assert!(right * 2 > wrong, "{right}, {wrong}");
+}
+
+#[test]
+fn who_must_encrypt_is_not_found_by_asking_for_names() {
+    let user = one_user("known", "right") + "require_tls = true\n";
+    let server = Server::build()
+        .configuration(&format!("tls = {{ mode = \"offered\" }}\n{user}"))
+        .start();
+    let mut client = server.connect();
+    let asked = ["known", "nemo"].map(|name| client.expect(format!("USER {name}"), 530).text());
+    assert_eq!(asked[0], asked[1]);
+}
+
+#[test]
 fn a_crowd_of_logins_takes_the_memory_of_two() {
     let server = Server::build()
         .configuration(&one_user("known", "right"))

@@ -148,11 +148,19 @@ impl Accounts {
         if self.is_anonymous(name) {
             return self.anonymous()?.require_tls;
         }
-        self.named(name)?.require_tls
+        match self.named(name) {
+            Some(account) => account.require_tls,
+            // As those who must: they are not to be found by what USER is answered.
+            None => {
+                let must = |account: &Account| account.require_tls == Some(true);
+                self.accounts.iter().any(must).then_some(true)
+            }
+        }
     }
 
     /// The account that these credentials open. For an unknown name the work of a known one is done. `certificate` is
-    /// what the client's certificate calls it.
+    /// what the client's certificate calls it; `may_come` tells whether an account may be entered from where the client is.
+    /// Both are judged first, so that the password cannot be tried out, not even by time, where they are not met.
     ///
     /// # Errors
     /// When too many passwords were checked until the deadline.
@@ -161,31 +169,34 @@ impl Accounts {
         name: &[u8],
         password: &[u8],
         certificate: &[String],
+        may_come: &dyn Fn(&Account) -> bool,
         deadline: Instant,
     ) -> Result<Option<&Account>, Busy> {
         if self.is_anonymous(name) {
-            return Ok(self.anonymous());
+            return Ok(self.anonymous().filter(|account| may_come(account)));
         }
-        match self.named(name) {
-            Some(account) if account.password.is_none() => {
-                self.do_the_work(password, deadline)?;
-                Ok(self.by_certificate(name, certificate))
-            }
-            Some(account) => {
-                let right = account.password.is(password, deadline)?;
-                Ok((right && account.accepts_certificate(certificate)).then_some(account))
-            }
-            None => {
-                self.do_the_work(password, deadline)?;
-                Ok(None)
-            }
+        let Some(account) = self.named(name) else {
+            self.do_the_work(password, deadline)?;
+            return Ok(None);
+        };
+        let welcome = account.accepts_certificate(certificate) && may_come(account);
+        if account.password.is_none() {
+            self.do_the_work(password, deadline)?;
+            return Ok(self.by_certificate(name, certificate).filter(|_| welcome));
         }
+        if !welcome {
+            account.password.do_the_work(password, deadline)?;
+            return Ok(None);
+        }
+        let right = account.password.is(password, deadline)?;
+        Ok(right.then_some(account))
     }
 
-    /// With the cost that an account here has: hashes from elsewhere may ask for more than ours.
+    /// With the cost that the dearest account here has: hashes from elsewhere may ask for more than ours.
     fn do_the_work(&self, password: &[u8], deadline: Instant) -> Result<(), Busy> {
-        let mut known = self.accounts.iter().map(|account| &account.password);
-        match known.find(|known| !known.is_none()) {
+        let known = self.accounts.iter().map(|account| &account.password);
+        let known = known.filter(|known| !known.is_none());
+        match known.max_by_key(|known| known.cost()) {
             Some(known) => known.do_the_work(password, deadline),
             None => password::do_the_work(password, deadline),
         }

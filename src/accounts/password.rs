@@ -37,7 +37,11 @@ impl fmt::Debug for Password {
     }
 }
 
-/// Not an argon2id hash in PHC form (`$argon2id$v=19$...`).
+/// The most that a hash may ask for: 64 MiB (in KiB), passes and lanes. RFC 9106 §4 recommends no more for hosts of little
+/// memory, and strangers have them worked out.
+const MOST: [(&str, u32); 3] = [("m", 64 * 1024), ("t", 16), ("p", 16)];
+
+/// Not an argon2id hash in PHC form (`$argon2id$v=19$...`), or one that asks for more than 64 MiB, 16 passes or 16 lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadHash;
 
@@ -53,12 +57,18 @@ impl Password {
     }
 
     /// # Errors
-    /// Anything but an argon2id hash in PHC form.
+    /// Anything but an argon2id hash in PHC form, and one that asks for more than this host is to work.
     pub fn from_hash(phc: &str) -> Result<Self, BadHash> {
         let parsed = PasswordHash::new(phc).map_err(|_| BadHash)?;
         if parsed.algorithm.as_str() != "argon2id" || parsed.salt.is_none() || parsed.hash.is_none()
         {
             return Err(BadHash);
+        }
+        for (name, most) in MOST {
+            let asked = parsed.params.get_decimal(name);
+            if asked.is_some_and(|asked| asked > most) {
+                return Err(BadHash);
+            }
         }
         Ok(Self::of(phc.to_owned()))
     }
@@ -85,6 +95,15 @@ impl Password {
     /// What is stored.
     pub fn to_phc(&self) -> &str {
         &self.0.phc
+    }
+
+    /// How much work it is to check, to be compared: memory times passes.
+    pub(super) fn cost(&self) -> u64 {
+        let Ok(hash) = PasswordHash::new(&self.0.phc) else {
+            return 0;
+        };
+        let asked = |name| u64::from(hash.params.get_decimal(name).unwrap_or(1));
+        asked("m") * asked("t")
     }
 
     /// Whether this is the password.
@@ -294,10 +313,18 @@ mod tests {
             "$argon2id$",
             "$argon2i$v=19$m=8,t=1,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNo",
             "$6$salt$hash",
+            "$argon2id$v=19$m=65537,t=1,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNo",
+            "$argon2id$v=19$m=4294967295,t=1,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNo",
+            "$argon2id$v=19$m=8,t=17,p=1$c29tZXNhbHQ$aGFzaGhhc2hoYXNo",
         ] {
             assert_eq!(Password::from_hash(bad).map(|_| ()), Err(BadHash), "{bad}");
         }
         assert_eq!(Password::none().is(b"", soon()), Ok(false));
+        let costs = ["m=16,t=2,p=1", "m=8,t=2,p=1"].map(|parameters| {
+            let hash = format!("$argon2id$v=19${parameters}$c29tZXNhbHQ$aGFzaGhhc2hoYXNo");
+            Password::from_hash(&hash).unwrap().cost()
+        });
+        assert_eq!(costs, [32, 16]);
     }
 
     #[test]

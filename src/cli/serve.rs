@@ -378,6 +378,7 @@ fn become_server(
         identities: config.run_as.as_deref() == Some(PER_SESSION),
     };
     privileges::become_identity(&identity, kept).map_err(|error| error.to_string())?;
+    sandbox::keep_secrets();
     match identity {
         Identity::Root if kept.identities => log::warn!(
             "running as root until a session begins, for there is no user thriftpd: make it with `useradd --system thriftpd`"

@@ -57,20 +57,15 @@ pub fn pass(session: &mut Session, password: &[u8]) -> Answer {
         }
     };
     let config = Arc::clone(&session.config);
-    // By what others of its address did meanwhile.
-    let banned = session
-        .shared
-        .bans
-        .remaining(session.peer.ip(), ban_rules(&config));
-    if let Some(left) = banned {
-        session.ended = true;
-        return Err(Refusal::new(421, Refused::Banned(left).to_string()));
-    }
+    must_not_be_banned(session)?;
     let certificate = &session.security.client_names;
     let deadline = session.login_deadline();
+    let may_come = |account: &Account| may_come_from_here(session, account);
     let found = config
         .accounts
-        .authenticate(&name, password, certificate, deadline);
+        .authenticate(&name, password, certificate, &may_come, deadline);
+    // Many may have waited for their turn when one of them was the last that is looked at.
+    must_not_be_banned(session)?;
     let account = match found {
         Ok(Some(account)) => account,
         Ok(None) => return wrong(session, &name),
@@ -82,11 +77,19 @@ pub fn pass(session: &mut Session, password: &[u8]) -> Answer {
             );
         }
     };
-    if !may_come_from_here(session, account) {
-        return wrong(session, &name);
-    }
     enter(session, name, account)?;
     Ok(Reply::new(230, "Logged in."))
+}
+
+/// By what others of its address did meanwhile.
+fn must_not_be_banned(session: &mut Session) -> Result<(), Refusal> {
+    let rules = ban_rules(&session.config);
+    let banned = session.shared.bans.remaining(session.peer.ip(), rules);
+    let Some(left) = banned else {
+        return Ok(());
+    };
+    session.ended = true;
+    Err(Refusal::new(421, Refused::Banned(left).to_string()))
 }
 
 /// Logs in; whoever calls has made sure of who it is.

@@ -294,19 +294,22 @@ fn limited(plan: &Plan) -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, Backend
 /// prctl(2), Linux 5.17.
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-/// TCP only.
+/// TCP only, whether it is named or the default: other protocols of streams are code of the kernel that nobody needs here, and
+/// for some of them no port rules hold.
 fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
     /// The bits of the type that are no flags (socket(2)).
     const TYPE: u64 = 0xf;
-    [libc::AF_INET, libc::AF_INET6]
-        .into_iter()
-        .map(|family| {
-            SeccompRule::new(vec![
+    let mut rules = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for protocol in [0, libc::IPPROTO_TCP] {
+            rules.push(SeccompRule::new(vec![
                 condition(0, SeccompCmpOp::Eq, family as u64)?,
                 condition(1, SeccompCmpOp::MaskedEq(TYPE), libc::SOCK_STREAM as u64)?,
-            ])
-        })
-        .collect()
+                condition(2, SeccompCmpOp::Eq, protocol as u64)?,
+            ])?);
+        }
+    }
+    Ok(rules)
 }
 
 fn condition(

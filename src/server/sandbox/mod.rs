@@ -4,7 +4,7 @@
 //! |---|---|
 //! | no new privileges | no program raises what the process may do (`PR_SET_NO_NEW_PRIVS`) |
 //! | `files` | Landlock: the roots and folders, and little else; nothing can be executed |
-//! | `files` (ports) | Landlock from Linux 6.7: only passive ports can be listened on |
+//! | `files` (ports) | Landlock from Linux 6.7: only passive ports, 20, and those the kernel chooses can be listened on |
 //! | `calls` | seccomp: the system calls that serving needs; no new processes, no executable memory |
 //!
 //! Outgoing connections are not limited: an active data connection (PORT, EPRT) goes to whatever port the client names.
@@ -105,12 +105,15 @@ impl fmt::Display for Layers {
 }
 
 /// Keeps passwords in memory from ending up on the disk or with another process of the same user: no core dumps, no
-/// debuggers. To be called before anything secret is read.
+/// debuggers. To be called before anything secret is read, and again where the process has become somebody else, which undoes
+/// a part of it.
 pub fn keep_secrets() {
     if let Err(errno) = prctl::set_dumpable(false) {
         log::warn!("other processes of this user may look into the server's memory: {errno}");
     }
-    if let Err(errno) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+    // Zero holds for files only; with one, which is too little for any file, programs that take dumps get none either
+    // (core(5); do_coredump() in Linux).
+    if let Err(errno) = setrlimit(Resource::RLIMIT_CORE, 1, 1) {
         log::warn!("a crash may write passwords to the disk: {errno}");
     }
 }
