@@ -12,6 +12,7 @@ use super::durable::{Order, after_change, sync_directory};
 use super::error::{Error, ErrorKind};
 use super::metadata::{Kind, kind, size_of};
 use super::names::rename_to_new;
+use super::partial::{Partial, is_partial_name};
 use super::path::VirtualPath;
 use super::permissions::Permission;
 use super::quota::{self, Meter};
@@ -113,6 +114,9 @@ impl View {
             may_replace: target.permissions.contains(Permission::Overwrite),
         };
         renaming.run()?;
+        for place in [&old, &new] {
+            self.discard_partials(place);
+        }
         if self.durable {
             let order = Order::of(new.directory.as_fd());
             after_change(order, new.directory.as_fd()).map_err(fail)?;
@@ -134,18 +138,26 @@ impl View {
         let meter = self.metered.meter(directory);
         let removed = self.unlink(directory, &place.name, rules, meter.as_ref());
         match removed {
-            Ok(()) | Err(Unlinked::Refused(Errno::ENOENT)) => {
-                let left = partial::discard(directory, &place.name);
-                if let Some(meter) = meter {
-                    for &size in &left {
-                        meter.went(size, 1);
-                    }
-                }
-                if left.is_empty() { removed } else { Ok(()) }
-            }
+            Ok(()) | Err(Unlinked::Refused(Errno::ENOENT)) => match self.discard_partials(&place) {
+                0 => removed,
+                _ => Ok(()),
+            },
             other => other,
         }
         .map_err(|error| error.of(path))
+    }
+
+    /// Removes what uploads to a name have left that nobody works on: to be continued it would have to be what the name will
+    /// stand for. Tells how many there were.
+    fn discard_partials(&self, place: &Place) -> usize {
+        let directory = place.directory.as_fd();
+        let left = partial::discard(directory, &place.name);
+        if let (Some(meter), false) = (self.metered.meter(directory), left.is_empty()) {
+            for &size in &left {
+                meter.went(size, 1);
+            }
+        }
+        left.len()
     }
 
     /// Removes one name that is no directory, unless it is locked, and counts that.
@@ -238,6 +250,11 @@ impl View {
         let meter = self.metered.meter(place.directory.as_fd());
         let mut locked = None;
         let removed = tree::remove(root, located.relative, go_on, &mut |directory, name| {
+            // Held until it is gone: nobody begins to work on it meanwhile.
+            let _held = match is_partial_name(name) {
+                true => Some(Partial::take_existing(directory, name)?.ok_or(Errno::EBUSY)?),
+                false => None,
+            };
             self.unlink(directory, name, located.rules, meter.as_ref())
                 .map_err(|error| match error {
                     Unlinked::Refused(errno) => errno,
@@ -379,6 +396,7 @@ impl Renaming<'_> {
             && self.rules.versions == 0
             && meters.iter().all(Option::is_none);
         if is_plain {
+            let _held = lock::hold_names();
             return self.rename();
         }
         if self.rules.lock.is_some() {

@@ -286,6 +286,12 @@ pub(super) fn keep_for_time(file: BorrowedFd<'_>, record: Record, modified: Modi
     keep(file, &Record { modified, ..record })
 }
 
+/// Takes away what is stored: the file is going to hold something else.
+pub(super) fn forget(file: BorrowedFd<'_>) {
+    // Where there is none, none is kept.
+    let _ = system::remove_attribute(file, ATTRIBUTE);
+}
+
 fn keep(file: BorrowedFd<'_>, record: &Record) -> bool {
     system::set_attribute(file, ATTRIBUTE, record.encode().as_bytes()).is_ok()
 }

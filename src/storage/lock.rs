@@ -8,6 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::stat::FileStat;
@@ -25,11 +26,12 @@ pub fn hold_names() -> MutexGuard<'static, ()> {
     NAMES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Marks an open file as being written to, until it is closed, for who takes old files away. Without locks on its file system
-/// nothing is marked.
-pub fn mark_as_used(file: BorrowedFd<'_>) {
-    // Of two who write to one file at once, the first.
-    let _ = fcntl(file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK)));
+/// Marks an open file as being written to, until it is closed, for who takes old files away and for others who would write to
+/// it. Without locks on its file system nothing is marked. False: somebody else has marked it.
+#[must_use]
+pub fn mark_as_used(file: BorrowedFd<'_>) -> bool {
+    let marked = fcntl(file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK)));
+    !matches!(marked, Err(Errno::EAGAIN | Errno::EACCES))
 }
 
 /// Whether anybody has marked the file, in this process or another.

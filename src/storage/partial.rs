@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use blake2::Blake2b;
 use blake2::digest::Digest as _;
@@ -30,14 +31,33 @@ pub fn is_partial_name(name: &[u8]) -> bool {
     name.starts_with(PREFIX) && name.ends_with(SUFFIX)
 }
 
+#[cfg(test)]
 fn name_of(target: &[u8], slot: u32) -> Vec<u8> {
+    let mut names = names_of(target);
+    names.nth(slot as usize).unwrap()
+}
+
+/// One for each slot.
+fn names_of(target: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let digest = Blake2b::<U8>::digest(target);
-    let mut name = PREFIX.to_vec();
-    name.extend(&target[..target.len().min(SHOWN)]);
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    name.extend(format!("-{digest}-{slot}").into_bytes());
-    name.extend(SUFFIX);
-    name
+    let mut stem = PREFIX.to_vec();
+    stem.extend(&target[..target.len().min(SHOWN)]);
+    stem.push(b'-');
+    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    stem.extend(digits.map(|digit| b"0123456789abcdef"[usize::from(digit)]));
+    (0..SLOTS).map(move |slot| [&stem, format!("-{slot}").as_bytes(), SUFFIX].concat())
+}
+
+/// One at a time looks for a name and makes a file of it: between the two it would be taken for one that was left.
+static MAKING: Mutex<()> = Mutex::new(());
+
+/// What uploads to a name that were cut off have left.
+#[derive(Debug)]
+pub enum Left {
+    Nothing,
+    /// Somebody works on it.
+    InUse,
+    Partial(Partial),
 }
 
 /// A partial file that is ours for as long as we hold it.
@@ -75,8 +95,8 @@ impl Partial {
     /// # Errors
     /// `EBUSY` when too many uploads to the name are under way; else those of openat(2).
     pub fn create(directory: BorrowedFd<'_>, target: &[u8]) -> Result<(Self, Option<u64>), Errno> {
-        for slot in 0..SLOTS {
-            if let Some(created) = Self::take_or_make(directory, name_of(target, slot))? {
+        for name in names_of(target) {
+            if let Some(created) = Self::take_or_make(directory, name)? {
                 return Ok(created);
             }
         }
@@ -91,19 +111,34 @@ impl Partial {
         directory: BorrowedFd<'_>,
         target: &[u8],
     ) -> Result<(Self, Option<u64>), Errno> {
-        let created = Self::take_or_make(directory, name_of(target, 0))?;
+        let first = names_of(target).next().ok_or(Errno::EINVAL)?;
+        let created = Self::take_or_make(directory, first)?;
         created.ok_or(Errno::EEXIST)
     }
 
-    /// What the last upload that was cut off has left, if nobody works on it.
+    /// What the last upload that was cut off has left, or would leave if it were cut off now.
     ///
     /// # Errors
     /// Those of openat(2).
-    pub fn reopen(directory: BorrowedFd<'_>, target: &[u8]) -> Result<Option<Self>, Errno> {
-        match newest(directory, target) {
-            Some((name, _)) => Self::take(directory, name, FLAGS),
-            None => Ok(None),
-        }
+    pub fn reopen(directory: BorrowedFd<'_>, target: &[u8]) -> Result<Left, Errno> {
+        let Some((name, _)) = newest(directory, target) else {
+            return Ok(Left::Nothing);
+        };
+        let taken = Self::take(directory, name, FLAGS)?;
+        Ok(taken.map_or(Left::InUse, Left::Partial))
+    }
+
+    /// Whether the name in the directory is still that of this file: what removes trees does not ask.
+    pub fn has_its_name(&self, directory: BorrowedFd<'_>) -> bool {
+        let there = fstatat(
+            directory,
+            self.name.as_slice(),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        );
+        let ours = fstat(self.file());
+        there.is_ok_and(|there| {
+            ours.is_ok_and(|ours| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino))
+        })
     }
 
     /// One whose name was found in a directory.
@@ -118,6 +153,7 @@ impl Partial {
         directory: BorrowedFd<'_>,
         name: Vec<u8>,
     ) -> Result<Option<(Self, Option<u64>)>, Errno> {
+        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         let there = fstatat(directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW);
         if there.is_ok() {
             if let Some(partial) = Self::take(directory, name.clone(), FLAGS)? {
@@ -186,8 +222,7 @@ const FLAGS: OFlag = OFlag::O_RDWR
 
 /// The partial file that was written last, with its facts; its size is what is sure to be there.
 pub fn newest(directory: BorrowedFd<'_>, target: &[u8]) -> Option<(Vec<u8>, FileStat)> {
-    let there = (0..SLOTS).filter_map(|slot| {
-        let name = name_of(target, slot);
+    let there = names_of(target).filter_map(|name| {
         let flags = FLAGS.difference(OFlag::O_ACCMODE);
         let file = openat(directory, name.as_slice(), flags, Mode::empty()).ok()?;
         let mut stat = fstat(&file).ok()?;
@@ -202,8 +237,7 @@ pub fn newest(directory: BorrowedFd<'_>, target: &[u8]) -> Option<(Vec<u8>, File
 /// Removes what uploads to the name have left and nobody works on; tells how many bytes each had.
 pub fn discard(directory: BorrowedFd<'_>, target: &[u8]) -> Vec<u64> {
     let mut gone = Vec::new();
-    for slot in 0..SLOTS {
-        let name = name_of(target, slot);
+    for name in names_of(target) {
         if let Ok(Some(partial)) = Partial::take(directory, name, FLAGS) {
             gone.push(partial.discard(directory));
         }
@@ -286,8 +320,12 @@ mod tests {
         drop(first);
         let (newest, stat) = newest(fd.as_fd(), b"file").unwrap();
         assert_eq!((newest, stat.st_size), (name, 4));
-        assert!(Partial::reopen(fd.as_fd(), b"other").unwrap().is_none());
-        assert!(Partial::reopen(fd.as_fd(), b"file").unwrap().is_some());
+        let reopen = |target: &[u8]| Partial::reopen(fd.as_fd(), target).unwrap();
+        assert!(matches!(reopen(b"other"), Left::Nothing));
+        let taken = reopen(b"file");
+        assert!(matches!(taken, Left::Partial(_)));
+        assert!(matches!(reopen(b"file"), Left::InUse));
+        drop(taken);
         let (again, left) = Partial::create(fd.as_fd(), b"file").unwrap();
         assert_eq!(left, Some(4));
         drop(again);

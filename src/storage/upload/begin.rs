@@ -14,13 +14,13 @@ use crate::storage::checksum::{Algorithm, Digest};
 use crate::storage::durable::{self, Order, Pace};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::metadata::{Kind, kind, size_of};
-use crate::storage::partial::Partial;
+use crate::storage::partial::{Left, Partial};
 use crate::storage::permissions::Permission;
 use crate::storage::quota::Meter;
-use crate::storage::root::Place;
+use crate::storage::root::{Place, Root};
 use crate::storage::versions::{self, Keeping};
 use crate::storage::view::is_special;
-use crate::storage::{acl, boot, copy, lock};
+use crate::storage::{acl, boot, checksum, copy, lock};
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
 const OPEN: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_NOCTTY);
@@ -104,7 +104,9 @@ impl Upload {
             }
             other => other.map_err(|errno| target.fail(errno))?,
         };
-        lock::mark_as_used(fd.as_fd());
+        if !lock::mark_as_used(fd.as_fd()) {
+            return Err(target.refuse(ErrorKind::Busy));
+        }
         drop(held);
         let stat = fstat(&fd).map_err(|errno| target.fail(errno))?;
         match kind(&stat) {
@@ -131,6 +133,8 @@ impl Upload {
         if how != How::Append {
             keep_old(target, fd.as_fd(), &space)?;
         }
+        // It tells of what was there, and would again if the time of then came back.
+        checksum::forget(fd.as_fd());
         if how == How::Replace {
             ftruncate(&fd, 0).map_err(|errno| target.fail(errno))?;
             space.give_back(0);
@@ -138,6 +142,7 @@ impl Upload {
         let grows = Grows::Target {
             file: File::from(fd),
             new_in: None,
+            at: again(target)?,
         };
         Ok(Self::of(target, grows, space, position))
     }
@@ -241,13 +246,16 @@ impl Upload {
     fn resume(target: &Target<'_>, place: Place, how: How) -> Result<Self, Error> {
         let directory = place.directory.as_fd();
         let left = Partial::reopen(directory, &place.name).map_err(|errno| target.fail(errno))?;
-        let Some(partial) = left else {
-            if let How::At(offset) = how {
-                if offset > 0 {
+        let partial = match left {
+            Left::Partial(partial) => partial,
+            // The client knows its size, and would send what comes behind it.
+            Left::InUse => return Err(target.refuse(ErrorKind::Busy)),
+            Left::Nothing => match how {
+                How::At(offset) if offset > 0 => {
                     return Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }));
                 }
-            }
-            return Self::begin_anew(target, place, None);
+                _ => return Self::begin_anew(target, place, None),
+            },
         };
         let lengths = partial.lengths();
         let (size, seeming) = lengths.map_err(|errno| target.fail(errno))?;
@@ -259,10 +267,11 @@ impl Upload {
             How::Append | How::Replace => size,
         };
         let mut space = target.space(target.meter(directory), seeming, (0, 0));
-        if size < seeming {
-            let end = i64::try_from(size).map_err(|_| target.fail(Errno::EFBIG))?;
+        // What lies behind is not sure to be there, or of another upload than what will be in front of it.
+        if position < seeming {
+            let end = i64::try_from(position).map_err(|_| target.fail(Errno::EFBIG))?;
             ftruncate(partial.file(), end).map_err(|errno| target.fail(errno))?;
-            space.give_back(size);
+            space.give_back(position);
         }
         Self::beside(target, partial, place, space, position)
     }
@@ -276,8 +285,8 @@ impl Upload {
         else {
             return Ok(None);
         };
-        let size = fstat(&old).map_err(|errno| target.fail(errno))?.st_size;
-        let size = u64::try_from(size).unwrap_or(0);
+        let original = fstat(&old).map_err(|errno| target.fail(errno))?;
+        let size = size_of(&original);
         let position = match how {
             How::At(offset) if offset > size => {
                 return Err(target.refuse(ErrorKind::BeyondEnd { size }));
@@ -313,7 +322,8 @@ impl Upload {
         let space = target.space(meter, counted, credit);
         let mut upload = Self::beside(target, partial, place, space, position)?;
         if let Grows::Beside(beside) = &mut upload.grows {
-            beside.is_clone = true;
+            beside.clone_of = Some(original);
+            beside.leaves_nothing = true;
             beside.may_replace = true;
             if how == How::Append {
                 // All of it lives on in the new one.
@@ -346,12 +356,15 @@ impl Upload {
             )),
         };
         boot::mark(partial.file().as_fd(), target.durable);
+        let had = target.root.stat(target.relative, false).ok();
         let grows = Grows::Beside(Box::new(Beside {
             partial,
             place,
             may_replace: target.permissions.contains(Permission::Overwrite),
             modes: target.modes,
-            is_clone: false,
+            clone_of: None,
+            leaves_nothing: false,
+            had: had.map(|had| (had.st_dev, had.st_ino)),
             keeps,
             rules: *target.rules,
             finished: false,
@@ -381,26 +394,41 @@ impl Upload {
     }
 }
 
-/// Keeps a copy of what is going to be overwritten in place.
+/// Where the target is, to be looked at in the end.
+fn again(target: &Target<'_>) -> Result<(Root, Vec<u8>), Error> {
+    let root = target.root.again().map_err(|errno| target.fail(errno))?;
+    Ok((root, target.relative.to_vec()))
+}
+
+/// Keeps a copy of what is going to be overwritten in place, where there is room for one.
 fn keep_old(target: &Target<'_>, old: BorrowedFd<'_>, space: &Space) -> Result<(), Error> {
     if target.rules.versions == 0 {
         return Ok(());
     }
+    let fail = |errno| target.fail(errno);
     let flags = OPEN | OFlag::O_RDONLY;
-    let kept = target
+    let copied: OwnedFd = target
         .root
         .open_below(target.relative, flags, Mode::empty())
-        .and_then(|copied: OwnedFd| {
-            let size = size_of(&fstat(&copied)?);
-            space.came(size, 1);
-            let keeping = Keeping {
-                most: target.rules.versions,
-                durable: target.durable,
-                order: Order::of(old),
-            };
-            versions::keep_copy(target.root, target.relative, &copied, keeping)
-        });
-    for gone in kept.map_err(|errno| target.fail(errno))? {
+        .map_err(fail)?;
+    let size = size_of(&fstat(&copied).map_err(fail)?);
+    let copied = File::from(copied);
+    space
+        .would_fit(&copied, size)
+        .and_then(|()| space.one_more(size))
+        .map_err(|kind| target.refuse(kind))?;
+    let keeping = Keeping {
+        most: target.rules.versions,
+        durable: target.durable,
+        order: Order::of(old),
+    };
+    let copied = OwnedFd::from(copied);
+    let kept = versions::keep_copy(target.root, target.relative, &copied, keeping);
+    let gone = kept.map_err(|errno| {
+        space.went(size, 1);
+        target.fail(errno)
+    })?;
+    for gone in gone {
         space.went(gone, 1);
     }
     Ok(())
@@ -424,7 +452,8 @@ fn create(target: &Target<'_>) -> Result<Upload, Error> {
         Mode::S_IRUSR | Mode::S_IWUSR,
     )
     .map_err(fail)?;
-    lock::mark_as_used(fd.as_fd());
+    // Nobody else has it yet, or whoever has it has nothing of it.
+    let _ = lock::mark_as_used(fd.as_fd());
     let space = target.space(meter, 0, (0, 0));
     let allowed = space.new_file().map_err(|kind| target.refuse(kind));
     let given = allowed
@@ -437,6 +466,7 @@ fn create(target: &Target<'_>) -> Result<Upload, Error> {
     let grows = Grows::Target {
         file: File::from(fd),
         new_in: Some(place.directory),
+        at: again(target)?,
     };
     Ok(Upload::of(target, grows, space, 0))
 }

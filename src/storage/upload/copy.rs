@@ -14,7 +14,7 @@ impl Upload {
     /// Cut off, it is worth nothing: who wants the copy says so again.
     pub(in crate::storage) fn leaves_nothing(&mut self) {
         if let Grows::Beside(beside) = &mut self.grows {
-            beside.is_clone = true;
+            beside.leaves_nothing = true;
         }
     }
 

@@ -15,7 +15,7 @@ use crate::storage::error::{Error, ErrorKind};
 use crate::storage::lock::{hold_names, locked_until};
 use crate::storage::metadata::{Kind, kind, size_of};
 use crate::storage::names::rename_to_new;
-use crate::storage::partial::Partial;
+use crate::storage::partial::{self, Partial};
 use crate::storage::permissions::Modes;
 use crate::storage::root::Place;
 use crate::storage::versions::{self, Keeping};
@@ -41,7 +41,10 @@ impl Upload {
             checksum::store(self.file(), sha256);
         }
         match &self.grows {
-            Grows::Target { .. } => self.settle_in_place().map_err(|errno| self.failed(errno))?,
+            Grows::Target { .. } => {
+                self.settle_in_place().map_err(|errno| self.failed(errno))?;
+                self.must_have_its_name()?;
+            }
             Grows::Beside(_) => self.settle_beside()?,
         }
         Ok(Stored {
@@ -51,7 +54,7 @@ impl Upload {
     }
 
     fn settle_in_place(&self) -> Result<(), Errno> {
-        let Grows::Target { file, new_in } = &self.grows else {
+        let Grows::Target { file, new_in, .. } = &self.grows else {
             return Ok(());
         };
         if !self.durable {
@@ -66,6 +69,20 @@ impl Upload {
             // Its entry is part of the same commit.
             (Some(directory), order) => after_rename(order, file, directory.as_fd()),
             (None, order) => contents(order, file),
+        }
+    }
+
+    /// Somebody may have removed, renamed or replaced the file meanwhile: what was received is then in no file of that name.
+    fn must_have_its_name(&self) -> Result<(), Error> {
+        let Grows::Target { file, at, .. } = &self.grows else {
+            return Ok(());
+        };
+        let (root, relative) = at;
+        let ours = fstat(file).map_err(|errno| self.failed(errno))?;
+        let there = root.stat(relative, true);
+        match there {
+            Ok(there) if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) => Ok(()),
+            _ => Err(Error::new(ErrorKind::Busy, self.path.as_bytes())),
         }
     }
 
@@ -86,6 +103,13 @@ impl Upload {
         if let Grows::Beside(beside) = &mut self.grows {
             beside.finished = true;
         }
+        if let Grows::Beside(beside) = &self.grows {
+            // What was left by others under the name is of no use to anybody, and would be continued some day.
+            let directory = beside.place.directory.as_fd();
+            for size in partial::discard(directory, &beside.place.name) {
+                self.space.went(size, 1);
+            }
+        }
         if let (Grows::Beside(beside), true) = (&self.grows, self.durable) {
             let directory = beside.place.directory.as_fd();
             after_rename(self.order, beside.partial.file(), directory)
@@ -99,10 +123,20 @@ impl Upload {
         let Beside { partial, place, .. } = beside;
         let rename = || rename_to(partial, place, beside.may_replace);
         let rules = &beside.rules;
+        let _held = hold_names();
+        let busy = || Error::new(ErrorKind::Busy, self.path.as_bytes());
+        if !partial.has_its_name(place.directory.as_fd()) {
+            return Err(busy());
+        }
+        if let Some(original) = &beside.clone_of {
+            let now = old_file(place).map_err(|errno| self.failed(errno))?;
+            if now.is_none_or(|now| !is_unchanged(original, &now)) {
+                return Err(busy());
+            }
+        }
         if rules.lock.is_none() && beside.keeps.is_none() && !self.space.is_metered() {
             return rename().map_err(|errno| self.failed(errno));
         }
-        let _held = hold_names();
         let old = old_file(place).map_err(|errno| self.failed(errno))?;
         let refuse = |kind| Error::new(kind, self.path.as_bytes());
         if let Some(until) = old.and_then(|old| locked_until(&old, rules.lock)) {
@@ -127,6 +161,17 @@ impl Upload {
         self.space.went(replaced.0, replaced.1);
         Ok(())
     }
+}
+
+/// Whether a file is still the one that was looked at, and holds what it held.
+fn is_unchanged(then: &FileStat, now: &FileStat) -> bool {
+    let facts = |stat: &FileStat| {
+        (
+            (stat.st_dev, stat.st_ino, stat.st_size),
+            (stat.st_mtime, stat.st_mtime_nsec),
+        )
+    };
+    facts(then) == facts(now)
 }
 
 /// The file that has the name now.

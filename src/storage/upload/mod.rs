@@ -19,8 +19,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{SpliceFFlags, splice};
-use nix::sys::stat::fstat;
+use nix::fcntl::{AtFlags, SpliceFFlags, splice};
+use nix::libc;
+use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
 
 use super::boot;
@@ -110,6 +111,8 @@ enum Grows {
         file: File,
         /// The directory of a new file, whose entry is to be made durable too.
         new_in: Option<OwnedFd>,
+        /// Where its name is: the root, and the path below.
+        at: (Root, Vec<u8>),
     },
     /// A partial file that takes the target's place in the end.
     Beside(Box<Beside>),
@@ -122,8 +125,12 @@ struct Beside {
     /// What may be there by then may be replaced.
     may_replace: bool,
     modes: Modes,
-    /// It began as what the target holds: cut off, it is worth nothing.
-    is_clone: bool,
+    /// It began as what this file, the target, holds, and replaces nothing else.
+    clone_of: Option<FileStat>,
+    /// Cut off, it is worth nothing.
+    leaves_nothing: bool,
+    /// The device and the number of what had the name when the upload began.
+    had: Option<(libc::dev_t, libc::ino_t)>,
     /// The file that is replaced becomes an old version: where its root is, and its path below.
     keeps: Option<(Root, Vec<u8>)>,
     rules: Rules,
@@ -287,7 +294,7 @@ impl Drop for Upload {
             if beside.finished {
                 return;
             }
-            if self.position == 0 || beside.is_clone {
+            if self.position == 0 || beside.leaves_nothing || beside.is_outdated() {
                 beside.partial.remove(beside.place.directory.as_fd());
                 self.space.give_back(0);
                 self.space.went(0, 1);
@@ -298,6 +305,21 @@ impl Drop for Upload {
         }
         self.space.cut_surplus(self.file(), size);
         self.space.give_back(size);
+    }
+}
+
+impl Beside {
+    /// Whether another file was stored under the name since this upload began, or the partial file was taken away. To
+    /// continue this one later would mix the two.
+    fn is_outdated(&self) -> bool {
+        let directory = self.place.directory.as_fd();
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        let there = fstatat(directory, self.place.name.as_slice(), flags);
+        let other = there.is_ok_and(|there| {
+            self.had
+                .is_none_or(|had| had != (there.st_dev, there.st_ino))
+        });
+        other || !self.partial.has_its_name(directory)
     }
 }
 

@@ -84,6 +84,17 @@ impl Space {
         Ok(())
     }
 
+    /// Another file that the upload causes, of so many bytes.
+    ///
+    /// # Errors
+    /// `OverQuota`.
+    pub fn one_more(&self, bytes: u64) -> Result<(), ErrorKind> {
+        match &self.meter {
+            Some(meter) => meter.grow(bytes, 1, (0, 0)),
+            None => Ok(()),
+        }
+    }
+
     /// The same where no blocks of the disk are taken.
     ///
     /// # Errors
