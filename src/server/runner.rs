@@ -68,6 +68,11 @@ impl Runner {
         })
     }
 
+    /// Whether it can be run.
+    pub fn knows(&self, program: &Program) -> bool {
+        self.known.contains(program)
+    }
+
     /// Has it run as soon as fewer than `at_once` run. Never waits and never fails anything: what becomes of it is told in the
     /// log.
     pub fn run(&self, wanted: &Wanted, at_once: usize) {
