@@ -136,7 +136,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         certificate.as_ref(),
     )?;
     // While there is one thread, and nothing is confined.
-    let programs = Runner::start(programs_of(&config))
+    let programs = Runner::start(programs_of(&config), config.on_upload_at_once)
         .map_err(|error| format!("cannot start the programs' launcher: {error}"))?;
     remember_names();
     keeper::recover(&config, kept.identities);
@@ -223,8 +223,13 @@ fn programs_of(config: &Config) -> Vec<Program> {
     programs
 }
 
-/// Says which programs of a configuration that was read again cannot be run.
+/// Says which programs of a configuration that was read again cannot be run, or not so many at once.
 fn warn_of_programs(known: &Runner, config: &Config) {
+    if known.is_bounded_below(config.on_upload_at_once) {
+        log::warn!(
+            "a restart is needed: no more programs are run at once than were allowed at the start (setting: on_upload_at_once)"
+        );
+    }
     for program in programs_of(config) {
         if !known.knows(&program) {
             log::warn!(
