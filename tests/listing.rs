@@ -533,6 +533,34 @@ fn two_hundred_thousand_names_are_never_cut_off() {
 }
 
 #[test]
+fn directories_that_are_still_to_come_take_little_memory_and_no_more_than_so_much() {
+    let server = Server::start();
+    for n in 0..9_000 {
+        std::fs::create_dir_all(server.path(format!("many/d{n}"))).unwrap();
+    }
+    let mut client = server.client();
+    let most = server.peak_bytes();
+    let most = most.max(server.resident_bytes() + (24 << 20));
+    let (bytes, reply) = client.download(format!("LIST -R {}many", "./".repeat(2000)));
+    reply.expect(226);
+    let lines = bytes.split(|&byte| byte == b'\n');
+    assert_eq!(lines.filter(|line| line.starts_with(b"d")).count(), 9_000);
+    let peak = server.peak_bytes();
+    assert!(peak <= most, "{peak} bytes of memory, not {most}");
+
+    for n in 0..30_000 {
+        let name = format!("wide/{n:0>250}");
+        std::fs::create_dir_all(server.path(name)).unwrap();
+    }
+    let (_, reply) = client.download("LIST -R wide");
+    reply.expect(451).says("cut off");
+    server.wait_for_log("more directories were still to come");
+    let (bytes, reply) = client.download("LIST wide");
+    reply.expect(226);
+    assert!(bytes.iter().filter(|&&byte| byte == b'\n').count() >= 30_000);
+}
+
+#[test]
 fn a_listing_loses_nothing_while_other_files_vanish() {
     let server = Server::start();
     for number in 0..2_000 {

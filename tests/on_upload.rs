@@ -438,6 +438,55 @@ fn a_hangup_that_is_accepted_has_its_program_too() {
 }
 
 #[test]
+fn a_program_that_a_reload_adds_is_told_to_need_a_restart() {
+    let server = server("touch $OUT/$$", "");
+    let file = server.home().join("thriftpd.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let reload = |text: &str| {
+        fs::write(&file, text).unwrap();
+        server.signal(nix::sys::signal::Signal::SIGHUP);
+    };
+    // What was known may stay or go.
+    reload(&text.replace("on_upload = [", "#"));
+    server.wait_for_log("the configuration was read again");
+    assert!(!server.log_text().contains("a restart is needed"));
+    let other = server.home().join("other");
+    let on_upload = format!("on_upload = [\"{}\"]\n", other.display());
+    write_program(&other, "#!/bin/sh\n");
+    reload(&format!(
+        "{on_upload}{}",
+        text.replace("on_upload = [", "#")
+    ));
+    let line = server.wait_for_log("a restart is needed");
+    assert!(line.contains(&format!("{} was not known", other.display())));
+    login(&server).stor("file", b"x");
+    server.wait_for_log("not run: the server must be restarted to know it");
+}
+
+#[test]
+fn a_reload_lets_fewer_run_at_once_but_never_more_than_the_start() {
+    let server = server(
+        "touch $OUT/run.$$\nuntil [ -e $OUT/.go ]; do sleep 0.05; done\nmv $OUT/run.$$ $OUT/done.$$",
+        "on_upload_at_once = 2",
+    );
+    let file = server.home().join("thriftpd.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("at_once = 2", "at_once = 50")).unwrap();
+    server.signal(nix::sys::signal::Signal::SIGHUP);
+    let line = server.wait_for_log("a restart is needed");
+    assert!(line.contains("setting: on_upload_at_once"), "{line}");
+    let mut client = login(&server);
+    for number in 0..6 {
+        client.stor(&format!("file{number}"), b"x");
+    }
+    outs(&server, 2);
+    // The others are in line, however long these take.
+    assert_eq!(children(&server).len(), 2);
+    fs::write(out(&server, ".go"), "").unwrap();
+    assert_eq!(outs_done(&server, 6).len(), 6);
+}
+
+#[test]
 fn the_end_of_the_server_waits_a_moment_and_no_longer() {
     let server = server(
         "case $THRIFTPD_VIRTUAL_PATH in\n/short) sleep 0.5; touch $OUT/short;;\n*) echo $$ >$OUT/.new; mv $OUT/.new $OUT/pid; exec sleep 1000;;\nesac",

@@ -23,7 +23,10 @@ const NOBODY: u32 = 65534;
 
 /// Whether this kernel has all layers; where not, the tests of what they do say so and pass.
 fn is_complete() -> bool {
-    let layers = sandbox::available();
+    let layers = sandbox::available(&Plan {
+        ports: Some(Vec::new()),
+        ..Plan::default()
+    });
     if !layers.missing.is_empty() {
         eprintln!("skipped: this kernel lacks {}", layers.missing.join(", "));
     }
@@ -267,6 +270,11 @@ fn a_reload_that_needs_more_says_that_a_restart_is_needed() {
     let mut client = server.connect();
     client.login_as("old", PASSWORD).expect(230);
     client.upload("STOR file", b"x").expect(550);
+    // And so is acting as others.
+    let acting = format!("run_as = \"session\"\n{first}");
+    fs::write(&file, acting).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log("without run_as (setting: sandbox)");
 }
 
 #[test]
@@ -304,6 +312,9 @@ fn check_tells_the_layers() {
     let said = check("on");
     assert!(said.contains("sandbox: no new privileges, "), "{said}");
     assert!(check("off").contains("sandbox: off"));
+    // A rule for each port: not of so many.
+    let said = check("on\"\npassive_ports = \"1024-65535");
+    assert!(said.contains("too many passive_ports"), "{said}");
 }
 
 /// Does the work on a thread of its own that has entered the sandbox; all layers are those of a thread.

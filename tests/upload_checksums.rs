@@ -92,6 +92,45 @@ fn what_was_cut_off_and_continued_has_one_as_well() {
 }
 
 #[test]
+fn what_continues_large_files_is_heavy_work() {
+    for keys in ["uploads = \"atomic\"", "uploads = \"direct\""] {
+        let server = server(&format!("heavy_at_once = 1\n{keys}"));
+        let (mut first, mut second) = (server.visitor(), server.visitor());
+        // Read for longer than the test takes; no disk holds it.
+        for name in ["endless", "other"] {
+            server.write(name, "");
+            let file = fs::File::options().write(true).open(server.path(name));
+            file.unwrap().set_len(1 << 40).unwrap();
+        }
+        server.write("small", "abc");
+        let _data = first.epsv();
+        first.expect("APPE endless", 150);
+        let data = second.epsv();
+        second.expect("APPE other", 450).says("try again");
+        drop(data);
+        server.wait_for_log("setting: heavy_at_once");
+        second.expect("HASH other", 450);
+        second.expect("REST 2000000", 350);
+        second.upload("STOR other", b"x").expect(450);
+        assert_eq!(fs::metadata(server.path("other")).unwrap().len(), 1 << 40);
+        // What has little to be read, or nothing, is not kept waiting.
+        second.upload("APPE small", b"def").expect(226);
+        second.upload("STOR new", &noise(2_000_000)).expect(226);
+        first.send("ABOR");
+        first.reply().expect(426);
+        first.reply().expect(226);
+        second.upload("APPE new", b"x").expect(226);
+        // Once it has been read, the transfer itself takes no place.
+        let mut slow = first.epsv();
+        first.expect("APPE new", 150);
+        slow.write_all(b"y").unwrap();
+        eventually("it is read", || second.command("XMD5 small").code < 300);
+        drop(slow);
+        first.reply().expect(226);
+    }
+}
+
+#[test]
 fn an_encrypted_upload_has_one_as_well() {
     let server = Server::build()
         .configuration("checksums = true\n[anonymous]\nroot = \"{root}\"\n")

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
 
-use super::{Outcome, cert, keeper};
+use super::{Outcome, cert, confinement, keeper};
 use crate::accounts::{Account, Rates, Reach};
 use crate::config::{Config, TlsMode};
 use crate::observe::printable;
@@ -32,7 +32,7 @@ pub fn run(arguments: &CheckArguments) -> Outcome {
     print_settings(&config);
     print_abuse(&config);
     print_tls(&config);
-    print_sandbox(&config);
+    print_sandbox(&config, &arguments.config);
     for account in config.accounts.iter().chain(config.accounts.anonymous()) {
         print_account(account);
     }
@@ -141,9 +141,10 @@ fn print_rates(of_what: &str, rates: Rates) {
     }
 }
 
-fn print_sandbox(config: &Config) {
+fn print_sandbox(config: &Config, file: &Path) {
     if config.sandbox {
-        println!("sandbox: {}", sandbox::available());
+        let plan = confinement::plan(config, Some(file));
+        println!("sandbox: {}", sandbox::available(&plan));
     } else {
         println!("sandbox: off");
     }

@@ -3,7 +3,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, directory};
-use crate::server::privileges;
+use crate::server::privileges::{self, PER_SESSION};
 use crate::server::sandbox::{Access, Confinement, Plan};
 use crate::storage::{Permission, Permissions, Rules};
 use crate::tls::Source;
@@ -68,7 +68,7 @@ pub fn plan(config: &Config, file: Option<&Path>) -> Plan {
     Plan {
         paths,
         ports: Some(ports(config)),
-        identities: false,
+        identities: config.run_as.as_deref() == Some(PER_SESSION),
     }
 }
 

@@ -136,7 +136,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         certificate.as_ref(),
     )?;
     // While there is one thread, and nothing is confined.
-    let programs = Runner::start(programs_of(&config))
+    let programs = Runner::start(programs_of(&config), config.on_upload_at_once)
         .map_err(|error| format!("cannot start the programs' launcher: {error}"))?;
     remember_names();
     keeper::recover(&config, kept.identities);
@@ -156,14 +156,12 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     };
     let admission = shared.admission.clone();
     let programs = Arc::clone(&shared.programs);
+    let known = Arc::clone(&programs);
     let acceptor =
         Acceptor::new(listeners, admission).map_err(|error| format!("cannot start: {error}"))?;
     let fingerprint = tls.as_ref().map(tls::Tls::fingerprint);
     let own = certificate.as_ref().map(|made| made.source.clone());
-    let plan = Plan {
-        identities: kept.identities,
-        ..confinement::plan(&config, file.as_deref())
-    };
+    let plan = confinement::plan(&config, file.as_deref());
     let confined = config.sandbox.then(|| Confinement::of(&plan));
     let reload = move || {
         let mut config = Config::of(file.as_deref(), &flags).map_err(|error| error.to_string())?;
@@ -180,6 +178,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         if let Some(confined) = &confined {
             confinement::warn(confined, &config, file.as_deref());
         }
+        warn_of_programs(&known, &config);
         Ok(config)
     };
     let ftp = Arc::new(Ftp::new(config, tls, shared, Box::new(reload)));
@@ -222,6 +221,23 @@ fn programs_of(config: &Config) -> Vec<Program> {
         }
     }
     programs
+}
+
+/// Says which programs of a configuration that was read again cannot be run, or not so many at once.
+fn warn_of_programs(known: &Runner, config: &Config) {
+    if known.is_bounded_below(config.on_upload_at_once) {
+        log::warn!(
+            "a restart is needed: no more programs are run at once than were allowed at the start (setting: on_upload_at_once)"
+        );
+    }
+    for program in programs_of(config) {
+        if !known.knows(&program) {
+            log::warn!(
+                "a restart is needed: {} was not known at the start, with these arguments and this time, and is not run (setting: on_upload)",
+                program.path.display()
+            );
+        }
+    }
 }
 
 fn flags(arguments: &ServeArguments) -> Result<Flags, String> {

@@ -23,9 +23,6 @@ pub const NAMES: [&str; 6] = [
     "THRIFTPD_SHA256",
 ];
 
-/// Programs at once, whatever is asked for.
-const MOST_AT_ONCE: usize = 100_000;
-
 /// One program that is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -41,22 +38,23 @@ pub struct Wanted {
 pub struct Runner {
     launcher: Option<Launcher>,
     known: Vec<Program>,
+    most_at_once: usize,
 }
 
 impl Runner {
-    /// For these programs; without any there is no process beside the server. Must happen while the process has one
-    /// thread.
+    /// For these programs, so many at once at most, whatever is asked for later; without any program there is no process
+    /// beside the server. Must happen while the process has one thread.
     ///
     /// # Errors
     /// When the process cannot be forked.
-    pub fn start(known: Vec<Program>) -> io::Result<Self> {
+    pub fn start(known: Vec<Program>, most_at_once: usize) -> io::Result<Self> {
         if known.is_empty() {
             return Ok(Self::default());
         }
         let programs = Arc::new(Programs::default());
         let ours = known.clone();
         let launcher = Launcher::start(
-            |number, values| match read(&ours, number, values) {
+            |number, values| match read((&ours, most_at_once), number, values) {
                 Some((run, at_once)) => programs.run(run, at_once),
                 None => log::error!("an order for a program that is none came from the server"),
             },
@@ -65,10 +63,21 @@ impl Runner {
         Ok(Self {
             launcher: Some(launcher),
             known,
+            most_at_once,
         })
     }
 
-    /// Has it run as soon as fewer than `at_once` run. Never waits and never fails anything: what becomes of it is told in the
+    /// Whether it can be run.
+    pub fn knows(&self, program: &Program) -> bool {
+        self.known.contains(program)
+    }
+
+    /// Whether so many programs at once are more than there ever will be.
+    pub fn is_bounded_below(&self, at_once: usize) -> bool {
+        self.launcher.is_some() && at_once > self.most_at_once
+    }
+
+    /// Has it run as soon as fewer than `at_once` run, or as many as were allowed at the start. Never waits and never fails anything: what becomes of it is told in the
     /// log.
     pub fn run(&self, wanted: &Wanted, at_once: usize) {
         let what = &wanted.what_for;
@@ -94,8 +103,12 @@ impl Runner {
     }
 }
 
-/// An order as it arrives; None for what is none.
-fn read(known: &[Program], number: usize, values: Vec<Vec<u8>>) -> Option<(Run, usize)> {
+/// An order as it arrives, and how many may run at once, which is not more than at the start; None for what is none.
+fn read(
+    (known, most_at_once): (&[Program], usize),
+    number: usize,
+    values: Vec<Vec<u8>>,
+) -> Option<(Run, usize)> {
     let program = known.get(number)?;
     let mut values = values.into_iter();
     let at_once: usize = String::from_utf8(values.next()?).ok()?.parse().ok()?;
@@ -115,7 +128,7 @@ fn read(known: &[Program], number: usize, values: Vec<Vec<u8>>) -> Option<(Run, 
         time: program.time,
         what_for,
     };
-    Some((run, at_once.clamp(1, MOST_AT_ONCE)))
+    Some((run, at_once.clamp(1, most_at_once.max(1))))
 }
 
 #[cfg(test)]
@@ -134,16 +147,23 @@ mod tests {
             values.resize(2 + count, b"x\n".to_vec());
             values
         };
-        let (run, at_once) = read(&known, 0, values(6)).unwrap();
+        let read = |number, values| read((&known, 3), number, values);
+        let (run, at_once) = read(0, values(6)).unwrap();
         assert_eq!((run.environment.len(), at_once), (6, 2));
         assert_eq!(run.environment[0], ("THRIFTPD_PATH", "x\n".into()));
         assert_eq!(run.arguments, ["--now"]);
         let mut without = values(6);
         without[7].clear();
-        assert_eq!(read(&known, 0, without).unwrap().0.environment.len(), 5);
+        assert_eq!(read(0, without).unwrap().0.environment.len(), 5);
         for order in [values(5), values(7), Vec::new(), vec![b"many".to_vec(); 8]] {
-            assert!(read(&known, 0, order).is_none());
+            assert!(read(0, order).is_none());
         }
-        assert!(read(&known, 1, values(6)).is_none());
+        assert!(read(1, values(6)).is_none());
+        // Whoever has taken the server over asks for as many as there are, or for none.
+        for (asked, given) in [("1000000", 3), ("3", 3), ("0", 1)] {
+            let mut values = values(6);
+            values[0] = asked.into();
+            assert_eq!(read(0, values).unwrap().1, given);
+        }
     }
 }

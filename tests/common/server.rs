@@ -513,12 +513,19 @@ impl Server {
 
     /// Bytes of memory the server holds right now.
     pub fn resident_bytes(&self) -> u64 {
+        self.bytes_of("VmRSS:")
+    }
+
+    /// The most bytes of memory that the server has ever held.
+    pub fn peak_bytes(&self) -> u64 {
+        self.bytes_of("VmHWM:")
+    }
+
+    fn bytes_of(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.unwrap().trim().trim_end_matches(" kB");
+        kib.parse::<u64>().unwrap() * 1024
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 
 /// How a socket ends.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Closed,
     HalfClosed,
@@ -226,7 +226,8 @@ pub fn cases() -> Vec<Case> {
                     drop(rest);
                     eventually("the session ends", || scene.server.descriptors() <= before);
                     drop(half);
-                    nothing_unfinished(&scene.server);
+                    let may_be_whole = way == Way::HalfClosed && ends_in_order(state, way);
+                    nothing_unfinished(&scene.server, may_be_whole);
                 },
             ));
             cases.push(case(
@@ -234,15 +235,20 @@ pub fn cases() -> Vec<Case> {
                 move |scene| {
                     furnish(scene);
                     let before = scene.server.descriptors();
-                    let Held(mut held, secure) = reach(&scene.server);
+                    let Held(mut held, mut secure) = reach(&scene.server);
                     let half = if held.len() > 1 {
                         end(held.remove(1), way)
                     } else {
                         None
                     };
+                    if let Some(code) = told(state, way) {
+                        read_reply(&scene.server, &held[0], secure.as_mut(), code);
+                    }
+                    let is_whole = ends_in_order(state, way);
+                    assert_eq!(scene.server.exists("cut"), is_whole && state != STOU);
                     drop((held, secure, half));
                     eventually("the session ends", || scene.server.descriptors() <= before);
-                    nothing_unfinished(&scene.server);
+                    nothing_unfinished(&scene.server, is_whole);
                 },
             ));
         }
@@ -281,10 +287,46 @@ fn has_data_connection(name: &str) -> bool {
     .any(|part| name.contains(part))
 }
 
-/// What was cut off has no name: only a STOR that was ended in order may have made a file.
-fn nothing_unfinished(server: &Server) {
+/// The one upload that names its file itself.
+const STOU: &str = "in an upload of no byte";
+
+/// Whether an upload is whole when its data connection ends in this way: in the clear an end in order is the end of the
+/// file; encrypted, close_notify would be.
+fn ends_in_order(state: &str, way: Way) -> bool {
+    ["in an upload", "in an upload that adds", STOU].contains(&state) && way != Way::Reset
+}
+
+/// How a transfer is answered whose data connection ends in this way, where that is sure.
+fn told(state: &str, way: Way) -> Option<u16> {
+    if state.starts_with("in a download") {
+        // Who only sends no more may still read.
+        return (way != Way::HalfClosed).then_some(426);
+    }
+    let is_upload = state.starts_with("in an") && state.contains("upload");
+    is_upload.then(|| match ends_in_order(state, way) {
+        true => 226,
+        false => 426,
+    })
+}
+
+#[track_caller]
+fn read_reply(server: &Server, control: &TcpStream, secure: Option<&mut Secure>, code: u16) {
+    let reply = match secure {
+        Some(secure) => secure.reply(),
+        None => Client::over_stream(control.try_clone().unwrap(), server.address()).reply(),
+    };
+    reply.expect(code);
+}
+
+/// What was cut off has no name: only an upload that was ended in order may have made a file.
+#[track_caller]
+fn nothing_unfinished(server: &Server, may_be_whole: bool) {
     assert!(
         !server.exists("new"),
         "a file without a byte of data was made"
+    );
+    assert!(
+        may_be_whole || !server.exists("cut"),
+        "a part of a file was made the file"
     );
 }

@@ -31,6 +31,35 @@ fn list(scene: &mut Scene, line: &str) {
     assert!(bytes.len() < 1 << 20, "{} bytes", bytes.len());
 }
 
+/// Directories that are many enough for their square to be too much.
+const CROWD: usize = 400;
+
+/// Lists with a pattern among them: the reply is this one, and the memory of the server does not swell by it. With 226 no
+/// more than each of them is shown.
+fn bomb(name: &'static str, code: u16, pattern: impl Fn() -> String + 'static) -> Case {
+    case(name, move |scene| {
+        for n in 0..CROWD {
+            scene.server.write(format!("crowd/d{n:03}/in/file"), "");
+        }
+        scene.client.expect("CWD crowd", 250);
+        let most = scene.server.peak_bytes();
+        let most = most.max(scene.server.resident_bytes() + ROOM);
+        for verb in ["NLST", "LIST", "LIST -R"] {
+            let line = format!("{verb} {}", pattern());
+            let (bytes, reply) = scene.client.download(&line);
+            reply.expect(code);
+            let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+            assert!(lines <= CROWD, "{verb}: {lines} lines");
+            assert_eq!(lines > 0, code == 226, "{verb}: {lines} lines");
+        }
+        let peak = scene.server.peak_bytes();
+        assert!(peak <= most, "{peak} bytes of memory, not {most}");
+    })
+}
+
+/// What one listing may take of the memory.
+const ROOM: u64 = 32 << 20;
+
 /// Names of many letters a, in many directories.
 fn furnish(scene: &mut Scene) {
     let server = &scene.server;
@@ -55,6 +84,25 @@ pub fn cases() -> Vec<Case> {
         costly("stars in every component", || "*/".repeat(30) + "*"),
         costly("stars and dots", || "*/../".repeat(40) + "*"),
         costly("stars and the directory itself", || "*/./".repeat(40) + "*"),
+        bomb("stars and ways back", 226, || "*/../*".into()),
+        bomb("stars and many ways back", 226, || {
+            "*/../".repeat(100) + "*"
+        }),
+        bomb("a long way and stars and ways back", 226, || {
+            "./".repeat(1900) + "*/../*"
+        }),
+        bomb("a long detour and stars and ways back", 226, || {
+            "d000/../".repeat(480) + "*/../*"
+        }),
+        bomb("a star and a long way on the spot", 226, || {
+            "../crowd/*/".to_owned() + &"./".repeat(1900)
+        }),
+        bomb("a star and a long way to and fro", 550, || {
+            "*/".to_owned() + &"in/../".repeat(650)
+        }),
+        bomb("a star and a way to and fro that costs little", 226, || {
+            "*/".to_owned() + &"in/./././././../".repeat(100) + "in"
+        }),
         pattern("question marks", || "?".repeat(3000)),
         pattern("sets without an end", || "[".repeat(3000)),
         pattern("sets of everything", || "[!x]".repeat(500)),

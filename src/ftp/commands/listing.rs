@@ -6,10 +6,11 @@ use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Answer;
+use super::expand::{ENTRY, HELD, expand};
 use super::transfer::{conclude, must_have_data_port, transfer};
 use crate::ftp::data::{Outcome, send};
 use crate::ftp::protocol::facts::{self, FactType, Facts, entry_into, name_fits_mlsd};
-use crate::ftp::protocol::glob::{Pattern, is_pattern};
+use crate::ftp::protocol::glob::is_pattern;
 use crate::ftp::protocol::list::{
     ListFlags, ListLine, long_line_into, name_line_into, parse_list_argument,
 };
@@ -20,12 +21,6 @@ use crate::storage::{
     self, Entry, Kind, Listing, Metadata, Permission, View, VirtualPath, group_name, user_name,
 };
 use crate::tls::Purpose;
-
-/// How many names of a listing one name costs that a pattern looks at: by its path, and nobody is listened to meanwhile.
-const PATTERN_COST: usize = 4;
-
-/// Names that one pattern may stand for: they are held in memory, which the directories of a small host's owner fit into.
-const MATCHES: usize = 100_000;
 
 pub fn list(session: &mut Session, argument: &[u8]) -> Answer {
     let lister = Lister::for_argument(session, argument, Style::Long)?;
@@ -123,13 +118,14 @@ struct Lister {
     is_directory: bool,
     /// Single names still to be shown, each as the client will see it.
     names: VecDeque<(Vec<u8>, VirtualPath)>,
-    /// Directories still to be opened, the next one last.
-    directories: Vec<(Vec<u8>, VirtualPath)>,
+    /// Directories still to be opened, the next ones last, and how many bytes that is.
+    waiting: Vec<Waiting>,
+    held: usize,
     current: Option<Current>,
     /// The names of directories are shown above their entries.
     headings: bool,
     lines: usize,
-    /// Names of a recursive listing so far, how many there may be, and whether there would have been more.
+    /// Names of a recursive listing so far, how many there may be, and whether it ended for that or for want of room.
     seen: usize,
     most: usize,
     is_cut_off: bool,
@@ -140,7 +136,23 @@ struct Current {
     path: VirtualPath,
     /// What NLST puts before each name, so that it can be used as a path (RFC 1123 §4.1.2.7).
     prefix: Vec<u8>,
-    below: Vec<(Vec<u8>, VirtualPath)>,
+    /// The directories in it.
+    below: Vec<Vec<u8>>,
+}
+
+/// Directories of one directory. What their paths have in common is held once, for it can be as long as a line.
+struct Waiting {
+    path: VirtualPath,
+    prefix: Vec<u8>,
+    /// The next one last.
+    names: Vec<Vec<u8>>,
+}
+
+impl Waiting {
+    /// What it takes beside its names.
+    fn size(&self) -> usize {
+        2 * ENTRY + self.path.as_bytes().len() + self.prefix.len()
+    }
 }
 
 impl Lister {
@@ -173,7 +185,8 @@ impl Lister {
             start: start.clone(),
             is_directory: false,
             names: VecDeque::new(),
-            directories: Vec::new(),
+            waiting: Vec::new(),
+            held: 0,
             current: None,
             headings: flags.recursive,
             lines: 0,
@@ -237,7 +250,7 @@ impl Lister {
         if current.listing.is_at_start() {
             self.directory_head(&current, out);
         }
-        if self.flags.recursive && self.seen >= self.most {
+        if self.flags.recursive && (self.seen >= self.most || self.held > HELD) {
             self.is_cut_off = true;
             return Ok(false);
         }
@@ -249,30 +262,64 @@ impl Lister {
                     let with_prefix = [current.prefix.as_slice(), &name].concat();
                     self.line(&name, &with_prefix, &path, &metadata, out);
                     if self.flags.recursive && metadata.kind == Kind::Directory {
-                        current.below.push((with_prefix, path));
+                        self.held += ENTRY + name.len();
+                        current.below.push(name);
                     }
                 }
                 self.current = Some(current);
             }
-            None => self.directories.extend(current.below.into_iter().rev()),
+            None => self.wait_for(current),
         }
         Ok(true)
     }
 
     fn cut_off_because(&self) -> String {
-        format!("The listing was cut off after {} names.", self.most)
+        format!("The listing was cut off after {} names.", self.seen)
     }
 
     fn cut_off(&self) -> Refusal {
-        Refusal::new(451, self.cut_off_because())
-            .logged("a listing was cut off (setting: names_per_command)")
+        Refusal::new(451, self.cut_off_because()).logged(if self.seen >= self.most {
+            "a listing was cut off (setting: names_per_command)"
+        } else {
+            "a listing was cut off: more directories were still to come than are held"
+        })
+    }
+
+    /// Has the directories in this one opened next.
+    fn wait_for(&mut self, current: Current) {
+        let mut names = current.below;
+        if names.is_empty() {
+            return;
+        }
+        names.reverse();
+        let waiting = Waiting {
+            path: current.path,
+            prefix: current.prefix,
+            names,
+        };
+        self.held += waiting.size();
+        self.waiting.push(waiting);
     }
 
     /// Goes down into the next directory of LIST -R; one that cannot be read is passed over, as ls does it.
     fn open_next(&mut self, _: &mut Vec<u8>) -> Result<bool, storage::Error> {
-        while let Some((name, path)) = self.directories.pop() {
+        while let Some(mut last) = self.waiting.pop() {
+            let Some(name) = last.names.pop() else {
+                continue;
+            };
+            self.held -= ENTRY + name.len();
+            let prefix = [last.prefix.as_slice(), &name, b"/"].concat();
+            let path = last.path.join_name(&name);
+            // A deep tree need not hold all that is above.
+            if last.names.is_empty() {
+                self.held -= last.size();
+            } else {
+                self.waiting.push(last);
+            }
+            let Ok(path) = path else {
+                continue;
+            };
             if let Ok(listing) = self.view.list(&path) {
-                let prefix = [name.as_slice(), b"/"].concat();
                 self.enter(listing, path, prefix);
                 return Ok(true);
             }
@@ -381,75 +428,6 @@ fn prefix_of(typed: &[u8]) -> Vec<u8> {
         [.., b'/'] => typed.to_vec(),
         _ => [typed, b"/"].concat(),
     }
-}
-
-/// The names that a pattern stands for, each in the form that was typed. Patterns may stand in any component.
-fn expand(
-    view: &View,
-    here: &VirtualPath,
-    typed: &[u8],
-    most: usize,
-) -> Result<VecDeque<(Vec<u8>, VirtualPath)>, Refusal> {
-    let start = if typed.starts_with(b"/") {
-        (b"/".to_vec(), VirtualPath::root())
-    } else {
-        (Vec::new(), here.clone())
-    };
-    let mut found = vec![start];
-    let mut cost = 0;
-    let components: Vec<&[u8]> = typed
-        .split(|&byte| byte == b'/')
-        .filter(|part| !part.is_empty())
-        .collect();
-    for (index, component) in components.iter().enumerate() {
-        let is_last = index + 1 == components.len();
-        let mut next = Vec::new();
-        for (shown, directory) in found {
-            let slash: &[u8] = if is_last { b"" } else { b"/" };
-            let shown_as = |name: &[u8]| [shown.as_slice(), name, slash].concat();
-            if !is_pattern(component) {
-                cost += PATTERN_COST;
-                if let Ok(path) = directory.join(component) {
-                    if view.symlink_metadata(&path).is_ok() {
-                        next.push((shown_as(component), path));
-                    }
-                }
-                continue;
-            }
-            let pattern = Pattern::new(component);
-            // A directory that cannot be listed has nothing to match.
-            let Ok(listing) = view.list(&directory) else {
-                continue;
-            };
-            for entry in listing {
-                cost += PATTERN_COST;
-                not_too_many(cost, next.len(), most)?;
-                let Entry { name, metadata } = entry?;
-                let can_hold_more = matches!(metadata.kind, Kind::Directory | Kind::Symlink);
-                if (is_last || can_hold_more) && pattern.matches(&name) {
-                    if let Ok(path) = directory.join_name(&name) {
-                        next.push((shown_as(&name), path));
-                    }
-                }
-            }
-        }
-        found = next;
-    }
-    Ok(found.into())
-}
-
-/// A pattern may look at so many names, and stand for so many.
-fn not_too_many(looked_at: usize, found: usize, most: usize) -> Result<(), Refusal> {
-    if looked_at > most {
-        let text = format!("The pattern would have to look at more than {most} names.");
-        return Err(Refusal::new(550, text)
-            .logged("a pattern looks at too many names (setting: names_per_command)"));
-    }
-    if found >= MATCHES {
-        let text = format!("The pattern stands for more than {MATCHES} names.");
-        return Err(Refusal::new(550, text));
-    }
-    Ok(())
 }
 
 // ---- RFC 3659

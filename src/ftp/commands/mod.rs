@@ -5,6 +5,7 @@
 //! its line in HELP and in FEAT. Each file beside this one holds the handlers of one family.
 mod checksum;
 mod copies;
+mod expand;
 mod files;
 mod information;
 mod interrupts;

@@ -21,6 +21,9 @@ use crate::storage::checksum::Stopped;
 use crate::storage::{Download, How, Upload, View, VirtualPath};
 use crate::tls::{Purpose, Stream};
 
+/// Bytes whose checksum is no work that is worth counting.
+const LIGHT: u64 = 1 << 20;
+
 /// What came of a transfer.
 pub struct Transferred {
     pub outcome: Outcome,
@@ -273,6 +276,9 @@ fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: 
     if let Some(announced) = announced {
         upload.reserve(announced)?;
     }
+    // What is there already is read again for the checksum, however few bytes come.
+    let heavy = upload.to_catch_up() > LIGHT;
+    let mut slot = heavy.then(|| session.heavy_work()).transpose()?;
     let visitor = session.visitor()?;
     let (may_hang_up, strict) = (visitor.account.accept_hangup, visitor.account.strict_allo);
     let ascii = session.representation == Representation::Ascii;
@@ -294,7 +300,10 @@ fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: 
             if may_hang_up {
                 stream.accept_truncation();
             }
-            let outcome = receive_all(&mut stream, &mut upload, ascii, watch);
+            let outcome = catch_up(&mut upload, watch);
+            drop(slot.take());
+            let outcome =
+                outcome.and_then(|()| receive_all(&mut stream, &mut upload, ascii, watch));
             if outcome.is_err() {
                 receive::break_off(stream);
             }
@@ -338,18 +347,21 @@ fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: 
     conclude(session, received.outcome, done)
 }
 
+fn catch_up(upload: &mut Upload, watch: &mut Watch<'_>) -> Result<(), Outcome> {
+    let caught_up = upload.catch_up(&mut || watch.glance());
+    caught_up.map_err(|stopped| match stopped {
+        Stopped::By(outcome) => outcome,
+        Stopped::Unreadable(error) => Outcome::Source(error),
+        Stopped::Shrunk => Outcome::Shrunk,
+    })
+}
+
 fn receive_all(
     stream: &mut Stream,
     upload: &mut Upload,
     ascii: bool,
     watch: &mut Watch<'_>,
 ) -> Result<(), Outcome> {
-    let caught_up = upload.catch_up(&mut || watch.glance());
-    caught_up.map_err(|stopped| match stopped {
-        Stopped::By(outcome) => outcome,
-        Stopped::Unreadable(error) => Outcome::Source(error),
-        Stopped::Shrunk => Outcome::Shrunk,
-    })?;
     if ascii {
         receive::ascii_into_upload(stream, upload, watch)
     } else {

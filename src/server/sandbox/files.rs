@@ -26,14 +26,21 @@ const BEST: ABI = ABI::V6;
 /// Ports that are worth a rule each.
 const MOST_PORTS: usize = 8192;
 
+const TOO_MANY_PORTS: &str = "port rules (too many passive_ports)";
+
 type Layer = Result<String, String>;
 
-pub fn enter(plan: &Plan) -> Vec<Layer> {
-    let ports = plan.ports.as_ref().filter(|ports| {
+/// Whether the ports can be limited to those of the plan.
+fn limits_ports(plan: &Plan) -> bool {
+    plan.ports.as_ref().is_some_and(|ports| {
         let counts = ports.iter().map(|range| range.len());
         counts.sum::<usize>() <= MOST_PORTS
-    });
-    let status = match restrict(plan, ports.is_some()) {
+    })
+}
+
+pub fn enter(plan: &Plan) -> Vec<Layer> {
+    let ports = limits_ports(plan);
+    let status = match restrict(plan, ports) {
         Ok(status) => status,
         Err(error) => return vec![Err(format!("file rules (Landlock: {error})"))],
     };
@@ -45,15 +52,15 @@ pub fn enter(plan: &Plan) -> Vec<Layer> {
     };
     let files = Ok(format!("file rules (Landlock {})", effective_abi as i32));
     let bound = match ports {
-        None => Err("port rules (too many passive_ports)".into()),
-        Some(_) if effective_abi < ABI::V4 => Err("port rules (Linux 6.7)".into()),
-        Some(_) => Ok("port rules".into()),
+        false => Err(TOO_MANY_PORTS.into()),
+        true if effective_abi < ABI::V4 => Err("port rules (Linux 6.7)".into()),
+        true => Ok("port rules".into()),
     };
     vec![files, bound]
 }
 
-/// The rules for files, and those for ports.
-pub fn available() -> [Layer; 2] {
+/// The rules for files, and those for ports, of this plan.
+pub fn available(plan: &Plan) -> [Layer; 2] {
     let rules = |net: bool| {
         let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         let rules = rules.handle_access(AccessFs::from_all(LEAST))?;
@@ -73,7 +80,10 @@ pub fn available() -> [Layer; 2] {
             "file rules (Landlock)",
             "file rules (Landlock)",
         ),
-        layer(rules(true), "port rules", "port rules (Linux 6.7)"),
+        match limits_ports(plan) {
+            true => layer(rules(true), "port rules", "port rules (Linux 6.7)"),
+            false => Err(TOO_MANY_PORTS.into()),
+        },
     ]
 }
 

@@ -133,10 +133,10 @@ pub fn enter(plan: &Plan, violation: Violation) -> Layers {
 }
 
 /// What [`enter`] would do here, as far as can be told without doing it.
-pub fn available() -> Layers {
+pub fn available(plan: &Plan) -> Layers {
     let mut layers = Layers::default();
     layers.add(Ok("no new privileges".into()));
-    for layer in files::available() {
+    for layer in files::available(plan) {
         layers.add(layer);
     }
     layers.add(calls::available());
@@ -156,7 +156,7 @@ pub struct Confinement {
 impl Confinement {
     /// To be made before [`enter`], while everything can still be looked at.
     pub fn of(plan: &Plan) -> Self {
-        let [files, ports] = files::available();
+        let [files, ports] = files::available(plan);
         let real = |path: &Path| path.canonicalize().ok();
         let paths = plan.paths.iter();
         Self {
@@ -238,5 +238,25 @@ mod tests {
         assert_eq!(held.lacks(&inside), [""; 0]);
         let wider = plan(&[("/usr", Access::Write), ("/", Access::Read)], None);
         assert_eq!(held.lacks(&wider), ["/usr", "/", "passive_ports"]);
+        let others = Plan {
+            identities: true,
+            ..inside
+        };
+        assert_eq!(held.lacks(&others), ["run_as"]);
+    }
+
+    #[test]
+    fn more_ports_than_are_worth_a_rule_each_are_told_and_not_limited() {
+        let many = plan(&[], Some((1024, 65535)));
+        let layers = available(&many);
+        let too_many = |layer: &String| layer == "port rules (too many passive_ports)";
+        assert!(layers.missing.iter().any(too_many), "{layers}");
+        assert!(!layers.active.iter().any(|layer| layer == "port rules"));
+        let few = available(&plan(&[], Some((5000, 5999))));
+        assert!(!few.missing.iter().any(too_many), "{few}");
+        // Nothing was limited that a reload could go beyond.
+        let held = Confinement::of(&many);
+        assert_eq!(held.lacks(&plan(&[], Some((80, 90)))), [""; 0]);
+        assert_eq!(held.lacks(&plan(&[], None)), [""; 0]);
     }
 }

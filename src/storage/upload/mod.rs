@@ -167,6 +167,11 @@ impl Upload {
         self.digest.is_none()
     }
 
+    /// Bytes that [`Upload::catch_up`] would read.
+    pub fn to_catch_up(&self) -> u64 {
+        self.digest.as_ref().map_or(0, |_| self.position)
+    }
+
     /// Adds to the checksum what is in the file already, of an upload that continues one. To be called before the first byte;
     /// `go_on` is asked after each piece.
     ///
