@@ -167,6 +167,29 @@ fn rein_returns_to_the_state_before_login() {
 }
 
 #[test]
+fn rein_gives_nobody_more_time_for_the_login() {
+    let server = Server::build()
+        .configuration("[timeouts]\nlogin = 2\n")
+        .with_flag_user()
+        .start();
+    let mut client = server.connect();
+    let ended = (0..300).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let reply = client.command("REIN").expect_one_of(&[220, 421]);
+        (reply.code == 421).then_some(reply)
+    });
+    ended
+        .expect("the session goes on for ever")
+        .says("not logged in in time");
+    client.expect_end();
+    // Only the end of a login begins the time for another.
+    let mut client = server.client();
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    client.expect("REIN", 220);
+    client.login();
+}
+
+#[test]
 fn user_after_login_asks_again() {
     let server = Server::build()
         .arguments(&["--user", "second:other"])

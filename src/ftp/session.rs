@@ -183,9 +183,16 @@ impl Session {
         }
     }
 
-    /// Back to the state after the greeting (RFC 959 §4.1.1 REIN), with the connection kept.
+    /// Back to the state after the greeting (RFC 959 §4.1.1 REIN), with the connection kept. The end of a login begins the
+    /// time for the next one; where there was none, the first time goes on.
     pub fn reinitialize(&mut self) {
-        self.login = Login::Greeted;
+        if let Login::LoggedIn(_) = std::mem::replace(&mut self.login, Login::Greeted) {
+            self.restart_login_clock();
+            if let Err(reason) = self.slot.log_out(self.control.stream().socket()) {
+                log::error!("{}: closed: {reason}", self.who());
+                self.ended = true;
+            }
+        }
         self.representation = Representation::default();
         self.data_port = DataPort::None;
         self.restart = 0;
@@ -500,7 +507,7 @@ impl Session {
         }
     }
 
-    /// After REIN or a new greeting the time for the login starts again.
+    /// After the end of a login the time for the next one starts.
     pub fn restart_login_clock(&mut self) {
         self.started = Instant::now();
     }

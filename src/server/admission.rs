@@ -138,10 +138,8 @@ impl Slot {
                 return Err(Refused::Full(limits.sessions));
             }
             counters.sessions += 1;
-            counters.next += 1;
-            let whose = source(self.address);
-            counters.before_login.insert(counters.next, (whose, handle));
-            Ok((counters.next, cut_off))
+            let number = counters.wait_for_login(source(self.address), handle);
+            Ok((number, cut_off))
         })?;
         self.stage = Stage::BeforeLogin(number);
         Ok(cut_off)
@@ -154,6 +152,23 @@ impl Slot {
             self.admission
                 .with(|counters| counters.no_longer_before_login(number));
         }
+    }
+
+    /// The session is again one before its login, the latest of them.
+    ///
+    /// # Errors
+    /// When there is no descriptor left by which it could be cut off.
+    pub fn log_out(&mut self, stream: &TcpStream) -> Result<(), Refused> {
+        if self.stage != Stage::LoggedIn {
+            return Ok(());
+        }
+        let handle = stream.try_clone().map_err(|_| Refused::Resources)?;
+        let whose = source(self.address);
+        let number = self
+            .admission
+            .with(|counters| counters.wait_for_login(whose, handle));
+        self.stage = Stage::BeforeLogin(number);
+        Ok(())
     }
 }
 
@@ -173,6 +188,13 @@ impl Counters {
         let _ = stream.shutdown(Shutdown::Both);
         self.leaving += 1;
         peer.map(canonical)
+    }
+
+    /// A session without a login; the number by which it is found.
+    fn wait_for_login(&mut self, whose: IpAddr, handle: TcpStream) -> u64 {
+        self.next += 1;
+        self.before_login.insert(self.next, (whose, handle));
+        self.next
     }
 
     fn no_longer_before_login(&mut self, number: u64) {
@@ -399,5 +421,22 @@ mod tests {
         drop(second);
         drop(logged_in);
         assert_eq!(admission.sessions(), 1);
+    }
+
+    #[test]
+    fn who_has_logged_out_is_cut_off_like_those_who_never_logged_in() {
+        use std::io::Read as _;
+        let admission = Admission::default();
+        let pairs: Vec<_> = (0..3).map(|_| connection()).collect();
+        let begin = |index: usize| session(&admission, 10 + index as u8, &pairs[index].0);
+        let mut first = begin(0).unwrap();
+        first.log_in();
+        first.log_out(&pairs[0].0).unwrap();
+        let _second = begin(1).unwrap();
+        let _third = begin(2).unwrap();
+        let mut end = [0];
+        assert_eq!((&pairs[0].1).read(&mut end).unwrap(), 0, "it was cut off");
+        drop(first);
+        assert_eq!(admission.sessions(), 2);
     }
 }
