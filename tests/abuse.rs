@@ -111,6 +111,30 @@ fn the_longest_silent_gives_way_and_hears_why() {
 }
 
 #[test]
+fn the_silent_of_an_address_keep_nobody_out_who_comes_from_there() {
+    let server = Server::build()
+        .configuration("sessions_per_ip = 3\n")
+        .with_flag_user()
+        .start();
+    let mut logged_in = server.client();
+    let mut silent: Vec<_> = (0..6).map(|_| server.connect()).collect();
+    for first in &mut silent[..4] {
+        first.reply().expect(421).says("from your address");
+        first.expect_end();
+    }
+    // Who has said something keeps the place.
+    let mut talks = silent.pop().unwrap();
+    talks.expect("NOOP", 200);
+    let mut third = server.client();
+    silent.pop().unwrap().reply().expect(421);
+    let mut fourth = common::Client::connect(server.address());
+    fourth.reply().expect(421).says("from your address");
+    for client in [&mut logged_in, &mut talks, &mut third] {
+        client.expect("NOOP", 200);
+    }
+}
+
+#[test]
 fn who_speaks_but_does_not_log_in_gives_way_too() {
     let server = Server::build()
         .configuration("sessions_before_login = 2\n")

@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::addresses::canonical;
-use super::admission::{Admission, Refused};
+use super::addresses::{canonical, source};
+use super::admission::{Admission, Refused, Slot};
 use super::lobby::Lobby;
 use super::pool::Pool;
 use super::ready::{Want, wait, wait_for_any};
@@ -188,9 +188,8 @@ impl Acceptor {
             return;
         }
         let limits = front_end.limits();
-        let admitted = front_end
-            .screen(peer.ip(), local.ip())
-            .and_then(|()| self.admission.admit(peer.ip(), &limits));
+        let screened = front_end.screen(peer.ip(), local.ip());
+        let admitted = screened.and_then(|()| self.admit(peer, &limits, front_end));
         let slot = match admitted {
             Ok(slot) => slot,
             Err(reason) => {
@@ -215,15 +214,43 @@ impl Acceptor {
     }
 
     fn make_room(&mut self, limits: &Limits, front_end: &Arc<dyn FrontEnd>) {
-        let Some(silent) = self.lobby.take_most_crowded() else {
-            return;
-        };
+        if let Some(silent) = self.lobby.take_most_crowded() {
+            let reason = Refused::GaveWay(limits.before_login);
+            self.give_way(silent, reason, limits, front_end);
+        }
+    }
+
+    /// A place. Where the address has none left, its silent connections give theirs up, the longest silent first.
+    fn admit(
+        &mut self,
+        peer: SocketAddr,
+        limits: &Limits,
+        front_end: &Arc<dyn FrontEnd>,
+    ) -> Result<Slot, Refused> {
+        loop {
+            let admitted = self.admission.admit(peer.ip(), limits);
+            let Err(reason @ Refused::Address(_)) = admitted else {
+                return admitted;
+            };
+            match self.lobby.take_oldest_of(source(peer.ip())) {
+                Some(silent) => self.give_way(silent, reason, limits, front_end),
+                None => return Err(reason),
+            }
+        }
+    }
+
+    fn give_way(
+        &mut self,
+        silent: Connection,
+        reason: Refused,
+        limits: &Limits,
+        front_end: &Arc<dyn FrontEnd>,
+    ) {
         // It may have spoken since the last look.
         let spoken = wait_for_any(&[silent.stream.as_fd()], Some(Instant::now()));
         if spoken.is_ok_and(|spoken| spoken.contains(&true)) {
             self.hand_over(silent, limits, front_end);
         } else {
-            let reason = Refused::GaveWay(limits.before_login);
             self.log_refusal(silent.peer, reason);
             turn_away(&**front_end, &silent.stream, reason);
         }

@@ -92,6 +92,7 @@ struct Counters {
     sessions: usize,
     /// Of them, those that were cut off.
     leaving: usize,
+    /// By [`source`].
     addresses: HashMap<IpAddr, usize>,
     users: HashMap<Vec<u8>, usize>,
     /// Pieces of work on command that keep a disk or a processor busy.
@@ -114,7 +115,8 @@ enum Stage {
 #[derive(Debug)]
 pub struct Slot {
     admission: Admission,
-    address: IpAddr,
+    /// Whose it is (see [`source`]).
+    whose: IpAddr,
     stage: Stage,
 }
 
@@ -138,7 +140,7 @@ impl Slot {
                 return Err(Refused::Full(limits.sessions));
             }
             counters.sessions += 1;
-            let number = counters.wait_for_login(source(self.address), handle);
+            let number = counters.wait_for_login(self.whose, handle);
             Ok((number, cut_off))
         })?;
         self.stage = Stage::BeforeLogin(number);
@@ -163,7 +165,7 @@ impl Slot {
             return Ok(());
         }
         let handle = stream.try_clone().map_err(|_| Refused::Resources)?;
-        let whose = source(self.address);
+        let whose = self.whose;
         let number = self
             .admission
             .with(|counters| counters.wait_for_login(whose, handle));
@@ -222,22 +224,19 @@ impl Admission {
     /// # Errors
     /// The limit that is reached.
     pub fn admit(&self, address: IpAddr, limits: &Limits) -> Result<Slot, Refused> {
+        let whose = source(address);
         self.with(|counters| {
             if counters.is_full(limits) && counters.before_login.is_empty() {
                 return Err(Refused::Full(limits.sessions));
             }
-            if !count_up(
-                &mut counters.addresses,
-                address,
-                limits.sessions_per_address,
-            ) {
+            if !count_up(&mut counters.addresses, whose, limits.sessions_per_address) {
                 return Err(Refused::Address(limits.sessions_per_address));
             }
             Ok(())
         })?;
         Ok(Slot {
             admission: self.clone(),
-            address,
+            whose,
             stage: Stage::Silent,
         })
     }
@@ -311,7 +310,7 @@ impl Drop for Slot {
             if self.stage != Stage::Silent {
                 counters.sessions -= 1;
             }
-            count_down(&mut counters.addresses, &self.address);
+            count_down(&mut counters.addresses, &self.whose);
         });
     }
 }
@@ -375,6 +374,18 @@ mod tests {
         assert!(slot.is_some() && admission.admit_user(b"anna", 1).is_none());
         drop(slot);
         assert!(admission.admit_user(b"anna", 1).is_some());
+    }
+
+    #[test]
+    fn the_addresses_of_one_link_count_as_one() {
+        let admission = Admission::default();
+        let admit = |address: &str| admission.admit(address.parse().unwrap(), &LIMITS);
+        let first = admit("2001:db8:1:2::1").unwrap();
+        let _second = admit("2001:db8:1:2:ffff::2").unwrap();
+        assert_eq!(admit("2001:db8:1:2::3").unwrap_err(), Refused::Address(2));
+        assert!(admit("2001:db8:1:3::3").is_ok());
+        drop(first);
+        assert!(admit("2001:db8:1:2::3").is_ok());
     }
 
     #[test]
