@@ -28,6 +28,11 @@ use crate::storage::checksum::Algorithm;
 use crate::storage::{self, View, VirtualPath};
 use crate::tls::{Handshake, Purpose, Reuse, Tls};
 
+/// Bytes that a client may send without a login: many times what any program says.
+const MOST_BEFORE_LOGIN: u64 = 64 * 1024;
+
+const NO_LOGIN: &str = "Not logged in in time; closing.";
+
 /// How far the client has come (RFC 959 §5.4: USER, PASS, then everything else).
 #[derive(Debug)]
 pub enum Login {
@@ -91,7 +96,7 @@ pub enum Next {
     Line(Line),
     /// The client closed the connection or it broke.
     Closed,
-    /// Nothing came for the idle time, or no login within its time.
+    /// No command came for the idle time, no login within its time, or too much without one.
     TimedOut(&'static str),
     /// The server is shutting down.
     ShutDown,
@@ -137,6 +142,8 @@ pub struct Session {
     /// Counts this session, and counts it as one before login until there is one.
     pub slot: Slot,
     started: Instant,
+    /// Bytes that had come when the time for the login began.
+    received: u64,
     /// How much it says before its login.
     chatter: Chatter,
     /// What this session has moved, up and down.
@@ -177,6 +184,7 @@ impl Session {
             failures: 0,
             ended: false,
             started: connection.accepted,
+            received: 0,
             slot: connection.slot,
             chatter: Chatter::default(),
             buckets: Default::default(),
@@ -384,11 +392,23 @@ impl Session {
             self.control.set_patience(left);
         }
         loop {
+            // Not even whole lines prolong the time for the login.
+            if let Some(why) = self.is_overdue_for_login() {
+                return Next::TimedOut(why);
+            }
             if let Some(line) = self.control.next_line() {
                 return Next::Line(line);
             }
+            if self.has_said_too_much() {
+                return Next::TimedOut("Too much was sent before the login; closing.");
+            }
             if self.control.is_closed() || self.control.flush().is_err() {
                 return Next::Closed;
+            }
+            let (deadline, why) = self.deadline(idle_until);
+            // Bytes without the end of a line are nothing that was said.
+            if Instant::now() >= deadline {
+                return Next::TimedOut(why);
             }
             if self.control.holds_input() {
                 self.control.fill();
@@ -398,7 +418,6 @@ impl Session {
                 return Next::ShutDown;
             }
             self.control.shrink();
-            let (deadline, why) = self.deadline(idle_until);
             let passive = match &self.data_port {
                 DataPort::Passive(port) => Some(port),
                 _ => None,
@@ -426,9 +445,6 @@ impl Session {
                 continue;
             }
             self.give_up_expired_port();
-            if Instant::now() >= deadline {
-                return Next::TimedOut(why);
-            }
         }
     }
 
@@ -441,11 +457,19 @@ impl Session {
         match self.login {
             Login::LoggedIn(_) => (idle_until, "Nothing was sent for too long; closing."),
             // One deadline for the whole login, not one a line.
-            _ => (
-                self.login_deadline().min(idle_until),
-                "Not logged in in time; closing.",
-            ),
+            _ => (self.login_deadline().min(idle_until), NO_LOGIN),
         }
+    }
+
+    fn is_overdue_for_login(&self) -> Option<&'static str> {
+        let overdue = Instant::now() >= self.login_deadline();
+        (overdue && !matches!(self.login, Login::LoggedIn(_))).then_some(NO_LOGIN)
+    }
+
+    /// Asked when all that has come was dealt with: what waits behind a PASS is not held against anybody.
+    fn has_said_too_much(&self) -> bool {
+        let before_login = self.control.received() - self.received;
+        before_login > MOST_BEFORE_LOGIN && !matches!(self.login, Login::LoggedIn(_))
     }
 
     fn take_in_data_connection(&mut self) {
@@ -510,6 +534,7 @@ impl Session {
     /// After the end of a login the time for the next one starts.
     pub fn restart_login_clock(&mut self) {
         self.started = Instant::now();
+        self.received = self.control.received();
     }
 
     pub fn reply(&mut self, reply: &Reply) {
