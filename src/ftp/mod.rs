@@ -238,6 +238,10 @@ fn obey(session: &mut Session, line: &Line) {
         end(session, "Too many commands before the login; closing.");
         return;
     }
+    // Its connection broke while it was made to wait.
+    if session.ended {
+        return;
+    }
     match line {
         Line::Command(line) if is_http_request(line) => {
             log::warn!(

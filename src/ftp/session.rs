@@ -22,7 +22,7 @@ use crate::server::Connection;
 use crate::server::admission::{HeavySlot, Slot, UserSlot};
 use crate::server::bans::Failed;
 use crate::server::identity::Acting;
-use crate::server::ready::{Ready, Want, wait};
+use crate::server::ready::{Want, wait};
 use crate::server::stop::Stop;
 use crate::storage::checksum::Algorithm;
 use crate::storage::{self, View, VirtualPath};
@@ -545,19 +545,22 @@ impl Session {
         }
     }
 
-    /// Waits without serving, as a failed login makes the client do; ends early when the client leaves or the server
-    /// stops.
+    /// Waits without serving, as a failed login makes the client do; ends early when the connection is of no use any more,
+    /// and the session with it, or when the server stops. A client that only closed its own side waits like any other:
+    /// what it had sent before is still obeyed.
     pub fn pause(&mut self, time: Duration) {
         let deadline = Instant::now() + time;
         let _ = self.control.flush();
-        let _ = wait(
+        let ready = wait(
             [
-                Some((self.control.fd(), Want::Hangup)),
+                Some((self.control.fd(), Want::Break)),
                 Some((self.stop.draining_fd(), Want::Input)),
             ],
             Some(deadline),
-        )
-        .map(|[control, _]: [Ready; 2]| control);
+        );
+        if !ready.is_ok_and(|[control, _]| !control.hangup) {
+            self.ended = true;
+        }
     }
 
     // ---- data connections
