@@ -133,12 +133,12 @@ impl Slot {
     ) -> Result<Option<SocketAddr>, Refused> {
         let handle = stream.try_clone().map_err(|_| Refused::Resources)?;
         let (number, cut_off) = self.admission.with(|counters| {
+            if counters.stays_full(limits) {
+                return Err(Refused::Full(limits.sessions));
+            }
             let must_cut =
                 counters.before_login.len() >= limits.before_login || counters.is_full(limits);
             let cut_off = must_cut.then(|| counters.cut_off_one()).flatten();
-            if counters.is_full(limits) {
-                return Err(Refused::Full(limits.sessions));
-            }
             counters.sessions += 1;
             let number = counters.wait_for_login(self.whose, handle);
             Ok((number, cut_off))
@@ -176,7 +176,17 @@ impl Slot {
 
 impl Counters {
     fn is_full(&self, limits: &Limits) -> bool {
-        self.sessions - self.leaving.min(LEAVING) >= limits.sessions
+        self.is_full_with(self.leaving, limits)
+    }
+
+    /// Whether there would be no place either if one more were cut off: then nobody is, for it would be of no use.
+    fn stays_full(&self, limits: &Limits) -> bool {
+        let more = usize::from(!self.before_login.is_empty());
+        self.is_full_with(self.leaving + more, limits)
+    }
+
+    fn is_full_with(&self, leaving: usize, limits: &Limits) -> bool {
+        self.sessions - leaving.min(LEAVING) >= limits.sessions
     }
 
     /// The oldest of the address that has most.
@@ -226,7 +236,7 @@ impl Admission {
     pub fn admit(&self, address: IpAddr, limits: &Limits) -> Result<Slot, Refused> {
         let whose = source(address);
         self.with(|counters| {
-            if counters.is_full(limits) && counters.before_login.is_empty() {
+            if counters.stays_full(limits) {
                 return Err(Refused::Full(limits.sessions));
             }
             if !count_up(&mut counters.addresses, whose, limits.sessions_per_address) {
@@ -432,6 +442,37 @@ mod tests {
         drop(second);
         drop(logged_in);
         assert_eq!(admission.sessions(), 1);
+    }
+
+    #[test]
+    fn nobody_is_cut_off_where_that_makes_no_room() {
+        let admission = Admission::default();
+        let (stream, _client) = connection();
+        let mut slots: Vec<Slot> = Vec::new();
+        // Of those that were cut off none notices.
+        let refused = loop {
+            match session(&admission, slots.len() as u8, &stream) {
+                Ok(slot) => slots.push(slot),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(refused, Refused::Full(3));
+        assert_eq!(slots.len(), LIMITS.sessions + LEAVING);
+        let waiting = || admission.with(|counters| counters.before_login.len());
+        assert_eq!(waiting(), LIMITS.before_login);
+        for last in 100..110 {
+            let refused = session(&admission, last, &stream).unwrap_err();
+            assert_eq!(refused, Refused::Full(3));
+        }
+        assert_eq!(waiting(), LIMITS.before_login);
+        // One that is silent yet is not served at their cost either.
+        drop(slots.remove(0));
+        let mut silent = admission
+            .admit(IpAddr::from([127, 0, 0, 200]), &LIMITS)
+            .unwrap();
+        slots.push(session(&admission, 201, &stream).unwrap());
+        assert_eq!(silent.begin(&stream, &LIMITS), Err(Refused::Full(3)));
+        assert_eq!(waiting(), LIMITS.before_login);
     }
 
     #[test]
