@@ -3,7 +3,9 @@
 
 mod common;
 
+use common::secure::{Secure, client_config};
 use common::{PATIENCE, Server, connect_from};
+use rustls::version::TLS13;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -149,11 +151,34 @@ fn who_speaks_but_does_not_log_in_gives_way_too() {
     let mut first = talk();
     let mut second = talk();
     let third = talk();
+    first.reply().expect(421).says("without a login");
     first.expect_end();
     // Whoever has logged in stays, however many come.
     logged_in.expect("NOOP", 200);
     second.login();
     drop(third);
+}
+
+#[test]
+fn who_has_agreed_on_tls_gives_way_without_a_word_in_the_clear() {
+    let server = Server::build()
+        .configuration("sessions_before_login = 1\n")
+        .with_flag_user()
+        .start();
+    let mut agreed = server.connect();
+    agreed.expect("AUTH TLS", 234);
+    let mut encrypted = Secure::explicit(&server, client_config(&TLS13));
+    encrypted.expect("NOOP", 200);
+    agreed.expect_end();
+    // In the clear again, it can be told.
+    encrypted.login();
+    encrypted.expect("REIN", 220);
+    let mut clear = encrypted.into_clear();
+    clear.expect("NOOP", 200);
+    let mut last = server.connect();
+    last.expect("NOOP", 200);
+    clear.reply().expect(421).says("without a login");
+    clear.expect_end();
 }
 
 #[test]

@@ -379,6 +379,39 @@ fn a_server_without_descriptors_to_spare_lives_on() {
 }
 
 #[test]
+fn who_no_thread_can_be_started_for_is_told() {
+    let server = Server::start();
+    let mut client = server.client();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+    let kilobytes: u64 = size
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    let prlimit = |limit: &str| {
+        let limit = format!("--as={limit}:");
+        let set = std::process::Command::new("prlimit")
+            .args(["--pid", &server.pid().to_string(), &limit])
+            .status();
+        if !set.is_ok_and(|status| status.success()) {
+            panic!("prlimit (package util-linux) is needed: run scripts/test");
+        }
+    };
+    // Less than the stack of a thread.
+    prlimit(&((kilobytes + 512) << 10).to_string());
+    let mut refused = server.connect();
+    refused.send("NOOP");
+    refused.reply().expect(421).says("out of resources");
+    refused.expect_end();
+    server.wait_for_log("cannot start a thread");
+    client.expect("NOOP", 200);
+    prlimit("unlimited");
+    server.client();
+}
+
+#[test]
 fn a_session_may_end_while_its_passive_port_waits() {
     let server = Server::start();
     let mut client = server.client();

@@ -168,7 +168,7 @@ impl FrontEnd for Ftp {
     fn refuse(&self, mut stream: &TcpStream, reason: Refused) {
         let mut reply = Vec::new();
         Reply::new(421, reason.to_string()).encode_into(&mut reply);
-        // One small write into an empty socket buffer; when it fails the client is gone.
+        // One small write; when it fails the client is gone, or does not read.
         let _ = stream.write(&reply);
     }
 

@@ -196,7 +196,9 @@ impl Session {
     pub fn reinitialize(&mut self) {
         if let Login::LoggedIn(_) = std::mem::replace(&mut self.login, Login::Greeted) {
             self.restart_login_clock();
-            if let Err(reason) = self.slot.log_out(self.control.stream().socket()) {
+            let stream = self.control.stream();
+            let in_the_clear = !stream.is_encrypted();
+            if let Err(reason) = self.slot.log_out(stream.socket(), in_the_clear) {
                 log::error!("{}: closed: {reason}", self.who());
                 self.ended = true;
             }
@@ -231,12 +233,15 @@ impl Session {
                 self.shared.programs.run(&run, at_once);
             }
             Some(AfterReply::StopEncryption) => {
-                if let Err(error) = self.control.stop_encryption(&self.stop, deadline) {
-                    log::warn!(
-                        "{}: closed: the encryption did not end in order: {error}",
-                        self.who()
-                    );
-                    self.ended = true;
+                match self.control.stop_encryption(&self.stop, deadline) {
+                    Ok(()) => self.slot.set_in_the_clear(true),
+                    Err(error) => {
+                        log::warn!(
+                            "{}: closed: the encryption did not end in order: {error}",
+                            self.who()
+                        );
+                        self.ended = true;
+                    }
                 }
             }
         }
@@ -246,6 +251,7 @@ impl Session {
     /// between: it is not obeyed, and the connection is closed.
     pub fn encrypt(&mut self) {
         let deadline = self.login_deadline();
+        self.slot.set_in_the_clear(false);
         if self.control.flush().is_err() {
             self.ended = true;
             return;

@@ -285,7 +285,15 @@ impl Acceptor {
         }
         match connection.slot.begin(&connection.stream, limits) {
             Ok(None) => {}
-            Ok(Some(oldest)) => self.log_refusal(oldest, Refused::GaveWay(limits.before_login)),
+            Ok(Some(cut_off)) => {
+                let reason = Refused::GaveWay(limits.before_login);
+                if let Some(oldest) = cut_off.peer() {
+                    self.log_refusal(oldest, reason);
+                }
+                if let Some(stream) = cut_off.in_the_clear() {
+                    front_end.refuse(stream, reason);
+                }
+            }
             Err(reason) => {
                 self.log_refusal(peer, reason);
                 turn_away(&**front_end, &connection.stream, reason);
@@ -293,8 +301,12 @@ impl Acceptor {
             }
         }
         let front_end_of_worker = Arc::clone(front_end);
-        if let Err(error) = self.pool.run(move || front_end_of_worker.serve(connection)) {
+        let serve = move |connection| front_end_of_worker.serve(connection);
+        if let Err((error, connection)) = self.pool.run(connection, serve) {
             log::error!("{peer}: refused: cannot start a thread: {error}");
+            if let Some(connection) = connection {
+                turn_away(&**front_end, &connection.stream, Refused::Resources);
+            }
         }
     }
 

@@ -98,8 +98,40 @@ struct Counters {
     /// Pieces of work on command that keep a disk or a processor busy.
     heavy: usize,
     next: u64,
-    /// Sessions before login, oldest first, with a second handle of each connection by which it is cut off.
-    before_login: BTreeMap<u64, (IpAddr, TcpStream)>,
+    /// Sessions before login, oldest first.
+    before_login: BTreeMap<u64, BeforeLogin>,
+}
+
+#[derive(Debug)]
+struct BeforeLogin {
+    whose: IpAddr,
+    /// A second handle of the connection, by which it is cut off.
+    stream: TcpStream,
+    /// It is not encrypted, and not about to be.
+    in_the_clear: bool,
+}
+
+/// The connection of a session that has to make room; dropped, it is over.
+#[derive(Debug)]
+pub struct CutOff(BeforeLogin);
+
+impl CutOff {
+    /// None where the client is gone already.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.0.stream.peer_addr().ok().map(canonical)
+    }
+
+    /// The connection, where words in the clear may still be said on it.
+    pub fn in_the_clear(&self) -> Option<&TcpStream> {
+        self.0.in_the_clear.then_some(&self.0.stream)
+    }
+}
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        // Its thread sees the end of the connection, wherever it waits.
+        let _ = self.0.stream.shutdown(Shutdown::Both);
+    }
 }
 
 /// What a connection counts as.
@@ -121,8 +153,8 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// The connection becomes a session. One of those before login is cut off where there are too many: the peer that is
-    /// returned.
+    /// The connection becomes a session. One of those before login is cut off where there are too many: the one that
+    /// is returned.
     ///
     /// # Errors
     /// The limit that is reached all the same.
@@ -130,7 +162,7 @@ impl Slot {
         &mut self,
         stream: &TcpStream,
         limits: &Limits,
-    ) -> Result<Option<SocketAddr>, Refused> {
+    ) -> Result<Option<CutOff>, Refused> {
         let handle = stream.try_clone().map_err(|_| Refused::Resources)?;
         let (number, cut_off) = self.admission.with(|counters| {
             if counters.stays_full(limits) {
@@ -140,7 +172,7 @@ impl Slot {
                 counters.before_login.len() >= limits.before_login || counters.is_full(limits);
             let cut_off = must_cut.then(|| counters.cut_off_one()).flatten();
             counters.sessions += 1;
-            let number = counters.wait_for_login(self.whose, handle);
+            let number = counters.wait_for_login(self.whose, handle, true);
             Ok((number, cut_off))
         })?;
         self.stage = Stage::BeforeLogin(number);
@@ -156,11 +188,22 @@ impl Slot {
         }
     }
 
+    /// Whether the connection is in the clear, and stays so for the next reply; it is until this says otherwise.
+    pub fn set_in_the_clear(&self, in_the_clear: bool) {
+        if let Stage::BeforeLogin(number) = self.stage {
+            self.admission.with(|counters| {
+                if let Some(session) = counters.before_login.get_mut(&number) {
+                    session.in_the_clear = in_the_clear;
+                }
+            });
+        }
+    }
+
     /// The session is again one before its login, the latest of them.
     ///
     /// # Errors
     /// When there is no descriptor left by which it could be cut off.
-    pub fn log_out(&mut self, stream: &TcpStream) -> Result<(), Refused> {
+    pub fn log_out(&mut self, stream: &TcpStream, in_the_clear: bool) -> Result<(), Refused> {
         if self.stage != Stage::LoggedIn {
             return Ok(());
         }
@@ -168,7 +211,7 @@ impl Slot {
         let whose = self.whose;
         let number = self
             .admission
-            .with(|counters| counters.wait_for_login(whose, handle));
+            .with(|counters| counters.wait_for_login(whose, handle, in_the_clear));
         self.stage = Stage::BeforeLogin(number);
         Ok(())
     }
@@ -190,22 +233,24 @@ impl Counters {
     }
 
     /// The oldest of the address that has most.
-    fn cut_off_one(&mut self) -> Option<SocketAddr> {
-        let whose = self.before_login.values().map(|(whose, _)| *whose);
+    fn cut_off_one(&mut self) -> Option<CutOff> {
+        let whose = self.before_login.values().map(|session| session.whose);
         let index = most_crowded(whose)?;
         let number = *self.before_login.keys().nth(index)?;
-        let (_, stream) = self.before_login.remove(&number)?;
-        let peer = stream.peer_addr().ok();
-        // Its thread sees the end of the connection, wherever it waits.
-        let _ = stream.shutdown(Shutdown::Both);
+        let session = self.before_login.remove(&number)?;
         self.leaving += 1;
-        peer.map(canonical)
+        Some(CutOff(session))
     }
 
     /// A session without a login; the number by which it is found.
-    fn wait_for_login(&mut self, whose: IpAddr, handle: TcpStream) -> u64 {
+    fn wait_for_login(&mut self, whose: IpAddr, stream: TcpStream, in_the_clear: bool) -> u64 {
+        let session = BeforeLogin {
+            whose,
+            stream,
+            in_the_clear,
+        };
         self.next += 1;
-        self.before_login.insert(self.next, (whose, handle));
+        self.before_login.insert(self.next, session);
         self.next
     }
 
@@ -471,7 +516,10 @@ mod tests {
             .admit(IpAddr::from([127, 0, 0, 200]), &LIMITS)
             .unwrap();
         slots.push(session(&admission, 201, &stream).unwrap());
-        assert_eq!(silent.begin(&stream, &LIMITS), Err(Refused::Full(3)));
+        assert_eq!(
+            silent.begin(&stream, &LIMITS).unwrap_err(),
+            Refused::Full(3)
+        );
         assert_eq!(waiting(), LIMITS.before_login);
     }
 
@@ -483,7 +531,7 @@ mod tests {
         let begin = |index: usize| session(&admission, 10 + index as u8, &pairs[index].0);
         let mut first = begin(0).unwrap();
         first.log_in();
-        first.log_out(&pairs[0].0).unwrap();
+        first.log_out(&pairs[0].0, true).unwrap();
         let _second = begin(1).unwrap();
         let _third = begin(2).unwrap();
         let mut end = [0];
