@@ -136,6 +136,60 @@ fn the_silent_of_an_address_keep_nobody_out_who_comes_from_there() {
     }
 }
 
+/// Fails unless there are a few lines of this kind: one, and one more where it took longer than they are kept back for.
+#[track_caller]
+fn few_lines(server: &Server, kind: &str) {
+    server.wait_for_log(kind);
+    let log = server.log_text();
+    let lines = log.lines().filter(|line| line.contains(kind)).count();
+    assert!(
+        (1..10).contains(&lines),
+        "{lines} lines of {kind:?}:\n{log}"
+    );
+}
+
+#[test]
+fn refusals_of_any_kind_are_no_flood_of_the_log() {
+    let server = Server::build()
+        .configuration("sessions = 4\nsessions_per_ip = 2\nban_after = 1\nban_loopback = true\n")
+        .with_flag_user()
+        .start();
+    let log_in = |last: u8| {
+        let mut client = server.connect_from(Ipv4Addr::new(127, 0, 0, last));
+        client.login();
+        client
+    };
+    let flood = |last: u8, kind: &str| {
+        for _ in 0..20 {
+            let from = Ipv4Addr::new(127, 0, 0, last).into();
+            let mut refused = common::Client::connect_from(from, server.address());
+            refused.reply().expect(421).says(kind);
+        }
+        few_lines(&server, kind);
+    };
+    let _first = [log_in(1), log_in(1)];
+    flood(1, "Too many sessions from your address");
+    let mut guesses = server.connect_from(Ipv4Addr::new(127, 0, 0, 5));
+    guesses.login_as("nobody", "wrong").expect(421);
+    guesses.expect_end();
+    flood(5, "Too many failed logins from your address");
+    let _second = [log_in(2), log_in(3)];
+    flood(4, "Too many sessions: the limit is 4");
+}
+
+#[test]
+fn the_silent_whose_time_is_over_are_no_flood_of_the_log() {
+    let server = Server::build()
+        .configuration("[timeouts]\nlogin = 1\n")
+        .with_flag_user()
+        .start();
+    let mut silent: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut silent {
+        client.reply().expect(421).says("not logged in in time");
+    }
+    few_lines(&server, "Not logged in in time");
+}
+
 #[test]
 fn who_speaks_but_does_not_log_in_gives_way_too() {
     let server = Server::build()
