@@ -71,7 +71,7 @@ impl Refused {
         match self {
             Self::Full(_) => "sessions",
             Self::Address(_) => "sessions_per_ip",
-            Self::Banned(_) => "ban_after, ban_for; or thriftpd ban remove",
+            Self::Banned(_) => "ban_after, ban_for; or thriftpd ban remove, which takes a ban_file",
             Self::Network(setting) => setting,
             Self::GaveWay(_) => "sessions_before_login",
             Self::Silent => "timeouts.login",
