@@ -3,7 +3,9 @@
 
 mod common;
 
+use common::secure::{Secure, client_config};
 use common::{PATIENCE, Server, connect_from};
+use rustls::version::TLS13;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,6 +113,84 @@ fn the_longest_silent_gives_way_and_hears_why() {
 }
 
 #[test]
+fn the_silent_of_an_address_keep_nobody_out_who_comes_from_there() {
+    let server = Server::build()
+        .configuration("sessions_per_ip = 3\n")
+        .with_flag_user()
+        .start();
+    let mut logged_in = server.client();
+    let mut silent: Vec<_> = (0..6).map(|_| server.connect()).collect();
+    for first in &mut silent[..4] {
+        first.reply().expect(421).says("from your address");
+        first.expect_end();
+    }
+    // Who has said something keeps the place.
+    let mut talks = silent.pop().unwrap();
+    talks.expect("NOOP", 200);
+    let mut third = server.client();
+    silent.pop().unwrap().reply().expect(421);
+    let mut fourth = common::Client::connect(server.address());
+    fourth.reply().expect(421).says("from your address");
+    for client in [&mut logged_in, &mut talks, &mut third] {
+        client.expect("NOOP", 200);
+    }
+}
+
+/// Fails unless there are a few lines of this kind: one, and one more where it took longer than they are kept back for.
+#[track_caller]
+fn few_lines(server: &Server, kind: &str) {
+    server.wait_for_log(kind);
+    let log = server.log_text();
+    let lines = log.lines().filter(|line| line.contains(kind)).count();
+    assert!(
+        (1..10).contains(&lines),
+        "{lines} lines of {kind:?}:\n{log}"
+    );
+}
+
+#[test]
+fn refusals_of_any_kind_are_no_flood_of_the_log() {
+    let server = Server::build()
+        .configuration("sessions = 4\nsessions_per_ip = 2\nban_after = 1\nban_loopback = true\n")
+        .with_flag_user()
+        .start();
+    let log_in = |last: u8| {
+        let mut client = server.connect_from(Ipv4Addr::new(127, 0, 0, last));
+        client.login();
+        client
+    };
+    let flood = |last: u8, kind: &str| {
+        for _ in 0..20 {
+            let from = Ipv4Addr::new(127, 0, 0, last).into();
+            let mut refused = common::Client::connect_from(from, server.address());
+            refused.reply().expect(421).says(kind);
+        }
+        few_lines(&server, kind);
+    };
+    let _first = [log_in(1), log_in(1)];
+    flood(1, "Too many sessions from your address");
+    let mut guesses = server.connect_from(Ipv4Addr::new(127, 0, 0, 5));
+    guesses.login_as("nobody", "wrong").expect(421);
+    guesses.expect_end();
+    flood(5, "Too many failed logins from your address");
+    let _second = [log_in(2), log_in(3)];
+    flood(4, "Too many sessions: the limit is 4");
+}
+
+#[test]
+fn the_silent_whose_time_is_over_are_no_flood_of_the_log() {
+    let server = Server::build()
+        .configuration("[timeouts]\nlogin = 1\n")
+        .with_flag_user()
+        .start();
+    let mut silent: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for client in &mut silent {
+        client.reply().expect(421).says("not logged in in time");
+    }
+    few_lines(&server, "Not logged in in time");
+}
+
+#[test]
 fn who_speaks_but_does_not_log_in_gives_way_too() {
     let server = Server::build()
         .configuration("sessions_before_login = 2\n")
@@ -125,11 +205,34 @@ fn who_speaks_but_does_not_log_in_gives_way_too() {
     let mut first = talk();
     let mut second = talk();
     let third = talk();
+    first.reply().expect(421).says("without a login");
     first.expect_end();
     // Whoever has logged in stays, however many come.
     logged_in.expect("NOOP", 200);
     second.login();
     drop(third);
+}
+
+#[test]
+fn who_has_agreed_on_tls_gives_way_without_a_word_in_the_clear() {
+    let server = Server::build()
+        .configuration("sessions_before_login = 1\n")
+        .with_flag_user()
+        .start();
+    let mut agreed = server.connect();
+    agreed.expect("AUTH TLS", 234);
+    let mut encrypted = Secure::explicit(&server, client_config(&TLS13));
+    encrypted.expect("NOOP", 200);
+    agreed.expect_end();
+    // In the clear again, it can be told.
+    encrypted.login();
+    encrypted.expect("REIN", 220);
+    let mut clear = encrypted.into_clear();
+    clear.expect("NOOP", 200);
+    let mut last = server.connect();
+    last.expect("NOOP", 200);
+    clear.reply().expect(421).says("without a login");
+    clear.expect_end();
 }
 
 #[test]

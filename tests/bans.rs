@@ -72,7 +72,7 @@ fn wrong_passwords_end_in_a_ban_of_the_address_and_of_no_other() {
     assert!(
         server
             .wait_for_log("refused: Too many failed logins")
-            .contains("ban_for")
+            .contains("ban_for; or thriftpd ban remove, which takes a ban_file")
     );
     server.client();
 }

@@ -98,6 +98,59 @@ fn a_session_that_never_logs_in_ends() {
     }
 }
 
+/// Sends these bytes again and again until the server has enough; its last words.
+fn pour(client: Client, bytes: &[u8], pause: u64) -> common::Reply {
+    let mut stream = client.stream().try_clone().unwrap();
+    let mut client = client;
+    let sender = std::thread::spawn({
+        let bytes = bytes.to_vec();
+        move || {
+            while std::io::Write::write_all(&mut stream, &bytes).is_ok() {
+                std::thread::sleep(std::time::Duration::from_millis(pause));
+            }
+        }
+    });
+    let last = loop {
+        let reply = client.reply();
+        if reply.code == 421 {
+            break reply;
+        }
+    };
+    sender.join().unwrap();
+    last
+}
+
+#[test]
+fn bytes_without_the_end_of_a_line_prolong_no_time() {
+    let server = Server::build()
+        .configuration("[timeouts]\nlogin = 2\nidle = 2\n")
+        .with_flag_user()
+        .start();
+    pour(server.connect(), b"x", 10).says("not logged in in time");
+    pour(server.client(), b"x", 10).says("nothing was sent for too long");
+    // Whole lines do not either.
+    pour(server.connect(), b"NOOP\r\nNOOP\r\n", 100).says("not logged in in time");
+}
+
+#[test]
+fn so_much_may_be_sent_before_the_login_and_no_more() {
+    let server = Server::start();
+    pour(server.connect(), &[b'x'; 4096], 0).says("too much was sent before the login");
+    server.wait_for_log("Too much was sent before the login");
+    // Who logs in is not concerned, however much comes behind it at once.
+    let mut client = server.connect();
+    let mut bytes = b"USER t\r\nPASS pw\r\n".to_vec();
+    bytes.extend(b"NOOP\r\n".repeat(20_000));
+    let mut stream = client.stream().try_clone().unwrap();
+    let sender = std::thread::spawn(move || std::io::Write::write_all(&mut stream, &bytes));
+    client.reply().expect(331);
+    client.reply().expect(230);
+    for _ in 0..20_000 {
+        client.reply().expect(200);
+    }
+    sender.join().unwrap().unwrap();
+}
+
 #[test]
 fn an_idle_session_ends_with_421() {
     let server = Server::build()
@@ -323,6 +376,39 @@ fn a_server_without_descriptors_to_spare_lives_on() {
         (&stream).read_exact(&mut greeting).is_ok() && &greeting == b"220"
     });
     client.expect("NOOP", 200);
+}
+
+#[test]
+fn who_no_thread_can_be_started_for_is_told() {
+    let server = Server::start();
+    let mut client = server.client();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+    let kilobytes: u64 = size
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    let prlimit = |limit: &str| {
+        let limit = format!("--as={limit}:");
+        let set = std::process::Command::new("prlimit")
+            .args(["--pid", &server.pid().to_string(), &limit])
+            .status();
+        if !set.is_ok_and(|status| status.success()) {
+            panic!("prlimit (package util-linux) is needed: run scripts/test");
+        }
+    };
+    // Less than the stack of a thread.
+    prlimit(&((kilobytes + 512) << 10).to_string());
+    let mut refused = server.connect();
+    refused.send("NOOP");
+    refused.reply().expect(421).says("out of resources");
+    refused.expect_end();
+    server.wait_for_log("cannot start a thread");
+    client.expect("NOOP", 200);
+    prlimit("unlimited");
+    server.client();
 }
 
 #[test]

@@ -167,6 +167,59 @@ fn rein_returns_to_the_state_before_login() {
 }
 
 #[test]
+fn rein_gives_nobody_more_time_for_the_login() {
+    let server = Server::build()
+        .configuration("[timeouts]\nlogin = 2\n")
+        .with_flag_user()
+        .start();
+    let mut client = server.connect();
+    let ended = (0..300).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let reply = client.command("REIN").expect_one_of(&[220, 421]);
+        (reply.code == 421).then_some(reply)
+    });
+    ended
+        .expect("the session goes on for ever")
+        .says("not logged in in time");
+    client.expect_end();
+    // Only the end of a login begins the time for another.
+    let mut client = server.client();
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    client.expect("REIN", 220);
+    client.login();
+}
+
+/// Guesses ten times in one go, and leaves the rest to `then`.
+fn ten_guesses(server: &Server, then: impl FnOnce(common::Client)) {
+    let mut client = server.connect();
+    client.send_raw(format!("USER {USER}\r\nPASS wrong\r\n").repeat(10));
+    then(client);
+}
+
+#[test]
+fn a_client_that_closed_its_side_waits_for_its_failed_logins_like_any_other() {
+    let server = Server::build()
+        .configuration("login_attempts = 10\n[timeouts]\nlogin = 4\n")
+        .with_flag_user()
+        .start();
+    // Ten waits of a second each are more than the time for the login: without them there would be a tenth failure.
+    ten_guesses(&server, |mut client| {
+        client.end_of_input();
+        let last = std::iter::from_fn(|| client.reply_or_end()).last();
+        last.unwrap().expect(421).says("not logged in in time");
+    });
+    // Of one that is gone altogether, nothing more is obeyed.
+    ten_guesses(&server, |mut client| {
+        client.reply().expect(331);
+        client.reset();
+    });
+    server.wait_for_log("Not logged in in time");
+    server.client();
+    let log = server.log_text();
+    assert!(!log.contains("(10 of 10)"), "{log}");
+}
+
+#[test]
 fn user_after_login_asks_again() {
     let server = Server::build()
         .arguments(&["--user", "second:other"])

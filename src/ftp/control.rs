@@ -42,6 +42,8 @@ pub struct Control {
     lines: VecDeque<Line>,
     output: Vec<u8>,
     closed: bool,
+    /// Bytes that have come, in all.
+    received: u64,
     /// How long a client may take to read its replies.
     patience: Duration,
 }
@@ -56,6 +58,7 @@ impl Control {
             lines: VecDeque::new(),
             output: Vec::new(),
             closed: false,
+            received: 0,
             patience,
         }
     }
@@ -104,6 +107,11 @@ impl Control {
         !self.lines.is_empty() || self.decoder.pending() > 0
     }
 
+    /// Bytes of commands that have come since the connection began.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
     /// Whether [`Control::fill`] would bring something that poll(2) does not know of.
     pub fn holds_input(&mut self) -> bool {
         self.stream.holds_input()
@@ -129,6 +137,7 @@ impl Control {
                 }
                 Ok(length) => {
                     self.decoder.feed(&bytes[..length]);
+                    self.received += length as u64;
                     // It may have been a password.
                     bytes[..length].zeroize();
                     got = Input::Some;

@@ -168,7 +168,7 @@ impl FrontEnd for Ftp {
     fn refuse(&self, mut stream: &TcpStream, reason: Refused) {
         let mut reply = Vec::new();
         Reply::new(421, reason.to_string()).encode_into(&mut reply);
-        // One small write into an empty socket buffer; when it fails the client is gone.
+        // One small write; when it fails the client is gone, or does not read.
         let _ = stream.write(&reply);
     }
 
@@ -236,6 +236,10 @@ fn run(mut session: Session) {
 fn obey(session: &mut Session, line: &Line) {
     if !session.may_say_more() {
         end(session, "Too many commands before the login; closing.");
+        return;
+    }
+    // Its connection broke while it was made to wait.
+    if session.ended {
         return;
     }
     match line {

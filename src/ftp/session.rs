@@ -22,11 +22,16 @@ use crate::server::Connection;
 use crate::server::admission::{HeavySlot, Slot, UserSlot};
 use crate::server::bans::Failed;
 use crate::server::identity::Acting;
-use crate::server::ready::{Ready, Want, wait};
+use crate::server::ready::{Want, wait};
 use crate::server::stop::Stop;
 use crate::storage::checksum::Algorithm;
 use crate::storage::{self, View, VirtualPath};
 use crate::tls::{Handshake, Purpose, Reuse, Tls};
+
+/// Bytes that a client may send without a login: many times what any program says.
+const MOST_BEFORE_LOGIN: u64 = 64 * 1024;
+
+const NO_LOGIN: &str = "Not logged in in time; closing.";
 
 /// How far the client has come (RFC 959 §5.4: USER, PASS, then everything else).
 #[derive(Debug)]
@@ -91,7 +96,7 @@ pub enum Next {
     Line(Line),
     /// The client closed the connection or it broke.
     Closed,
-    /// Nothing came for the idle time, or no login within its time.
+    /// No command came for the idle time, no login within its time, or too much without one.
     TimedOut(&'static str),
     /// The server is shutting down.
     ShutDown,
@@ -137,6 +142,8 @@ pub struct Session {
     /// Counts this session, and counts it as one before login until there is one.
     pub slot: Slot,
     started: Instant,
+    /// Bytes that had come when the time for the login began.
+    received: u64,
     /// How much it says before its login.
     chatter: Chatter,
     /// What this session has moved, up and down.
@@ -177,15 +184,25 @@ impl Session {
             failures: 0,
             ended: false,
             started: connection.accepted,
+            received: 0,
             slot: connection.slot,
             chatter: Chatter::default(),
             buckets: Default::default(),
         }
     }
 
-    /// Back to the state after the greeting (RFC 959 §4.1.1 REIN), with the connection kept.
+    /// Back to the state after the greeting (RFC 959 §4.1.1 REIN), with the connection kept. The end of a login begins the
+    /// time for the next one; where there was none, the first time goes on.
     pub fn reinitialize(&mut self) {
-        self.login = Login::Greeted;
+        if let Login::LoggedIn(_) = std::mem::replace(&mut self.login, Login::Greeted) {
+            self.restart_login_clock();
+            let stream = self.control.stream();
+            let in_the_clear = !stream.is_encrypted();
+            if let Err(reason) = self.slot.log_out(stream.socket(), in_the_clear) {
+                log::error!("{}: closed: {reason}", self.who());
+                self.ended = true;
+            }
+        }
         self.representation = Representation::default();
         self.data_port = DataPort::None;
         self.restart = 0;
@@ -216,12 +233,15 @@ impl Session {
                 self.shared.programs.run(&run, at_once);
             }
             Some(AfterReply::StopEncryption) => {
-                if let Err(error) = self.control.stop_encryption(&self.stop, deadline) {
-                    log::warn!(
-                        "{}: closed: the encryption did not end in order: {error}",
-                        self.who()
-                    );
-                    self.ended = true;
+                match self.control.stop_encryption(&self.stop, deadline) {
+                    Ok(()) => self.slot.set_in_the_clear(true),
+                    Err(error) => {
+                        log::warn!(
+                            "{}: closed: the encryption did not end in order: {error}",
+                            self.who()
+                        );
+                        self.ended = true;
+                    }
                 }
             }
         }
@@ -231,6 +251,7 @@ impl Session {
     /// between: it is not obeyed, and the connection is closed.
     pub fn encrypt(&mut self) {
         let deadline = self.login_deadline();
+        self.slot.set_in_the_clear(false);
         if self.control.flush().is_err() {
             self.ended = true;
             return;
@@ -377,11 +398,23 @@ impl Session {
             self.control.set_patience(left);
         }
         loop {
+            // Not even whole lines prolong the time for the login.
+            if let Some(why) = self.is_overdue_for_login() {
+                return Next::TimedOut(why);
+            }
             if let Some(line) = self.control.next_line() {
                 return Next::Line(line);
             }
+            if self.has_said_too_much() {
+                return Next::TimedOut("Too much was sent before the login; closing.");
+            }
             if self.control.is_closed() || self.control.flush().is_err() {
                 return Next::Closed;
+            }
+            let (deadline, why) = self.deadline(idle_until);
+            // Bytes without the end of a line are nothing that was said.
+            if Instant::now() >= deadline {
+                return Next::TimedOut(why);
             }
             if self.control.holds_input() {
                 self.control.fill();
@@ -391,7 +424,6 @@ impl Session {
                 return Next::ShutDown;
             }
             self.control.shrink();
-            let (deadline, why) = self.deadline(idle_until);
             let passive = match &self.data_port {
                 DataPort::Passive(port) => Some(port),
                 _ => None,
@@ -419,9 +451,6 @@ impl Session {
                 continue;
             }
             self.give_up_expired_port();
-            if Instant::now() >= deadline {
-                return Next::TimedOut(why);
-            }
         }
     }
 
@@ -434,11 +463,19 @@ impl Session {
         match self.login {
             Login::LoggedIn(_) => (idle_until, "Nothing was sent for too long; closing."),
             // One deadline for the whole login, not one a line.
-            _ => (
-                self.login_deadline().min(idle_until),
-                "Not logged in in time; closing.",
-            ),
+            _ => (self.login_deadline().min(idle_until), NO_LOGIN),
         }
+    }
+
+    fn is_overdue_for_login(&self) -> Option<&'static str> {
+        let overdue = Instant::now() >= self.login_deadline();
+        (overdue && !matches!(self.login, Login::LoggedIn(_))).then_some(NO_LOGIN)
+    }
+
+    /// Asked when all that has come was dealt with: what waits behind a PASS is not held against anybody.
+    fn has_said_too_much(&self) -> bool {
+        let before_login = self.control.received() - self.received;
+        before_login > MOST_BEFORE_LOGIN && !matches!(self.login, Login::LoggedIn(_))
     }
 
     fn take_in_data_connection(&mut self) {
@@ -500,9 +537,10 @@ impl Session {
         }
     }
 
-    /// After REIN or a new greeting the time for the login starts again.
+    /// After the end of a login the time for the next one starts.
     pub fn restart_login_clock(&mut self) {
         self.started = Instant::now();
+        self.received = self.control.received();
     }
 
     pub fn reply(&mut self, reply: &Reply) {
@@ -513,19 +551,22 @@ impl Session {
         }
     }
 
-    /// Waits without serving, as a failed login makes the client do; ends early when the client leaves or the server
-    /// stops.
+    /// Waits without serving, as a failed login makes the client do; ends early when the connection is of no use any more,
+    /// and the session with it, or when the server stops. A client that only closed its own side waits like any other:
+    /// what it had sent before is still obeyed.
     pub fn pause(&mut self, time: Duration) {
         let deadline = Instant::now() + time;
         let _ = self.control.flush();
-        let _ = wait(
+        let ready = wait(
             [
-                Some((self.control.fd(), Want::Hangup)),
+                Some((self.control.fd(), Want::Break)),
                 Some((self.stop.draining_fd(), Want::Input)),
             ],
             Some(deadline),
-        )
-        .map(|[control, _]: [Ready; 2]| control);
+        );
+        if !ready.is_ok_and(|[control, _]| !control.hangup) {
+            self.ended = true;
+        }
     }
 
     // ---- data connections

@@ -3,21 +3,23 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::mem::{Discriminant, discriminant};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::Level;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::addresses::canonical;
-use super::admission::{Admission, Refused};
+use super::addresses::{canonical, source};
+use super::admission::{Admission, Refused, Slot};
 use super::lobby::Lobby;
 use super::pool::Pool;
 use super::ready::{Want, wait, wait_for_any};
-use super::seldom::Seldom;
+use super::seldom::SeldomEach;
 use super::stop::Stop;
 use super::{Connection, FrontEnd, Limits};
 
@@ -34,8 +36,10 @@ pub struct Acceptor {
     pool: Pool,
     spare: Spare,
     lobby: Lobby,
-    /// One for each kind of refusal that strangers can cause at will.
-    refusals: [Seldom; 3],
+    /// Strangers can cause each kind of refusal at will.
+    refusals: SeldomEach<Discriminant<Refused>>,
+    /// And that descriptors or threads run out.
+    shortages: SeldomEach<&'static str>,
 }
 
 impl Acceptor {
@@ -64,7 +68,8 @@ impl Acceptor {
             pool: Pool::new(),
             spare: Spare::new(),
             lobby: Lobby::default(),
-            refusals: Default::default(),
+            refusals: SeldomEach::default(),
+            shortages: SeldomEach::default(),
         })
     }
 
@@ -89,7 +94,9 @@ impl Acceptor {
                 self.hand_over(connection, &limits, front_end);
             }
             while let Some(silent) = self.lobby.take_expired(limits.login) {
-                log::info!("{}: closed: {}", silent.peer, Refused::Silent);
+                let line = || format!("{}: closed: {}", silent.peer, Refused::Silent);
+                let kind = discriminant(&Refused::Silent);
+                self.refusals.of(kind).write(Level::Info, line);
                 turn_away(&**front_end, &silent.stream, Refused::Silent);
             }
             for index in woken.listeners {
@@ -159,9 +166,11 @@ impl Acceptor {
     /// Accepts one connection on the spare descriptor to tell the client; where even that fails, pauses, for the
     /// listener stays readable and the loop would spin.
     fn out_of_descriptors(&mut self, index: usize, error: &io::Error, front_end: &dyn FrontEnd) {
-        log::error!(
-            "cannot accept a connection: {error}; raise the limit on open files (ulimit -n) or lower `sessions`"
-        );
+        self.shortages.of("descriptors").write(Level::Error, || {
+            format!(
+                "cannot accept a connection: {error}; raise the limit on open files (ulimit -n) or lower `sessions`"
+            )
+        });
         let accepted = self.spare.lend(|| self.listeners[index].accept());
         if let Some(Ok((stream, _))) = accepted {
             turn_away(front_end, &stream, Refused::Resources);
@@ -188,9 +197,8 @@ impl Acceptor {
             return;
         }
         let limits = front_end.limits();
-        let admitted = front_end
-            .screen(peer.ip(), local.ip())
-            .and_then(|()| self.admission.admit(peer.ip(), &limits));
+        let screened = front_end.screen(peer.ip(), local.ip());
+        let admitted = screened.and_then(|()| self.admit(peer, &limits, front_end));
         let slot = match admitted {
             Ok(slot) => slot,
             Err(reason) => {
@@ -215,15 +223,43 @@ impl Acceptor {
     }
 
     fn make_room(&mut self, limits: &Limits, front_end: &Arc<dyn FrontEnd>) {
-        let Some(silent) = self.lobby.take_most_crowded() else {
-            return;
-        };
+        if let Some(silent) = self.lobby.take_most_crowded() {
+            let reason = Refused::GaveWay(limits.before_login);
+            self.give_way(silent, reason, limits, front_end);
+        }
+    }
+
+    /// A place. Where the address has none left, its silent connections give theirs up, the longest silent first.
+    fn admit(
+        &mut self,
+        peer: SocketAddr,
+        limits: &Limits,
+        front_end: &Arc<dyn FrontEnd>,
+    ) -> Result<Slot, Refused> {
+        loop {
+            let admitted = self.admission.admit(peer.ip(), limits);
+            let Err(reason @ Refused::Address(_)) = admitted else {
+                return admitted;
+            };
+            match self.lobby.take_oldest_of(source(peer.ip())) {
+                Some(silent) => self.give_way(silent, reason, limits, front_end),
+                None => return Err(reason),
+            }
+        }
+    }
+
+    fn give_way(
+        &mut self,
+        silent: Connection,
+        reason: Refused,
+        limits: &Limits,
+        front_end: &Arc<dyn FrontEnd>,
+    ) {
         // It may have spoken since the last look.
         let spoken = wait_for_any(&[silent.stream.as_fd()], Some(Instant::now()));
         if spoken.is_ok_and(|spoken| spoken.contains(&true)) {
             self.hand_over(silent, limits, front_end);
         } else {
-            let reason = Refused::GaveWay(limits.before_login);
             self.log_refusal(silent.peer, reason);
             turn_away(&**front_end, &silent.stream, reason);
         }
@@ -231,12 +267,7 @@ impl Acceptor {
 
     fn log_refusal(&mut self, peer: SocketAddr, reason: Refused) {
         let line = || format!("{peer}: refused: {reason} (setting: {})", reason.setting());
-        match reason {
-            Refused::GaveWay(_) => self.refusals[0].warn(line),
-            Refused::Banned(_) => self.refusals[1].warn(line),
-            Refused::Network(_) => self.refusals[2].warn(line),
-            _ => log::warn!("{}", line()),
-        }
+        self.refusals.of(discriminant(&reason)).warn(line);
     }
 
     /// Gives the connection to a worker.
@@ -258,7 +289,15 @@ impl Acceptor {
         }
         match connection.slot.begin(&connection.stream, limits) {
             Ok(None) => {}
-            Ok(Some(oldest)) => self.log_refusal(oldest, Refused::GaveWay(limits.before_login)),
+            Ok(Some(cut_off)) => {
+                let reason = Refused::GaveWay(limits.before_login);
+                if let Some(oldest) = cut_off.peer() {
+                    self.log_refusal(oldest, reason);
+                }
+                if let Some(stream) = cut_off.in_the_clear() {
+                    front_end.refuse(stream, reason);
+                }
+            }
             Err(reason) => {
                 self.log_refusal(peer, reason);
                 turn_away(&**front_end, &connection.stream, reason);
@@ -266,8 +305,14 @@ impl Acceptor {
             }
         }
         let front_end_of_worker = Arc::clone(front_end);
-        if let Err(error) = self.pool.run(move || front_end_of_worker.serve(connection)) {
-            log::error!("{peer}: refused: cannot start a thread: {error}");
+        let serve = move |connection| front_end_of_worker.serve(connection);
+        if let Err((error, connection)) = self.pool.run(connection, serve) {
+            self.shortages.of("threads").write(Level::Error, || {
+                format!("{peer}: refused: cannot start a thread: {error}")
+            });
+            if let Some(connection) = connection {
+                turn_away(&**front_end, &connection.stream, Refused::Resources);
+            }
         }
     }
 

@@ -71,7 +71,7 @@ impl Refused {
         match self {
             Self::Full(_) => "sessions",
             Self::Address(_) => "sessions_per_ip",
-            Self::Banned(_) => "ban_after, ban_for; or thriftpd ban remove",
+            Self::Banned(_) => "ban_after, ban_for; or thriftpd ban remove, which takes a ban_file",
             Self::Network(setting) => setting,
             Self::GaveWay(_) => "sessions_before_login",
             Self::Silent => "timeouts.login",
@@ -92,13 +92,46 @@ struct Counters {
     sessions: usize,
     /// Of them, those that were cut off.
     leaving: usize,
+    /// By [`source`].
     addresses: HashMap<IpAddr, usize>,
     users: HashMap<Vec<u8>, usize>,
     /// Pieces of work on command that keep a disk or a processor busy.
     heavy: usize,
     next: u64,
-    /// Sessions before login, oldest first, with a second handle of each connection by which it is cut off.
-    before_login: BTreeMap<u64, (IpAddr, TcpStream)>,
+    /// Sessions before login, oldest first.
+    before_login: BTreeMap<u64, BeforeLogin>,
+}
+
+#[derive(Debug)]
+struct BeforeLogin {
+    whose: IpAddr,
+    /// A second handle of the connection, by which it is cut off.
+    stream: TcpStream,
+    /// It is not encrypted, and not about to be.
+    in_the_clear: bool,
+}
+
+/// The connection of a session that has to make room; dropped, it is over.
+#[derive(Debug)]
+pub struct CutOff(BeforeLogin);
+
+impl CutOff {
+    /// None where the client is gone already.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.0.stream.peer_addr().ok().map(canonical)
+    }
+
+    /// The connection, where words in the clear may still be said on it.
+    pub fn in_the_clear(&self) -> Option<&TcpStream> {
+        self.0.in_the_clear.then_some(&self.0.stream)
+    }
+}
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        // Its thread sees the end of the connection, wherever it waits.
+        let _ = self.0.stream.shutdown(Shutdown::Both);
+    }
 }
 
 /// What a connection counts as.
@@ -114,13 +147,14 @@ enum Stage {
 #[derive(Debug)]
 pub struct Slot {
     admission: Admission,
-    address: IpAddr,
+    /// Whose it is (see [`source`]).
+    whose: IpAddr,
     stage: Stage,
 }
 
 impl Slot {
-    /// The connection becomes a session. One of those before login is cut off where there are too many: the peer that is
-    /// returned.
+    /// The connection becomes a session. One of those before login is cut off where there are too many: the one that
+    /// is returned.
     ///
     /// # Errors
     /// The limit that is reached all the same.
@@ -128,20 +162,18 @@ impl Slot {
         &mut self,
         stream: &TcpStream,
         limits: &Limits,
-    ) -> Result<Option<SocketAddr>, Refused> {
+    ) -> Result<Option<CutOff>, Refused> {
         let handle = stream.try_clone().map_err(|_| Refused::Resources)?;
         let (number, cut_off) = self.admission.with(|counters| {
+            if counters.stays_full(limits) {
+                return Err(Refused::Full(limits.sessions));
+            }
             let must_cut =
                 counters.before_login.len() >= limits.before_login || counters.is_full(limits);
             let cut_off = must_cut.then(|| counters.cut_off_one()).flatten();
-            if counters.is_full(limits) {
-                return Err(Refused::Full(limits.sessions));
-            }
             counters.sessions += 1;
-            counters.next += 1;
-            let whose = source(self.address);
-            counters.before_login.insert(counters.next, (whose, handle));
-            Ok((counters.next, cut_off))
+            let number = counters.wait_for_login(self.whose, handle, true);
+            Ok((number, cut_off))
         })?;
         self.stage = Stage::BeforeLogin(number);
         Ok(cut_off)
@@ -155,24 +187,71 @@ impl Slot {
                 .with(|counters| counters.no_longer_before_login(number));
         }
     }
+
+    /// Whether the connection is in the clear, and stays so for the next reply; it is until this says otherwise.
+    pub fn set_in_the_clear(&self, in_the_clear: bool) {
+        if let Stage::BeforeLogin(number) = self.stage {
+            self.admission.with(|counters| {
+                if let Some(session) = counters.before_login.get_mut(&number) {
+                    session.in_the_clear = in_the_clear;
+                }
+            });
+        }
+    }
+
+    /// The session is again one before its login, the latest of them.
+    ///
+    /// # Errors
+    /// When there is no descriptor left by which it could be cut off.
+    pub fn log_out(&mut self, stream: &TcpStream, in_the_clear: bool) -> Result<(), Refused> {
+        if self.stage != Stage::LoggedIn {
+            return Ok(());
+        }
+        let handle = stream.try_clone().map_err(|_| Refused::Resources)?;
+        let whose = self.whose;
+        let number = self
+            .admission
+            .with(|counters| counters.wait_for_login(whose, handle, in_the_clear));
+        self.stage = Stage::BeforeLogin(number);
+        Ok(())
+    }
 }
 
 impl Counters {
     fn is_full(&self, limits: &Limits) -> bool {
-        self.sessions - self.leaving.min(LEAVING) >= limits.sessions
+        self.is_full_with(self.leaving, limits)
+    }
+
+    /// Whether there would be no place either if one more were cut off: then nobody is, for it would be of no use.
+    fn stays_full(&self, limits: &Limits) -> bool {
+        let more = usize::from(!self.before_login.is_empty());
+        self.is_full_with(self.leaving + more, limits)
+    }
+
+    fn is_full_with(&self, leaving: usize, limits: &Limits) -> bool {
+        self.sessions - leaving.min(LEAVING) >= limits.sessions
     }
 
     /// The oldest of the address that has most.
-    fn cut_off_one(&mut self) -> Option<SocketAddr> {
-        let whose = self.before_login.values().map(|(whose, _)| *whose);
+    fn cut_off_one(&mut self) -> Option<CutOff> {
+        let whose = self.before_login.values().map(|session| session.whose);
         let index = most_crowded(whose)?;
         let number = *self.before_login.keys().nth(index)?;
-        let (_, stream) = self.before_login.remove(&number)?;
-        let peer = stream.peer_addr().ok();
-        // Its thread sees the end of the connection, wherever it waits.
-        let _ = stream.shutdown(Shutdown::Both);
+        let session = self.before_login.remove(&number)?;
         self.leaving += 1;
-        peer.map(canonical)
+        Some(CutOff(session))
+    }
+
+    /// A session without a login; the number by which it is found.
+    fn wait_for_login(&mut self, whose: IpAddr, stream: TcpStream, in_the_clear: bool) -> u64 {
+        let session = BeforeLogin {
+            whose,
+            stream,
+            in_the_clear,
+        };
+        self.next += 1;
+        self.before_login.insert(self.next, session);
+        self.next
     }
 
     fn no_longer_before_login(&mut self, number: u64) {
@@ -200,22 +279,19 @@ impl Admission {
     /// # Errors
     /// The limit that is reached.
     pub fn admit(&self, address: IpAddr, limits: &Limits) -> Result<Slot, Refused> {
+        let whose = source(address);
         self.with(|counters| {
-            if counters.is_full(limits) && counters.before_login.is_empty() {
+            if counters.stays_full(limits) {
                 return Err(Refused::Full(limits.sessions));
             }
-            if !count_up(
-                &mut counters.addresses,
-                address,
-                limits.sessions_per_address,
-            ) {
+            if !count_up(&mut counters.addresses, whose, limits.sessions_per_address) {
                 return Err(Refused::Address(limits.sessions_per_address));
             }
             Ok(())
         })?;
         Ok(Slot {
             admission: self.clone(),
-            address,
+            whose,
             stage: Stage::Silent,
         })
     }
@@ -289,7 +365,7 @@ impl Drop for Slot {
             if self.stage != Stage::Silent {
                 counters.sessions -= 1;
             }
-            count_down(&mut counters.addresses, &self.address);
+            count_down(&mut counters.addresses, &self.whose);
         });
     }
 }
@@ -356,6 +432,18 @@ mod tests {
     }
 
     #[test]
+    fn the_addresses_of_one_link_count_as_one() {
+        let admission = Admission::default();
+        let admit = |address: &str| admission.admit(address.parse().unwrap(), &LIMITS);
+        let first = admit("2001:db8:1:2::1").unwrap();
+        let _second = admit("2001:db8:1:2:ffff::2").unwrap();
+        assert_eq!(admit("2001:db8:1:2::3").unwrap_err(), Refused::Address(2));
+        assert!(admit("2001:db8:1:3::3").is_ok());
+        drop(first);
+        assert!(admit("2001:db8:1:2::3").is_ok());
+    }
+
+    #[test]
     fn whoever_has_most_makes_room_first() {
         let of = |last: &[u8]| {
             let addresses = last.iter().map(|&last| IpAddr::from([10, 0, 0, last]));
@@ -399,5 +487,56 @@ mod tests {
         drop(second);
         drop(logged_in);
         assert_eq!(admission.sessions(), 1);
+    }
+
+    #[test]
+    fn nobody_is_cut_off_where_that_makes_no_room() {
+        let admission = Admission::default();
+        let (stream, _client) = connection();
+        let mut slots: Vec<Slot> = Vec::new();
+        // Of those that were cut off none notices.
+        let refused = loop {
+            match session(&admission, slots.len() as u8, &stream) {
+                Ok(slot) => slots.push(slot),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(refused, Refused::Full(3));
+        assert_eq!(slots.len(), LIMITS.sessions + LEAVING);
+        let waiting = || admission.with(|counters| counters.before_login.len());
+        assert_eq!(waiting(), LIMITS.before_login);
+        for last in 100..110 {
+            let refused = session(&admission, last, &stream).unwrap_err();
+            assert_eq!(refused, Refused::Full(3));
+        }
+        assert_eq!(waiting(), LIMITS.before_login);
+        // One that is silent yet is not served at their cost either.
+        drop(slots.remove(0));
+        let mut silent = admission
+            .admit(IpAddr::from([127, 0, 0, 200]), &LIMITS)
+            .unwrap();
+        slots.push(session(&admission, 201, &stream).unwrap());
+        assert_eq!(
+            silent.begin(&stream, &LIMITS).unwrap_err(),
+            Refused::Full(3)
+        );
+        assert_eq!(waiting(), LIMITS.before_login);
+    }
+
+    #[test]
+    fn who_has_logged_out_is_cut_off_like_those_who_never_logged_in() {
+        use std::io::Read as _;
+        let admission = Admission::default();
+        let pairs: Vec<_> = (0..3).map(|_| connection()).collect();
+        let begin = |index: usize| session(&admission, 10 + index as u8, &pairs[index].0);
+        let mut first = begin(0).unwrap();
+        first.log_in();
+        first.log_out(&pairs[0].0, true).unwrap();
+        let _second = begin(1).unwrap();
+        let _third = begin(2).unwrap();
+        let mut end = [0];
+        assert_eq!((&pairs[0].1).read(&mut end).unwrap(), 0, "it was cut off");
+        drop(first);
+        assert_eq!(admission.sessions(), 2);
     }
 }

@@ -1,7 +1,8 @@
 //! Connections whose clients have said nothing yet. They are greeted, and cost a descriptor and a few bytes here; a thread
 //! takes over with the first byte that comes. Who is silent for too long is sent away, and when more come than there is room
-//! for, the longest silent of the address that has most.
+//! for, the longest silent of the address that has most; where an address has all that one may have, its own longest silent.
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,13 @@ impl Lobby {
         let whose = self.waiting.iter();
         let whose = whose.map(|connection| source(connection.peer.ip()));
         self.waiting.remove(most_crowded(whose)?)
+    }
+
+    /// The longest silent one from there (see [`source`]).
+    pub fn take_oldest_of(&mut self, whose: IpAddr) -> Option<Connection> {
+        let mut waiting = self.waiting.iter();
+        let index = waiting.position(|connection| source(connection.peer.ip()) == whose)?;
+        self.waiting.remove(index)
     }
 
     /// The longest silent one.

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -21,23 +22,44 @@ type Work = Box<dyn FnOnce() + Send>;
 pub struct Pool {
     hand_over: Sender<Work>,
     idle: Receiver<Work>,
+    /// Bytes of each thread's stack.
+    stack: usize,
 }
 
 impl Pool {
     pub fn new() -> Self {
         // No capacity: a hand-over succeeds only while a worker waits for it, so work never queues unseen.
         let (hand_over, idle) = bounded(0);
-        Self { hand_over, idle }
+        Self {
+            hand_over,
+            idle,
+            stack: STACK,
+        }
     }
 
-    /// Runs the work now, on an idle worker or a new one.
+    /// Does the work on its subject now, on an idle worker or a new one.
     ///
     /// # Errors
-    /// When no worker is idle and no thread can be made; the work is dropped then.
-    pub fn run(&self, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        match self.hand_over.try_send(Box::new(work)) {
+    /// When no worker is idle and no thread can be made; the subject comes back then.
+    pub fn run<T: Send + 'static>(
+        &self,
+        subject: T,
+        work: impl FnOnce(T) + Send + 'static,
+    ) -> Result<(), (io::Error, Option<T>)> {
+        // A thread that could not be made has dropped what it was to do, but not this.
+        let held = Arc::new(Mutex::new(Some(subject)));
+        let of_worker = Arc::clone(&held);
+        let work = Box::new(move || {
+            if let Some(subject) = take(&of_worker) {
+                drop(of_worker);
+                work(subject);
+            }
+        });
+        match self.hand_over.try_send(work) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) => self.spawn(work),
+            Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) => {
+                self.spawn(work).map_err(|error| (error, take(&held)))
+            }
         }
     }
 
@@ -45,7 +67,7 @@ impl Pool {
         let idle = self.idle.clone();
         thread::Builder::new()
             .name("session".into())
-            .stack_size(STACK)
+            .stack_size(self.stack)
             .spawn(move || {
                 let mut work = first;
                 loop {
@@ -64,6 +86,10 @@ impl Default for Pool {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn take<T>(held: &Mutex<Option<T>>) -> Option<T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// A panic ends its session, with a line in the log, and nothing else.
@@ -91,13 +117,24 @@ mod tests {
     fn a_panic_in_one_piece_of_work_leaves_the_pool_working() {
         let pool = Pool::new();
         let (done, finished) = unbounded();
-        pool.run(|| panic!("meant to")).unwrap();
+        pool.run((), |()| panic!("meant to")).unwrap();
         for n in 0..20 {
             let done = done.clone();
-            pool.run(move || done.send(n).unwrap()).unwrap();
+            pool.run(n, move |n| done.send(n).unwrap()).unwrap();
         }
         let mut seen: Vec<i32> = finished.iter().take(20).collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_no_thread_can_be_made_for_comes_back() {
+        let pool = Pool {
+            stack: 1 << 60,
+            ..Pool::new()
+        };
+        let work = |_| unreachable!("there is no memory for the stack");
+        let (_, subject) = pool.run("subject", work).unwrap_err();
+        assert_eq!(subject, Some("subject"));
     }
 }

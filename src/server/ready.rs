@@ -17,6 +17,8 @@ pub enum Want {
     Output,
     /// Only that the peer has closed its side or the connection broke.
     Hangup,
+    /// Only that the connection broke, or was shut down from here.
+    Break,
 }
 
 /// What a descriptor turned out to be.
@@ -95,6 +97,8 @@ fn flags(want: Want) -> c_short {
         Want::Input => libc::POLLIN | libc::POLLRDHUP,
         Want::Output => libc::POLLOUT,
         Want::Hangup => libc::POLLRDHUP,
+        // poll(2) tells it unasked.
+        Want::Break => 0,
     }
 }
 
