@@ -129,22 +129,20 @@ impl Upload {
             }
             How::At(offset) => offset,
         };
-        let mut space = target.space(target.meter(fd.as_fd()), size, (0, 0));
+        let space = target.space(target.meter(fd.as_fd()), size, (0, 0));
         if how != How::Append {
             keep_old(target, fd.as_fd(), &space)?;
         }
         // It tells of what was there, and would again if the time of then came back.
         checksum::forget(fd.as_fd());
-        if how == How::Replace {
-            ftruncate(&fd, 0).map_err(|errno| target.fail(errno))?;
-            space.give_back(0);
-        }
         let grows = Grows::Target {
             file: File::from(fd),
             new_in: None,
             at: again(target)?,
         };
-        Ok(Self::of(target, grows, space, position))
+        let mut upload = Self::of(target, grows, space, position);
+        upload.empties = how == How::Replace;
+        Ok(upload)
     }
 
     /// An upload that leaves the target alone until it is whole. None where it has to go into the target: the target is a
@@ -385,6 +383,7 @@ impl Upload {
             position,
             received: 0,
             cut_at_end: true,
+            empties: false,
             durable: target.durable,
             pace: Pace::new(target.durable, position),
             space,

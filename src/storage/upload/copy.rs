@@ -44,6 +44,7 @@ impl Upload {
         if !self.takes_pages() {
             return Ok(false);
         }
+        self.empty()?;
         let refuse = |kind: ErrorKind, upload: &Self| Error::new(kind, upload.path.as_bytes());
         let size = length(from).map_err(|errno| self.failed(errno))?;
         let admitted = self.space.admit_shared(size);

@@ -23,6 +23,7 @@ use nix::fcntl::{AtFlags, SpliceFFlags, splice};
 use nix::libc;
 use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
+use nix::unistd::ftruncate;
 
 use super::boot;
 use super::checksum::{self, Digest, Stopped};
@@ -91,6 +92,8 @@ pub struct Upload {
     received: u64,
     /// What was there beyond the end of the upload goes.
     cut_at_end: bool,
+    /// What was there goes with the first byte, and not before one comes.
+    empties: bool,
     durable: bool,
     order: Order,
     pace: Pace,
@@ -240,7 +243,17 @@ impl Upload {
             .map_err(|kind| Error::new(kind, self.path.as_bytes()))
     }
 
+    /// To be called before anything is written.
+    fn empty(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.empties) {
+            ftruncate(self.file(), 0).map_err(|errno| self.failed(errno))?;
+            self.space.give_back(0);
+        }
+        Ok(())
+    }
+
     fn admit(&mut self, length: usize) -> Result<(), Error> {
+        self.empty()?;
         let end = self.position + length as u64;
         let (file, space) = match &mut self.grows {
             Grows::Target { file, .. } => (&*file, &mut self.space),
