@@ -7,8 +7,10 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
+use common::secure::{Secure, client_config};
 use common::{PASSWORD, Server, USER, is_root};
 use nix::sys::signal::Signal;
+use rustls::version::{TLS12, TLS13};
 use thriftpd::accounts::Password;
 
 /// A configuration with one user, whose password is known as a hash alone.
@@ -251,6 +253,28 @@ fn no_password_stays_in_memory() {
     client.expect("CWD /Not-Secret-At-All", 550);
     let name = "known".as_bytes();
     assert!(in_memory(&server, name) > 0);
+}
+
+#[test]
+fn no_password_that_came_encrypted_stays_in_memory() {
+    if !is_root() {
+        eprintln!("skipped: looking into memory needs root");
+        return;
+    }
+    let toml = one_user("known", "Right-Secret-1");
+    let server = Server::build().configuration(&toml).start();
+    for version in [&TLS13, &TLS12] {
+        let mut client = Secure::explicit(&server, client_config(version));
+        client.expect("USER known", 331);
+        client.expect("PASS Wrong-Secret-2", 530);
+        client.expect("USER known", 331);
+        client.expect("PASS Right-Secret-1", 230);
+        client.expect("NOOP", 200);
+        for secret in ["Wrong-Secret-2", "Right-Secret-1"] {
+            let found = in_memory(&server, secret.as_bytes());
+            assert_eq!(found, 0, "{secret}, {version:?}");
+        }
+    }
 }
 
 /// Serves the root for users from elsewhere than `--user`.

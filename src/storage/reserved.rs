@@ -10,7 +10,65 @@ pub const VERSIONS: &[u8] = b".thriftpd-versions";
 /// What all other names of ours begin with.
 pub const PREFIX: &[u8] = b".thriftpd-";
 
-/// Whether the name is the server's own.
+/// Whether the name is the server's own, or may lead to one that is: file systems that fold case, drop dots and spaces at the
+/// end, or make short names (vfat, exFAT; `THRIFT~1`, `TH1A2B~1`) find it under more spellings than one.
 pub fn is_reserved(name: &[u8]) -> bool {
-    name == STATE || name.starts_with(PREFIX)
+    let begins = |front: &[u8]| {
+        let own = name.get(..front.len());
+        own.is_some_and(|own| own.eq_ignore_ascii_case(front))
+    };
+    let is_state = begins(STATE)
+        && name[STATE.len()..]
+            .iter()
+            .all(|byte| matches!(byte, b'.' | b' '));
+    is_state || begins(PREFIX) || is_short(name)
+}
+
+fn is_short(name: &[u8]) -> bool {
+    let (stem, number) = match name.iter().position(|&byte| byte == b'~') {
+        Some(tilde) => (&name[..tilde], &name[tilde + 1..]),
+        None => return false,
+    };
+    let digits = number.iter().take_while(|byte| byte.is_ascii_digit());
+    let hashed = |stem: &[u8]| {
+        stem.len() == 6
+            && stem[..2].eq_ignore_ascii_case(b"th")
+            && stem[2..].iter().all(u8::is_ascii_hexdigit)
+    };
+    digits.count() > 0 && (stem.eq_ignore_ascii_case(b"thrift") || hashed(stem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_ours_however_they_are_spelt() {
+        for ours in [
+            &b".thriftpd"[..],
+            b".ThriftPD",
+            b".thriftpd.",
+            b".thriftpd. .",
+            b".thriftpd-versions",
+            b".THRIFTPD-VERSIONS",
+            b".thriftpd-x.partial",
+            b"THRIFT~1",
+            b"thrift~2.PAR",
+            b"TH1a2B~1",
+        ] {
+            assert!(is_reserved(ours), "{}", String::from_utf8_lossy(ours));
+        }
+        for other in [
+            &b"thriftpd"[..],
+            b".thrift",
+            b".thriftpdx",
+            b".thriftpd.toml",
+            b"thrift~",
+            b"thrift~x",
+            b"th1a2x~1",
+            b"",
+        ] {
+            assert!(!is_reserved(other), "{}", String::from_utf8_lossy(other));
+        }
+    }
 }
