@@ -1,6 +1,6 @@
 //! Where a case plays: a server with a few files, secrets beside its root, one session that misbehaves and one that does not.
 
-use crate::common::{Builder, Client, Server, eventually};
+use crate::common::{Builder, Client, PASSWORD, Server, USER, eventually};
 use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -208,11 +208,15 @@ fn fill(server: &Server) {
     eventually("every slot is free", || {
         sessions.clear();
         sessions.extend((0..SESSIONS).map(|_| Client::connect(server.address())));
-        sessions
-            .iter_mut()
-            .all(|client| client.reply_or_end().is_some_and(|reply| reply.code == 220))
+        // Who says nothing may have to make room for the next.
+        sessions.iter_mut().all(|client| {
+            let greeted = client.reply_or_end().is_some_and(|reply| reply.code == 220);
+            greeted && client.command(format!("USER {USER}")).code == 331
+        })
     });
-    sessions.iter_mut().for_each(Client::login);
+    for client in &mut sessions {
+        client.expect(format!("PASS {PASSWORD}"), 230);
+    }
     let mut refused = Client::connect(server.address());
     refused.reply().expect(421);
     for client in &mut sessions {
