@@ -24,7 +24,7 @@ use super::metadata::{Kind, acts_as_root, kind};
 use super::reserved::STATE;
 use super::root::Root;
 use super::rules::Quota;
-use super::walk::walk;
+use super::walk::{Missed, walk_all};
 
 /// Bytes and files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,7 +128,14 @@ impl Area {
 
     /// Counts what lies in it.
     fn count(&self) -> Result<Usage, Errno> {
-        count_below(&self.root()?, b"")
+        let root = self.root()?;
+        count_below(&root, b"", &mut |missed| {
+            log::warn!(
+                "{}: what is stored there is not counted: {} (setting: quota)",
+                root.host_path(missed.relative).display(),
+                missed.errno.desc()
+            );
+        })
     }
 
     /// The counts' file, locked.
@@ -225,16 +232,25 @@ fn write(file: &File, record: Record) -> Result<(), Errno> {
     written.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
 }
 
-/// Counts what lies below a directory: regular files, but for the server's own state.
+/// Counts what lies below a directory: regular files, but for the server's own state. `unread` is told of what cannot be looked
+/// at and so is not counted.
 ///
 /// # Errors
 /// When the directory cannot be opened.
-pub fn count_below(root: &Root, relative: &[u8]) -> Result<Usage, Errno> {
+pub fn count_below(
+    root: &Root,
+    relative: &[u8],
+    unread: &mut dyn FnMut(Missed<'_>),
+) -> Result<Usage, Errno> {
     let mut usage = Usage::default();
     let enter = |path: &[u8]| path != STATE;
-    walk(root, relative, &enter, &mut |met| {
-        if kind(met.stat) == Kind::File {
-            usage = usage.plus(met.stat.st_size, 1);
+    walk_all(root, relative, &enter, &mut |met| {
+        match met {
+            Ok(met) if kind(met.stat) == Kind::File => {
+                usage = usage.plus(met.stat.st_size, 1);
+            }
+            Ok(_) => {}
+            Err(missed) => unread(missed),
         }
         ControlFlow::Continue(())
     })?;
