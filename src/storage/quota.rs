@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, readlink};
@@ -46,6 +46,8 @@ impl Usage {
 #[derive(Debug)]
 pub struct Area {
     path: PathBuf,
+    /// The same without links, once it is there.
+    real: OnceLock<PathBuf>,
     /// Nothing is written there while no file system is mounted at it.
     guarded: AtomicBool,
     counts: Mutex<Counts>,
@@ -115,11 +117,22 @@ impl Area {
         let area = areas.entry(path.to_owned()).or_insert_with(|| {
             Arc::new(Self {
                 path: path.to_owned(),
+                real: OnceLock::new(),
                 guarded: AtomicBool::new(false),
                 counts: Mutex::default(),
             })
         });
         Arc::clone(area)
+    }
+
+    /// Whether a directory of the host, named without links, lies in it. It may have come to be since the configuration was read.
+    fn holds(&self, directory: &Path) -> bool {
+        if self.real.get().is_none() {
+            if let Ok(real) = self.path.canonicalize() {
+                let _ = self.real.set(real);
+            }
+        }
+        directory.starts_with(self.real.get().unwrap_or(&self.path))
     }
 
     fn root(&self) -> Result<Root, Errno> {
@@ -173,13 +186,22 @@ impl Area {
     fn settle(&self, opened: i64) {
         let mut counts = locked(&self.counts);
         if let Err(errno) = self.sync(&mut counts, opened) {
-            log::warn!(
-                "{}: what is stored there cannot be counted: {} (setting: quota)",
-                self.path.display(),
-                errno.desc()
-            );
+            self.warn(errno);
         }
     }
+
+    fn warn(&self, errno: Errno) {
+        log::warn!(
+            "{}: what is stored there cannot be counted: {}: the server's user must be able to make .thriftpd in it and to write there (setting: quota)",
+            self.path.display(),
+            errno.desc()
+        );
+    }
+}
+
+/// Nothing can lie where nothing is, or no disk.
+fn is_away(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ENOMEDIUM)
 }
 
 /// Opens a file of the server's own in the root, which it creates.
@@ -354,15 +376,16 @@ impl Metered {
         }
         let here = readlink(format!("/proc/self/fd/{}", raw(directory)).as_str());
         let here = PathBuf::from(here.ok()?);
-        let counted = self.counted.iter().filter(|area| here.starts_with(area));
-        let counted: Vec<Arc<Area>> = counted.map(|path| Area::at(path)).collect();
+        let counted = self.counted.iter().map(|path| Area::at(path));
+        let counted: Vec<Arc<Area>> = counted.filter(|area| area.holds(&here)).collect();
         if counted.is_empty() {
             return None;
         }
-        let limited = self.own.iter().any(|area| here.starts_with(area));
+        let own: Vec<Arc<Area>> = self.own.iter().map(|path| Area::at(path)).collect();
+        let limited = own.iter().any(|area| area.holds(&here));
         Some(Meter {
             counted,
-            own: self.own.iter().map(|path| Area::at(path)).collect(),
+            own,
             limit: if limited {
                 self.limit
             } else {
@@ -409,7 +432,7 @@ impl Meter {
     /// the end does not count: `credit`, in bytes and files.
     ///
     /// # Errors
-    /// `OverQuota`.
+    /// `OverQuota`; `Io` where there is a limit and nobody knows what is stored, as the log says then.
     pub fn grow(&self, bytes: u64, files: u64, credit: (u64, u64)) -> Result<(), ErrorKind> {
         let mut areas: Vec<&Arc<Area>> = self.own.iter().chain(&self.counted).collect();
         // Always in one order, so that nobody waits for one who waits for them.
@@ -420,9 +443,16 @@ impl Meter {
             .map(|area| (&**area, locked(&area.counts)))
             .collect();
         for (area, counts) in &mut held {
-            if !counts.known {
-                // Without counts nothing can be said; the log says why.
-                let _ = area.sync(counts, 0);
+            if counts.known {
+                continue;
+            }
+            let own = self.own.iter().any(|own| own.path == area.path);
+            match area.sync(counts, 0) {
+                Err(errno) if own && self.limit.is_limited() && !is_away(errno) => {
+                    area.warn(errno);
+                    return Err(ErrorKind::Io);
+                }
+                _ => {}
             }
         }
         let mut used = Usage::default();
