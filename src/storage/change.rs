@@ -21,7 +21,7 @@ use super::upload::{How, Target, Upload};
 use super::versions::{self, Keeping};
 use super::view::{Located, View};
 use super::walk::Missed;
-use super::{acl, lock, partial, tree};
+use super::{acl, arrival, lock, partial, tree};
 
 impl View {
     /// # Errors
@@ -302,6 +302,7 @@ impl View {
         let fd = self.open_for_attributes(path, Permission::Touch, None)?;
         let accessed = accessed.map_or(TimeSpec::UTIME_OMIT, |seconds| TimeSpec::new(seconds, 0));
         let checksum = checksum::valid_record(fd.as_fd());
+        arrival::remember(fd.as_fd());
         futimens(&fd, &accessed, &TimeSpec::new(modified, 0))
             .map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
         if let Some(checksum) = checksum {

@@ -36,6 +36,7 @@
 //! | `error` | why something was refused |
 //! | `fuzzing` | doors for the fuzz targets |
 mod acl;
+mod arrival;
 mod boot;
 mod change;
 pub mod checksum;
