@@ -197,6 +197,29 @@ fn add_only_users_add_and_nothing_else() {
     assert_eq!(server.read("file"), b"precious");
 }
 
+#[test]
+fn who_may_only_add_continues_an_upload_of_their_own_by_appe() {
+    for access in ["add-only", "upload-only"] {
+        let text = format!("[anonymous]\nroot = \"{{root}}\"\naccess = \"{access}\"\n");
+        let server = Server::build().configuration(&text).start();
+        let mut client = server.visitor();
+        let mut data = client.epsv();
+        client.expect("STOR half", 150);
+        data.write_all(b"ha").unwrap();
+        eventually("it arrives", || {
+            server.visitor().command("SIZE half").code == 213
+        });
+        client.send("ABOR");
+        client.reply().expect(426);
+        client.reply().expect(226);
+        drop(data);
+        client.upload("APPE half", b"lf").expect(226);
+        assert_eq!(server.read("half"), b"half", "{access}");
+        client.upload("APPE half", b"x").expect(550);
+        assert_eq!(server.read("half"), b"half", "{access}");
+    }
+}
+
 /// The versions of a file on the host, the oldest first.
 fn versions(server: &Server, file: &str) -> Vec<PathBuf> {
     let directory = server.path(".thriftpd-versions").join(file);
