@@ -229,6 +229,25 @@ fn counts_survive_a_restart_and_are_made_anew_after_a_crash() {
 }
 
 #[test]
+fn a_crash_with_no_upload_under_way_has_all_counted_anew_too() {
+    let builder = Server::build().configuration(
+        "[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\nquota = \"100MB\"\n",
+    );
+    let server = builder.start();
+    let mut client = server.visitor();
+    client.expect("MKD sub", 257);
+    client.stor("sub/one", &noise(1000));
+    client.stor("sub/two", &noise(10));
+    // As when the end comes in the middle of RMDA.
+    fs::remove_file(server.path("sub/one")).unwrap();
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    let server = server.restart();
+    server.wait_for_log("counting what is stored");
+    assert_eq!(used(&mut server.visitor()), (10, 1));
+}
+
+#[test]
 fn a_rescan_beside_the_running_server_finds_what_others_did() {
     let server = server("quota = \"1MB\"\nquota_files = 9");
     let mut client = server.visitor();

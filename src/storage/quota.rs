@@ -60,6 +60,8 @@ struct Counts {
     /// What has changed since, in bytes and files.
     change: (i64, i64),
     known: bool,
+    /// This process has said in the file that the counts are not to be trusted if it dies.
+    marked: bool,
 }
 
 impl Counts {
@@ -74,7 +76,11 @@ pub(super) struct Record {
     usage: Usage,
     /// Uploads under way: other than zero when nobody runs, somebody died and left the counts inexact.
     open: u64,
+    /// Somebody has changed something since and has not ended in order: the same.
+    dirty: bool,
 }
+
+const DIRTY: &str = "dirty";
 
 /// Bytes of the file.
 const RECORD: usize = 64;
@@ -89,12 +95,16 @@ impl Record {
             files: number("files=")?,
         };
         let open = number("open=")?;
-        Some(Self { usage, open })
+        let dirty = words.next() == Some(DIRTY);
+        Some(Self { usage, open, dirty })
     }
 
     pub(super) fn text(self) -> String {
         let Usage { bytes, files } = self.usage;
-        let line = format!("bytes={bytes} files={files} open={}", self.open);
+        let mut line = format!("bytes={bytes} files={files} open={}", self.open);
+        if self.dirty {
+            line = format!("{line} {DIRTY}");
+        }
         format!("{line:<width$}\n", width = RECORD - 1)
     }
 }
@@ -168,19 +178,57 @@ impl Area {
                 counts.change = (0, 0);
                 Record {
                     usage: self.count()?,
-                    open: 0,
+                    ..Record::default()
                 }
             }
         };
         record.usage = record.usage.plus(counts.change.0, counts.change.1);
         record.open = record.open.saturating_add_signed(opened);
+        record.dirty |= counts.marked;
         write(&file, record)?;
         *counts = Counts {
             base: record.usage,
             change: (0, 0),
             known: true,
+            marked: counts.marked,
         };
         Ok(())
+    }
+
+    /// To be done before anything changes: what is counted in memory goes with the process.
+    fn mark(&self) -> Result<(), Errno> {
+        let mut counts = locked(&self.counts);
+        if !counts.marked {
+            counts.marked = true;
+            let marked = self
+                .sync(&mut counts, 0)
+                .and_then(|()| flush(&*self.file()?));
+            counts.marked = marked.is_ok();
+            marked?;
+        }
+        Ok(())
+    }
+
+    /// The end of all changes by this process, unless some go on.
+    fn close(self: &Arc<Self>) -> Result<(), Errno> {
+        let mut counts = locked(&self.counts);
+        // One is here, one in the list of all.
+        if !counts.marked || Arc::strong_count(self) > 2 {
+            return Ok(());
+        }
+        counts.marked = false;
+        self.sync(&mut counts, 0)?;
+        let file = self.file()?;
+        match read(&file) {
+            Some(record) if record.open == 0 => {
+                // On the disk before it says that it can be trusted.
+                flush(&file)?;
+                let dirty = false;
+                write(&file, Record { dirty, ..record })?;
+                flush(&file)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn settle(&self, opened: i64) {
@@ -254,6 +302,11 @@ fn write(file: &File, record: Record) -> Result<(), Errno> {
     written.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
 }
 
+fn flush(file: &File) -> Result<(), Errno> {
+    let flushed = file.sync_data();
+    flushed.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+}
+
 /// Counts what lies below a directory: regular files, but for the server's own state. `unread` is told of what cannot be looked
 /// at and so is not counted.
 ///
@@ -303,10 +356,7 @@ pub fn rescan(path: &Path) -> Result<Usage, Error> {
         grown(now.usage.bytes, before.usage.bytes),
         grown(now.usage.files, before.usage.files),
     );
-    let record = Record {
-        usage,
-        open: now.open,
-    };
+    let record = Record { usage, ..now };
     write(&file, record).map_err(fail)?;
     drop(file);
     counts.base = usage;
@@ -314,26 +364,41 @@ pub fn rescan(path: &Path) -> Result<Usage, Error> {
     Ok(usage)
 }
 
-/// To be called once when the server starts and nothing is under way: counts those areas anew in which a server died while
-/// something was.
+/// To be called once when the server starts and nothing is under way: counts those areas anew in which a server died.
 pub fn recover<'a>(areas: impl IntoIterator<Item = &'a PathBuf>) {
     for path in areas {
         let area = Area::at(path);
         let Ok(file) = area.file() else { continue };
-        let Some(record) = read(&file).filter(|record| record.open > 0) else {
+        let Some(record) = read(&file).filter(|record| record.open > 0 || record.dirty) else {
             continue;
         };
         log::info!(
-            "{}: counting what is stored, for the last server ended in the middle of an upload",
+            "{}: counting what is stored, for the last server did not end in order",
             path.display()
         );
-        let counted = area.count().map(|usage| Record { usage, open: 0 });
+        let counted = area.count().map(|usage| Record {
+            usage,
+            ..Record::default()
+        });
         let written = counted.and_then(|record| write(&file, record));
         if let Err(errno) = written {
             log::warn!(
                 "{}: {} bytes are said to be stored, which may be wrong: {}",
                 path.display(),
                 record.usage.bytes,
+                errno.desc()
+            );
+        }
+    }
+}
+
+/// To be called when the server ends in order, for each of these.
+pub fn close<'a>(areas: impl IntoIterator<Item = &'a PathBuf>) {
+    for path in areas {
+        if let Err(errno) = Area::at(path).close() {
+            log::warn!(
+                "{}: what is stored there will be counted anew: {} (setting: quota)",
+                path.display(),
                 errno.desc()
             );
         }
@@ -380,6 +445,10 @@ impl Metered {
         let counted: Vec<Arc<Area>> = counted.filter(|area| area.holds(&here)).collect();
         if counted.is_empty() {
             return None;
+        }
+        for area in &counted {
+            // Where it cannot be, the log says so when the counts cannot be written either.
+            let _ = area.mark();
         }
         let own: Vec<Arc<Area>> = self.own.iter().map(|path| Area::at(path)).collect();
         let limited = own.iter().any(|area| area.holds(&here));
@@ -588,6 +657,7 @@ mod tests {
         let record = Record {
             usage: five,
             open: 0,
+            dirty: true,
         };
         assert_eq!(Record::parse(&kept), Some(record));
         assert_eq!(usage(std::slice::from_ref(&path)).unwrap(), five);
@@ -605,11 +675,38 @@ mod tests {
         assert_eq!(usage(&areas).unwrap(), Usage { bytes: 3, files: 1 });
         let died = Record {
             usage: Usage { bytes: 9, files: 9 },
-            open: 1,
+            ..Record::default()
         };
-        fs::write(path.join(".thriftpd/quota"), died.text()).unwrap();
-        recover(&areas);
-        assert_eq!(usage(&areas).unwrap(), Usage { bytes: 3, files: 1 });
+        for (open, dirty, bytes) in [(1, false, 3), (0, true, 3), (0, false, 9)] {
+            let died = Record {
+                open,
+                dirty,
+                ..died
+            };
+            fs::write(path.join(".thriftpd/quota"), died.text()).unwrap();
+            recover(&areas);
+            assert_eq!(usage(&areas).unwrap().bytes, bytes);
+        }
+    }
+
+    #[test]
+    fn counts_are_trusted_again_when_all_changes_are_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        let fd = File::open(&path).unwrap();
+        let is_dirty = || {
+            let kept = fs::read(path.join(".thriftpd/quota")).unwrap();
+            Record::parse(&kept).unwrap().dirty
+        };
+        let meter = metered(&path, 10, 3).meter(fd.as_fd()).unwrap();
+        assert!(is_dirty(), "before anything has changed");
+        close([&path]);
+        assert!(is_dirty(), "a change may be under way");
+        drop(meter);
+        close([&path]);
+        assert!(!is_dirty());
+        drop(metered(&path, 10, 3).meter(fd.as_fd()));
+        assert!(is_dirty());
     }
 
     #[test]
@@ -617,6 +714,7 @@ mod tests {
         let record = Record {
             usage: Usage { bytes: 1, files: 2 },
             open: 3,
+            dirty: true,
         };
         let text = record.text();
         assert_eq!(
