@@ -267,6 +267,34 @@ fn a_rescan_beside_the_running_server_finds_what_others_did() {
 }
 
 #[test]
+fn a_rescan_does_not_count_an_upload_under_way_twice() {
+    let server = server("quota = \"10MB\"");
+    let mut client = server.visitor();
+    let mut data = client.epsv();
+    client.expect("STOR file", 150);
+    data.write_all(&noise(700_000)).unwrap();
+    eventually("all is counted", || {
+        used(&mut server.visitor()).0 == 700_000
+    });
+    let rescan = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thriftpd"));
+        command.args(["quota", "--rescan", "--config"]);
+        command.arg(server.home().join("thriftpd.toml"));
+        run_client(&mut command, 60)
+    };
+    let refused = rescan().failed();
+    assert!(
+        refused.stderr.contains("an upload is under way"),
+        "{}",
+        refused.stderr
+    );
+    drop(data);
+    client.reply().expect(226);
+    rescan().succeeded();
+    assert_eq!(used(&mut client), (700_000, 1));
+}
+
+#[test]
 fn who_shares_a_directory_counts_in_it_and_others_have_no_quota() {
     let server = Server::build()
         .configuration(

@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, readlink};
@@ -195,6 +196,26 @@ impl Area {
         Ok(())
     }
 
+    /// Puts what was counted in the place of what the file says, and what has changed since it said `before` on top. None while
+    /// an upload is under way.
+    fn replace(&self, before: Record, counted: Usage) -> Result<Option<Usage>, Errno> {
+        let mut counts = locked(&self.counts);
+        let file = self.file()?;
+        let now = read(&file).unwrap_or(before);
+        if now.open > 0 {
+            return Ok(None);
+        }
+        let grown = |now: u64, before: u64| signed(now).wrapping_sub(signed(before));
+        let usage = counted.plus(
+            grown(now.usage.bytes, before.usage.bytes),
+            grown(now.usage.files, before.usage.files),
+        );
+        write(&file, Record { usage, ..now })?;
+        counts.base = usage;
+        counts.known = true;
+        Ok(Some(usage))
+    }
+
     /// To be done before anything changes: what is counted in memory goes with the process.
     fn mark(&self) -> Result<(), Errno> {
         let mut counts = locked(&self.counts);
@@ -339,30 +360,30 @@ pub fn guard(areas: impl Iterator<Item = (PathBuf, bool)>) {
     }
 }
 
-/// Counts an area anew. Exact where nothing changes meanwhile; what does is counted on top.
+/// Counts an area anew. Exact where nothing changes meanwhile; what does is counted on top. Waits a while for uploads under way,
+/// of which some is in the directory and not in the counts yet: it would be counted twice.
 ///
 /// # Errors
-/// When the directory cannot be read or the counts not be written.
+/// `Busy` while an upload goes on; when the directory cannot be read or the counts not be written.
 pub fn rescan(path: &Path) -> Result<Usage, Error> {
     let fail = |errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes());
     let area = Area::at(path);
-    let before = read(&*area.file().map_err(fail)?).unwrap_or_default();
-    let counted = area.count().map_err(fail)?;
-    let mut counts = locked(&area.counts);
-    let file = area.file().map_err(fail)?;
-    let now = read(&file).unwrap_or(before);
-    let grown = |now: u64, before: u64| signed(now).wrapping_sub(signed(before));
-    let usage = counted.plus(
-        grown(now.usage.bytes, before.usage.bytes),
-        grown(now.usage.files, before.usage.files),
-    );
-    let record = Record { usage, ..now };
-    write(&file, record).map_err(fail)?;
-    drop(file);
-    counts.base = usage;
-    counts.known = true;
-    Ok(usage)
+    for _ in 0..LOOKS {
+        let before = read(&*area.file().map_err(fail)?).unwrap_or_default();
+        if before.open == 0 {
+            let counted = area.count().map_err(fail)?;
+            if let Some(usage) = area.replace(before, counted).map_err(fail)? {
+                return Ok(usage);
+            }
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
+    Err(fail(Errno::EBUSY))
 }
+
+/// How often a rescan looks whether uploads are over.
+const LOOKS: u32 = 25;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 /// To be called once when the server starts and nothing is under way: counts those areas anew in which a server died.
 pub fn recover<'a>(areas: impl IntoIterator<Item = &'a PathBuf>) {
