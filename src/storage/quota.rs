@@ -339,7 +339,8 @@ pub fn count_below(
     unread: &mut dyn FnMut(Missed<'_>),
 ) -> Result<Usage, Errno> {
     let mut usage = Usage::default();
-    let enter = |path: &[u8]| path != STATE;
+    // Of roots within this one, too.
+    let enter = |path: &[u8]| path.rsplit(|&byte| byte == b'/').next() != Some(STATE);
     walk_all(root, relative, &enter, &mut |met| {
         match met {
             Ok(met) if kind(met.stat) == Kind::File => {
@@ -728,6 +729,16 @@ mod tests {
         assert!(!is_dirty());
         drop(metered(&path, 10, 3).meter(fd.as_fd()));
         assert!(is_dirty());
+    }
+
+    #[test]
+    fn the_state_of_an_area_within_another_is_nobodys_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        fs::create_dir_all(path.join("inner/.thriftpd")).unwrap();
+        fs::write(path.join("inner/.thriftpd/quota"), "state").unwrap();
+        fs::write(path.join("inner/file"), "12").unwrap();
+        assert_eq!(rescan(&path).unwrap(), Usage { bytes: 2, files: 1 });
     }
 
     #[test]
