@@ -207,3 +207,24 @@ fn a_file_too_large_for_the_system_is_552_and_the_server_lives_on() {
     client.stor("small", b"x");
     assert_eq!(server.read("small"), b"x");
 }
+
+#[test]
+fn what_was_announced_for_a_refused_upload_is_not_expected_of_the_next() {
+    let server = Server::build()
+        .anonymous("strict_allo = true\nquota = \"1MB\"")
+        .start();
+    let mut client = server.visitor();
+    client.expect("MKD directory", 257);
+    for line in ["STOR directory", "STOR missing/file"] {
+        client.expect("ALLO 1000", 200);
+        client.upload(line, b"x").expect(550);
+        client.upload("STOR file", b"x").expect(226);
+    }
+    // What replaces something has its room.
+    client.stor("file", &vec![0; 600_000]);
+    client.expect("ALLO 700000", 200).says("are free here");
+    client.stor("file", &vec![1; 700_000]);
+    client.expect("ALLO 700000", 200);
+    client.upload("STOR other", b"x").expect(552);
+    client.expect("ALLO 1000001", 552);
+}

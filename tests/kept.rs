@@ -5,10 +5,10 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::PathBuf;
 
-use common::{Server, eventually, noise};
+use common::{Server, eventually, is_root, noise};
 
 fn server(keys: &str) -> Server {
     Server::build().anonymous(keys).start()
@@ -71,6 +71,37 @@ fn a_young_file_can_be_changed_by_no_verb() {
     assert_eq!(after.modified().unwrap(), before.modified().unwrap());
     assert_eq!(after.permissions(), before.permissions());
     server.wait_for_log("(setting: lock)");
+}
+
+#[test]
+fn a_directory_cannot_be_hidden_from_the_lock_and_one_that_is_closed_can_be_opened_again() {
+    if !is_root() {
+        eprintln!("skipped: a server that is not root's needs root");
+        return;
+    }
+    let builder = Server::build().anonymous("lock = \"30d\"");
+    chown(builder.root(), Some(65534), Some(65534)).unwrap();
+    let above = builder.root().parent().unwrap();
+    fs::set_permissions(above, fs::Permissions::from_mode(0o755)).unwrap();
+    let server = builder.start();
+    let mut client = server.visitor();
+    for directory in ["a", "a/b", "a/empty"] {
+        client.expect(format!("MKD {directory}"), 257);
+    }
+    client.stor("a/b/file", b"precious");
+    client.expect("SITE CHMOD 300 a/b", 550).says("locked");
+    client.expect("SITE CHMOD 000 a", 550).says("locked");
+    client.expect("MFMT 20200101000000 a/b", 550).says("locked");
+    // One that was closed while it was empty holds what nobody can look at.
+    client.expect("SITE CHMOD 300 a/empty", 200);
+    fs::remove_file(server.path("a/b/file")).unwrap();
+    client.stor("a/empty/file", b"precious");
+    client.expect("RNFR a", 350);
+    client.expect("RNTO x", 550);
+    client.expect("SITE CHMOD 100 a/empty", 550);
+    client.expect("SITE CHMOD 755 a/empty", 200);
+    client.expect("SITE CHMOD 300 a/empty", 550).says("locked");
+    assert_eq!(server.read("a/empty/file"), b"precious");
 }
 
 #[test]
@@ -164,6 +195,29 @@ fn add_only_users_add_and_nothing_else() {
         client.expect(line, 550);
     }
     assert_eq!(server.read("file"), b"precious");
+}
+
+#[test]
+fn who_may_only_add_continues_an_upload_of_their_own_by_appe() {
+    for access in ["add-only", "upload-only"] {
+        let text = format!("[anonymous]\nroot = \"{{root}}\"\naccess = \"{access}\"\n");
+        let server = Server::build().configuration(&text).start();
+        let mut client = server.visitor();
+        let mut data = client.epsv();
+        client.expect("STOR half", 150);
+        data.write_all(b"ha").unwrap();
+        eventually("it arrives", || {
+            server.visitor().command("SIZE half").code == 213
+        });
+        client.send("ABOR");
+        client.reply().expect(426);
+        client.reply().expect(226);
+        drop(data);
+        client.upload("APPE half", b"lf").expect(226);
+        assert_eq!(server.read("half"), b"half", "{access}");
+        client.upload("APPE half", b"x").expect(550);
+        assert_eq!(server.read("half"), b"half", "{access}");
+    }
 }
 
 /// The versions of a file on the host, the oldest first.

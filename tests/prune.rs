@@ -435,3 +435,26 @@ impl Drop for Unmount {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
+
+#[test]
+fn what_was_stored_today_stays_whatever_time_its_client_gives_it() {
+    let server = Server::build()
+        .configuration(&everybody("keep_days = 30"))
+        .start();
+    let mut client = login(&server);
+    for line in ["MFMT 20200101000000", "SITE UTIME 202001010000"] {
+        let name = line.split(' ').next().unwrap();
+        client.stor(name, b"an old picture");
+        client.expect(
+            format!("{line} {name}"),
+            if name == "MFMT" { 213 } else { 200 },
+        );
+        client.expect(format!("MDTM {name}"), 213).says("20200101");
+    }
+    let old = old_file(&server.path("old"), 31);
+    prune(server.home(), &[]).succeeded();
+    assert_eq!(
+        are_there(&[&server.path("MFMT"), &server.path("SITE"), &old]),
+        [true, true, false]
+    );
+}

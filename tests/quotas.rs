@@ -4,12 +4,13 @@ mod common;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use common::{Client, Server, assert_same_bytes, eventually, noise, run_client};
+use common::{Client, Server, assert_same_bytes, eventually, is_root, noise, run_client};
 
 fn server(keys: &str) -> Server {
     Server::build().anonymous(keys).start()
@@ -228,6 +229,25 @@ fn counts_survive_a_restart_and_are_made_anew_after_a_crash() {
 }
 
 #[test]
+fn a_crash_with_no_upload_under_way_has_all_counted_anew_too() {
+    let builder = Server::build().configuration(
+        "[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\nquota = \"100MB\"\n",
+    );
+    let server = builder.start();
+    let mut client = server.visitor();
+    client.expect("MKD sub", 257);
+    client.stor("sub/one", &noise(1000));
+    client.stor("sub/two", &noise(10));
+    // As when the end comes in the middle of RMDA.
+    fs::remove_file(server.path("sub/one")).unwrap();
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    let server = server.restart();
+    server.wait_for_log("counting what is stored");
+    assert_eq!(used(&mut server.visitor()), (10, 1));
+}
+
+#[test]
 fn a_rescan_beside_the_running_server_finds_what_others_did() {
     let server = server("quota = \"1MB\"\nquota_files = 9");
     let mut client = server.visitor();
@@ -244,6 +264,34 @@ fn a_rescan_beside_the_running_server_finds_what_others_did() {
     assert_eq!(used(&mut client), (1010, 2));
     client.expect("DELE other", 250);
     assert_eq!(used(&mut client), (1000, 1));
+}
+
+#[test]
+fn a_rescan_does_not_count_an_upload_under_way_twice() {
+    let server = server("quota = \"10MB\"");
+    let mut client = server.visitor();
+    let mut data = client.epsv();
+    client.expect("STOR file", 150);
+    data.write_all(&noise(700_000)).unwrap();
+    eventually("all is counted", || {
+        used(&mut server.visitor()).0 == 700_000
+    });
+    let rescan = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thriftpd"));
+        command.args(["quota", "--rescan", "--config"]);
+        command.arg(server.home().join("thriftpd.toml"));
+        run_client(&mut command, 60)
+    };
+    let refused = rescan().failed();
+    assert!(
+        refused.stderr.contains("an upload is under way"),
+        "{}",
+        refused.stderr
+    );
+    drop(data);
+    client.reply().expect(226);
+    rescan().succeeded();
+    assert_eq!(used(&mut client), (700_000, 1));
 }
 
 #[test]
@@ -280,4 +328,47 @@ fn who_shares_a_directory_counts_in_it_and_others_have_no_quota() {
     }
     client.expect("CWD .thriftpd", 553);
     client.download("RETR .thriftpd/quota").1.expect(553);
+}
+
+#[test]
+fn nothing_is_stored_where_it_cannot_be_counted_until_it_can() {
+    if !is_root() {
+        eprintln!("skipped: a server that is not root's needs root");
+        return;
+    }
+    let builder = Server::build()
+        .configuration(
+            "run_as = \"nobody\"\n[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\nquota = \"1MB\"\n",
+        );
+    let above = builder.root().parent().unwrap();
+    fs::set_permissions(above, fs::Permissions::from_mode(0o755)).unwrap();
+    let sub = builder.root().join("sub");
+    fs::create_dir(&sub).unwrap();
+    chown(&sub, Some(65534), Some(65534)).unwrap();
+    fs::write(sub.join("file"), "there").unwrap();
+    let server = builder.start();
+    let mut client = server.visitor();
+    client.upload("STOR sub/new", b"new").expect(451);
+    assert!(!server.exists("sub/new"));
+    server.wait_for_log("must be able to make .thriftpd in it");
+    chown(server.path(""), Some(65534), Some(65534)).unwrap();
+    client.stor("sub/new", b"new");
+    assert_eq!(used(&mut client), (8, 2));
+}
+
+#[test]
+fn who_may_only_append_has_a_quota_too_also_in_a_directory_that_comes_later_behind_a_link() {
+    let builder = Server::build().configuration(
+        "sandbox = \"off\"\n[anonymous]\nroot = \"{root}\"\npermissions = [\"list\"]\nquota = \"1kB\"\n\
+         [[anonymous.folder]]\npath = \"/log\"\nroot = \"{home}/link/log\"\npermissions = [\"list\", \"append\"]\n",
+    );
+    let home = builder.root().parent().unwrap().to_owned();
+    let server = builder.start();
+    fs::create_dir_all(home.join("far/log")).unwrap();
+    symlink("far", home.join("link")).unwrap();
+    fs::write(home.join("far/log/file"), noise(900)).unwrap();
+    let mut client = server.visitor();
+    client.upload("APPE log/file", &noise(50)).expect(226);
+    client.upload("APPE log/file", &noise(500)).expect(552);
+    assert_eq!(used(&mut client), really(&home.join("far/log")));
 }

@@ -245,11 +245,16 @@ fn real(root: &Path) -> PathBuf {
     root.canonicalize().unwrap_or_else(|_| root.to_owned())
 }
 
-/// The root and the folders, where the user may upload; none that lies in another.
+/// The root and the folders, where the user may make something larger; none that lies in another.
 fn areas_of(view: &ViewSpec) -> Vec<PathBuf> {
     let all = view.directories();
+    let growing = [
+        Permission::Upload,
+        Permission::Append,
+        Permission::Overwrite,
+    ];
     let roots = all
-        .filter(|(_, rules)| rules.permissions.contains(Permission::Upload))
+        .filter(|(_, rules)| growing.iter().any(|one| rules.permissions.contains(*one)))
         .map(|(root, _)| root);
     let real: BTreeSet<PathBuf> = roots.map(|root| real(root)).collect();
     let within = |path: &PathBuf| {

@@ -11,7 +11,9 @@ use crate::config::Config;
 use crate::ftp::Ftp;
 use crate::observe::printable;
 use crate::server::identity::act_as;
-use crate::storage::{Error, Partials, is_mounted, recover_counts, remove_old_partials};
+use crate::storage::{
+    Error, Partials, close_counts, is_mounted, recover_counts, remove_old_partials,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -41,6 +43,15 @@ pub fn recover(config: &Config, identities: bool) {
     for area in quota::areas(config) {
         as_owner(config, &area, identities, || {
             recover_counts(std::slice::from_ref(&area));
+        });
+    }
+}
+
+/// At the end of the server: what it has counted is all there is.
+pub fn close(config: &Config, identities: bool) {
+    for area in quota::areas(config) {
+        as_owner(config, &area, identities, || {
+            close_counts(std::slice::from_ref(&area));
         });
     }
 }

@@ -8,7 +8,7 @@ use super::Outcome;
 use crate::accounts::Account;
 use crate::config::Config;
 use crate::observe::printable;
-use crate::storage::{Quota, rescan_counts, usage_of};
+use crate::storage::{ErrorKind, Quota, rescan_counts, usage_of};
 
 /// tell what users with a quota have stored
 #[derive(FromArgs, Debug)]
@@ -37,7 +37,12 @@ pub fn run(arguments: &QuotaArguments) -> Outcome {
     if arguments.rescan {
         for area in areas(&config) {
             let shown = printable(area.as_os_str().as_encoded_bytes()).to_string();
-            let counted = rescan_counts(&area).map_err(|error| error.to_string())?;
+            let counted = rescan_counts(&area).map_err(|error| match error.kind {
+                ErrorKind::Busy => format!(
+                    "{shown}: not counted, for an upload is under way; try again when it is over (where the server died in the middle of one, it counts anew when it is started)"
+                ),
+                _ => error.to_string(),
+            })?;
             println!(
                 "{shown}: {} bytes in {} files",
                 counted.bytes, counted.files

@@ -205,6 +205,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     keeper::start(Arc::clone(&ftp), kept.identities);
     let front_end: Arc<dyn FrontEnd> = Arc::clone(&ftp) as _;
     let ended = acceptor.run(&front_end, || ftp.config().timeouts.shutdown_grace);
+    keeper::close(&ftp.config(), kept.identities);
     programs.end();
     log::info!("goodbye");
     ended.map_err(|error| format!("cannot wait for connections: {error}"))

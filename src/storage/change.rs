@@ -1,9 +1,9 @@
 //! What a user changes: uploads begin here, names are made, moved and removed, times and modes set.
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, fchmod, fstatat, futimens, mkdirat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -21,7 +21,8 @@ use super::rules::Rules;
 use super::upload::{How, Target, Upload};
 use super::versions::{self, Keeping};
 use super::view::{Located, View};
-use super::{acl, lock, partial, tree};
+use super::walk::Missed;
+use super::{acl, arrival, lock, partial, tree};
 
 impl View {
     /// # Errors
@@ -315,9 +316,10 @@ impl View {
         modified: i64,
         accessed: Option<i64>,
     ) -> Result<(), Error> {
-        let fd = self.open_for_attributes(path, Permission::Touch)?;
+        let fd = self.open_for_attributes(path, Permission::Touch, None)?;
         let accessed = accessed.map_or(TimeSpec::UTIME_OMIT, |seconds| TimeSpec::new(seconds, 0));
         let checksum = checksum::valid_record(fd.as_fd());
+        arrival::remember(fd.as_fd());
         futimens(&fd, &accessed, &TimeSpec::new(modified, 0))
             .map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
         if let Some(checksum) = checksum {
@@ -331,16 +333,26 @@ impl View {
     /// # Errors
     /// `NotPermitted(Chmod)`, `Locked`; the rest is the kernel's.
     pub fn set_mode(&self, path: &VirtualPath, mode: u32) -> Result<(), Error> {
-        let fd = self.open_for_attributes(path, Permission::Chmod)?;
-        fchmod(&fd, Mode::from_bits_truncate(mode & 0o777))
-            .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+        let fd = self.open_for_attributes(path, Permission::Chmod, Some(mode))?;
+        let mode = Mode::from_bits_truncate(mode & 0o777);
+        let set = match fchmod(&fd, mode) {
+            // Of a directory that cannot be read.
+            Err(Errno::EBADF) => {
+                let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+                fchmodat(AT_FDCWD, name.as_str(), mode, FchmodatFlags::FollowSymlink)
+            }
+            other => other,
+        };
+        set.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
     }
 
-    /// Files and directories only: opening a device can do something.
+    /// Files and directories only: opening a device can do something. `mode` is the one that is going to be set; for that a
+    /// directory which cannot be read is opened as a mere path.
     fn open_for_attributes(
         &self,
         path: &VirtualPath,
         permission: Permission,
+        mode: Option<u32>,
     ) -> Result<OwnedFd, Error> {
         let located = self.permitted(path, permission)?;
         let fail = |errno| Error::from_errno(errno, path.as_bytes());
@@ -351,14 +363,31 @@ impl View {
             _ => return Err(Error::new(ErrorKind::NotAFile, path.as_bytes())),
         }
         lock::check(&stat, located.rules.lock, path.as_bytes())?;
+        let is_directory = kind(&stat) == Kind::Directory;
+        if is_directory && !mode.is_some_and(|mode| only_opens(&stat, mode)) {
+            let (relative, lock) = (located.relative, located.rules.lock);
+            lock::check_tree(root, relative, lock, path.as_bytes())?;
+        }
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let open = |access| root.open_below(located.relative, flags | access, Mode::empty());
         match open(OFlag::O_RDONLY) {
+            Err(Errno::EACCES) if is_directory && mode.is_some() => {
+                let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+                root.open_below(located.relative, flags, Mode::empty())
+                    .map_err(fail)
+            }
             // Owners can set the mode of files that they cannot read.
             Err(Errno::EACCES) => open(OFlag::O_WRONLY).map_err(fail),
             other => other.map_err(fail),
         }
     }
+}
+
+/// Whether the mode takes no right from anybody, and lets nobody write but the owner: that harms no file, and is how a directory
+/// that cannot be read becomes one that can.
+fn only_opens(stat: &FileStat, mode: u32) -> bool {
+    let (old, new) = (stat.st_mode & 0o777, mode & 0o777);
+    old & !new == 0 && new & !old & 0o022 == 0
 }
 
 /// Why a name was not removed.
@@ -467,8 +496,13 @@ impl Renaming<'_> {
         match kind(&stat) {
             Kind::File => Ok(Some((size_of(&stat), 1))),
             Kind::Directory => {
-                let usage = quota::count_below(self.root, self.from.1).map_err(fail)?;
-                Ok(Some((usage.bytes, usage.files)))
+                let mut unread = None;
+                let mut missed = |missed: Missed<'_>| unread = Some(missed.errno);
+                let usage = quota::count_below(self.root, self.from.1, &mut missed);
+                match (usage.map_err(fail)?, unread) {
+                    (_, Some(errno)) => Err(fail(errno)),
+                    (usage, None) => Ok(Some((usage.bytes, usage.files))),
+                }
             }
             _ => Ok(None),
         }

@@ -16,7 +16,7 @@ use nix::sys::stat::FileStat;
 use super::error::{Error, ErrorKind};
 use super::metadata::{Kind, kind};
 use super::root::Root;
-use super::walk::walk;
+use super::walk::walk_all;
 
 /// Taken by who looks at what has a name and then gives or takes it away, where that must still be what was looked at. Held
 /// for a few system calls.
@@ -78,29 +78,30 @@ pub fn check(stat: &FileStat, lock: Option<Duration>, path: &[u8]) -> Result<(),
     }
 }
 
-/// The same of a directory, for all that is in it.
+/// The same of a directory, for all that is in it. What cannot be looked at may be young.
 ///
 /// # Errors
-/// `Locked`, with the path; when the directory cannot be read.
+/// `Locked`, with the path; when the directory, or one in it, cannot be read.
 pub fn check_tree(
     root: &Root,
     relative: &[u8],
     lock: Option<Duration>,
     path: &[u8],
 ) -> Result<(), Error> {
-    let mut found = None;
-    if lock.is_some() {
-        walk(root, relative, &|_| true, &mut |met| {
-            found = locked_until(met.stat, lock);
-            match found {
-                Some(_) => ControlFlow::Break(()),
-                None => ControlFlow::Continue(()),
-            }
-        })
-        .map_err(|errno| Error::from_errno(errno, path))?;
+    if lock.is_none() {
+        return Ok(());
     }
-    match found {
-        Some(until) => Err(Error::new(ErrorKind::Locked { until }, path)),
-        None => Ok(()),
-    }
+    let mut found = Ok(());
+    walk_all(root, relative, &|_| true, &mut |met| {
+        found = match met {
+            Ok(met) => check(met.stat, lock, path),
+            Err(missed) => Err(Error::from_errno(missed.errno, path)),
+        };
+        match found {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    })
+    .map_err(|errno| Error::from_errno(errno, path))?;
+    found
 }

@@ -36,6 +36,7 @@
 //! | `error` | why something was refused |
 //! | `fuzzing` | doors for the fuzz targets |
 mod acl;
+mod arrival;
 mod boot;
 mod change;
 pub mod checksum;
@@ -80,8 +81,8 @@ pub use path::VirtualPath;
 pub use permissions::{Modes, Permission, Permissions};
 pub use prune::{Fate, Pruned, Pruning, prune};
 pub use quota::{
-    Metered, Usage, guard as guard_counts, recover as recover_counts, rescan as rescan_counts,
-    usage as usage_of,
+    Metered, Usage, close as close_counts, guard as guard_counts, recover as recover_counts,
+    rescan as rescan_counts, usage as usage_of,
 };
 pub use record::{LastUpload, Uploaded, uploaded};
 pub use rules::{Keep, Quota, Room, Rules};

@@ -1,6 +1,6 @@
 //! Taking old files away: those older than so many days, and the oldest ones until so much of a disk is free.
 //!
-//! Files are as old as their time of modification says, old versions as long as they are old versions (their time of change,
+//! Files are as old as their time of modification says, or by `keep_days` as their arrival where a client has set that time; old versions as long as they are old versions (their time of change,
 //! for they keep the time of modification of the file that was). What is taken away is looked at once more in the very moment:
 //! it is moved aside under a name of ours first, and moved back when it is not what was found before, so that nothing is
 //! removed that was stored meanwhile, whoever stored it. Nothing is followed, and nothing beyond a mount point is touched.
@@ -21,6 +21,7 @@ use nix::sys::stat::{FileStat, Mode, fstatat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 
+use super::arrival;
 use super::error::Error;
 use super::lock::{hold_names, is_used, locked_until};
 use super::metadata::{Kind, kind, size_of};
@@ -265,11 +266,12 @@ impl Work<'_> {
         locked_until(stat, self.pruning.lock).is_some()
     }
 
-    fn is_too_old(&self, key: &Key) -> bool {
+    fn is_too_old(&self, key: &Key, met: &Met<'_>) -> bool {
         let Some(days) = self.pruning.days else {
             return false;
         };
-        self.now.saturating_sub(key.time.0) > i64::from(days) * DAY
+        let is_old = |time: i64| self.now.saturating_sub(time) > i64::from(days) * DAY;
+        is_old(key.time.0) && arrival::of(met.directory, met.name).is_none_or(is_old)
     }
 
     // ---- by age
@@ -283,7 +285,7 @@ impl Work<'_> {
         let nowhere: Rc<[u8]> = Rc::from([]);
         self.walk(&mut |work, met| {
             let key = Key::of(met, &nowhere);
-            if work.is_too_old(&key)
+            if work.is_too_old(&key, met)
                 && !work.is_locked(met.stat)
                 && work.remove(met.directory, met.relative, met.name, met.stat)
             {
@@ -374,7 +376,7 @@ impl Work<'_> {
                 // Nobody gains by its end.
                 || met.stat.st_blocks == 0
                 // It is gone already but for its being a dry run.
-                || work.pruning.dry_run && work.is_too_old(&key);
+                || work.pruning.dry_run && work.is_too_old(&key, met);
             if !dealt_with {
                 let stat = *met.stat;
                 oldest.add(Candidate { key, stat });

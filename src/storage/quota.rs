@@ -12,7 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, readlink};
@@ -24,7 +25,7 @@ use super::metadata::{Kind, acts_as_root, kind};
 use super::reserved::STATE;
 use super::root::Root;
 use super::rules::Quota;
-use super::walk::walk;
+use super::walk::{Missed, walk_all};
 
 /// Bytes and files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +47,8 @@ impl Usage {
 #[derive(Debug)]
 pub struct Area {
     path: PathBuf,
+    /// The same without links, once it is there.
+    real: OnceLock<PathBuf>,
     /// Nothing is written there while no file system is mounted at it.
     guarded: AtomicBool,
     counts: Mutex<Counts>,
@@ -58,6 +61,8 @@ struct Counts {
     /// What has changed since, in bytes and files.
     change: (i64, i64),
     known: bool,
+    /// This process has said in the file that the counts are not to be trusted if it dies.
+    marked: bool,
 }
 
 impl Counts {
@@ -72,7 +77,11 @@ pub(super) struct Record {
     usage: Usage,
     /// Uploads under way: other than zero when nobody runs, somebody died and left the counts inexact.
     open: u64,
+    /// Somebody has changed something since and has not ended in order: the same.
+    dirty: bool,
 }
+
+const DIRTY: &str = "dirty";
 
 /// Bytes of the file.
 const RECORD: usize = 64;
@@ -87,12 +96,16 @@ impl Record {
             files: number("files=")?,
         };
         let open = number("open=")?;
-        Some(Self { usage, open })
+        let dirty = words.next() == Some(DIRTY);
+        Some(Self { usage, open, dirty })
     }
 
     pub(super) fn text(self) -> String {
         let Usage { bytes, files } = self.usage;
-        let line = format!("bytes={bytes} files={files} open={}", self.open);
+        let mut line = format!("bytes={bytes} files={files} open={}", self.open);
+        if self.dirty {
+            line = format!("{line} {DIRTY}");
+        }
         format!("{line:<width$}\n", width = RECORD - 1)
     }
 }
@@ -115,11 +128,22 @@ impl Area {
         let area = areas.entry(path.to_owned()).or_insert_with(|| {
             Arc::new(Self {
                 path: path.to_owned(),
+                real: OnceLock::new(),
                 guarded: AtomicBool::new(false),
                 counts: Mutex::default(),
             })
         });
         Arc::clone(area)
+    }
+
+    /// Whether a directory of the host, named without links, lies in it. It may have come to be since the configuration was read.
+    fn holds(&self, directory: &Path) -> bool {
+        if self.real.get().is_none() {
+            if let Ok(real) = self.path.canonicalize() {
+                let _ = self.real.set(real);
+            }
+        }
+        directory.starts_with(self.real.get().unwrap_or(&self.path))
     }
 
     fn root(&self) -> Result<Root, Errno> {
@@ -128,7 +152,14 @@ impl Area {
 
     /// Counts what lies in it.
     fn count(&self) -> Result<Usage, Errno> {
-        count_below(&self.root()?, b"")
+        let root = self.root()?;
+        count_below(&root, b"", &mut |missed| {
+            log::warn!(
+                "{}: what is stored there is not counted: {} (setting: quota)",
+                root.host_path(missed.relative).display(),
+                missed.errno.desc()
+            );
+        })
     }
 
     /// The counts' file, locked.
@@ -148,31 +179,98 @@ impl Area {
                 counts.change = (0, 0);
                 Record {
                     usage: self.count()?,
-                    open: 0,
+                    ..Record::default()
                 }
             }
         };
         record.usage = record.usage.plus(counts.change.0, counts.change.1);
         record.open = record.open.saturating_add_signed(opened);
+        record.dirty |= counts.marked;
         write(&file, record)?;
         *counts = Counts {
             base: record.usage,
             change: (0, 0),
             known: true,
+            marked: counts.marked,
         };
         Ok(())
+    }
+
+    /// Puts what was counted in the place of what the file says, and what has changed since it said `before` on top. None while
+    /// an upload is under way.
+    fn replace(&self, before: Record, counted: Usage) -> Result<Option<Usage>, Errno> {
+        let mut counts = locked(&self.counts);
+        let file = self.file()?;
+        let now = read(&file).unwrap_or(before);
+        if now.open > 0 {
+            return Ok(None);
+        }
+        let grown = |now: u64, before: u64| signed(now).wrapping_sub(signed(before));
+        let usage = counted.plus(
+            grown(now.usage.bytes, before.usage.bytes),
+            grown(now.usage.files, before.usage.files),
+        );
+        write(&file, Record { usage, ..now })?;
+        counts.base = usage;
+        counts.known = true;
+        Ok(Some(usage))
+    }
+
+    /// To be done before anything changes: what is counted in memory goes with the process.
+    fn mark(&self) -> Result<(), Errno> {
+        let mut counts = locked(&self.counts);
+        if !counts.marked {
+            counts.marked = true;
+            let marked = self
+                .sync(&mut counts, 0)
+                .and_then(|()| flush(&*self.file()?));
+            counts.marked = marked.is_ok();
+            marked?;
+        }
+        Ok(())
+    }
+
+    /// The end of all changes by this process, unless some go on.
+    fn close(self: &Arc<Self>) -> Result<(), Errno> {
+        let mut counts = locked(&self.counts);
+        // One is here, one in the list of all.
+        if !counts.marked || Arc::strong_count(self) > 2 {
+            return Ok(());
+        }
+        counts.marked = false;
+        self.sync(&mut counts, 0)?;
+        let file = self.file()?;
+        match read(&file) {
+            Some(record) if record.open == 0 => {
+                // On the disk before it says that it can be trusted.
+                flush(&file)?;
+                let dirty = false;
+                write(&file, Record { dirty, ..record })?;
+                flush(&file)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn settle(&self, opened: i64) {
         let mut counts = locked(&self.counts);
         if let Err(errno) = self.sync(&mut counts, opened) {
-            log::warn!(
-                "{}: what is stored there cannot be counted: {} (setting: quota)",
-                self.path.display(),
-                errno.desc()
-            );
+            self.warn(errno);
         }
     }
+
+    fn warn(&self, errno: Errno) {
+        log::warn!(
+            "{}: what is stored there cannot be counted: {}: the server's user must be able to make .thriftpd in it and to write there (setting: quota)",
+            self.path.display(),
+            errno.desc()
+        );
+    }
+}
+
+/// Nothing can lie where nothing is, or no disk.
+fn is_away(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ENOMEDIUM)
 }
 
 /// Opens a file of the server's own in the root, which it creates.
@@ -225,16 +323,31 @@ fn write(file: &File, record: Record) -> Result<(), Errno> {
     written.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
 }
 
-/// Counts what lies below a directory: regular files, but for the server's own state.
+fn flush(file: &File) -> Result<(), Errno> {
+    let flushed = file.sync_data();
+    flushed.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+}
+
+/// Counts what lies below a directory: regular files, but for the server's own state. `unread` is told of what cannot be looked
+/// at and so is not counted.
 ///
 /// # Errors
 /// When the directory cannot be opened.
-pub fn count_below(root: &Root, relative: &[u8]) -> Result<Usage, Errno> {
+pub fn count_below(
+    root: &Root,
+    relative: &[u8],
+    unread: &mut dyn FnMut(Missed<'_>),
+) -> Result<Usage, Errno> {
     let mut usage = Usage::default();
-    let enter = |path: &[u8]| path != STATE;
-    walk(root, relative, &enter, &mut |met| {
-        if kind(met.stat) == Kind::File {
-            usage = usage.plus(met.stat.st_size, 1);
+    // Of roots within this one, too.
+    let enter = |path: &[u8]| path.rsplit(|&byte| byte == b'/').next() != Some(STATE);
+    walk_all(root, relative, &enter, &mut |met| {
+        match met {
+            Ok(met) if kind(met.stat) == Kind::File => {
+                usage = usage.plus(met.stat.st_size, 1);
+            }
+            Ok(_) => {}
+            Err(missed) => unread(missed),
         }
         ControlFlow::Continue(())
     })?;
@@ -248,54 +361,66 @@ pub fn guard(areas: impl Iterator<Item = (PathBuf, bool)>) {
     }
 }
 
-/// Counts an area anew. Exact where nothing changes meanwhile; what does is counted on top.
+/// Counts an area anew. Exact where nothing changes meanwhile; what does is counted on top. Waits a while for uploads under way,
+/// of which some is in the directory and not in the counts yet: it would be counted twice.
 ///
 /// # Errors
-/// When the directory cannot be read or the counts not be written.
+/// `Busy` while an upload goes on; when the directory cannot be read or the counts not be written.
 pub fn rescan(path: &Path) -> Result<Usage, Error> {
     let fail = |errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes());
     let area = Area::at(path);
-    let before = read(&*area.file().map_err(fail)?).unwrap_or_default();
-    let counted = area.count().map_err(fail)?;
-    let mut counts = locked(&area.counts);
-    let file = area.file().map_err(fail)?;
-    let now = read(&file).unwrap_or(before);
-    let grown = |now: u64, before: u64| signed(now).wrapping_sub(signed(before));
-    let usage = counted.plus(
-        grown(now.usage.bytes, before.usage.bytes),
-        grown(now.usage.files, before.usage.files),
-    );
-    let record = Record {
-        usage,
-        open: now.open,
-    };
-    write(&file, record).map_err(fail)?;
-    drop(file);
-    counts.base = usage;
-    counts.known = true;
-    Ok(usage)
+    for _ in 0..LOOKS {
+        let before = read(&*area.file().map_err(fail)?).unwrap_or_default();
+        if before.open == 0 {
+            let counted = area.count().map_err(fail)?;
+            if let Some(usage) = area.replace(before, counted).map_err(fail)? {
+                return Ok(usage);
+            }
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
+    Err(fail(Errno::EBUSY))
 }
 
-/// To be called once when the server starts and nothing is under way: counts those areas anew in which a server died while
-/// something was.
+/// How often a rescan looks whether uploads are over.
+const LOOKS: u32 = 25;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
+/// To be called once when the server starts and nothing is under way: counts those areas anew in which a server died.
 pub fn recover<'a>(areas: impl IntoIterator<Item = &'a PathBuf>) {
     for path in areas {
         let area = Area::at(path);
         let Ok(file) = area.file() else { continue };
-        let Some(record) = read(&file).filter(|record| record.open > 0) else {
+        let Some(record) = read(&file).filter(|record| record.open > 0 || record.dirty) else {
             continue;
         };
         log::info!(
-            "{}: counting what is stored, for the last server ended in the middle of an upload",
+            "{}: counting what is stored, for the last server did not end in order",
             path.display()
         );
-        let counted = area.count().map(|usage| Record { usage, open: 0 });
+        let counted = area.count().map(|usage| Record {
+            usage,
+            ..Record::default()
+        });
         let written = counted.and_then(|record| write(&file, record));
         if let Err(errno) = written {
             log::warn!(
                 "{}: {} bytes are said to be stored, which may be wrong: {}",
                 path.display(),
                 record.usage.bytes,
+                errno.desc()
+            );
+        }
+    }
+}
+
+/// To be called when the server ends in order, for each of these.
+pub fn close<'a>(areas: impl IntoIterator<Item = &'a PathBuf>) {
+    for path in areas {
+        if let Err(errno) = Area::at(path).close() {
+            log::warn!(
+                "{}: what is stored there will be counted anew: {} (setting: quota)",
+                path.display(),
                 errno.desc()
             );
         }
@@ -338,15 +463,20 @@ impl Metered {
         }
         let here = readlink(format!("/proc/self/fd/{}", raw(directory)).as_str());
         let here = PathBuf::from(here.ok()?);
-        let counted = self.counted.iter().filter(|area| here.starts_with(area));
-        let counted: Vec<Arc<Area>> = counted.map(|path| Area::at(path)).collect();
+        let counted = self.counted.iter().map(|path| Area::at(path));
+        let counted: Vec<Arc<Area>> = counted.filter(|area| area.holds(&here)).collect();
         if counted.is_empty() {
             return None;
         }
-        let limited = self.own.iter().any(|area| here.starts_with(area));
+        for area in &counted {
+            // Where it cannot be, the log says so when the counts cannot be written either.
+            let _ = area.mark();
+        }
+        let own: Vec<Arc<Area>> = self.own.iter().map(|path| Area::at(path)).collect();
+        let limited = own.iter().any(|area| area.holds(&here));
         Some(Meter {
             counted,
-            own: self.own.iter().map(|path| Area::at(path)).collect(),
+            own,
             limit: if limited {
                 self.limit
             } else {
@@ -393,7 +523,7 @@ impl Meter {
     /// the end does not count: `credit`, in bytes and files.
     ///
     /// # Errors
-    /// `OverQuota`.
+    /// `OverQuota`; `Io` where there is a limit and nobody knows what is stored, as the log says then.
     pub fn grow(&self, bytes: u64, files: u64, credit: (u64, u64)) -> Result<(), ErrorKind> {
         let mut areas: Vec<&Arc<Area>> = self.own.iter().chain(&self.counted).collect();
         // Always in one order, so that nobody waits for one who waits for them.
@@ -404,9 +534,16 @@ impl Meter {
             .map(|area| (&**area, locked(&area.counts)))
             .collect();
         for (area, counts) in &mut held {
-            if !counts.known {
-                // Without counts nothing can be said; the log says why.
-                let _ = area.sync(counts, 0);
+            if counts.known {
+                continue;
+            }
+            let own = self.own.iter().any(|own| own.path == area.path);
+            match area.sync(counts, 0) {
+                Err(errno) if own && self.limit.is_limited() && !is_away(errno) => {
+                    area.warn(errno);
+                    return Err(ErrorKind::Io);
+                }
+                _ => {}
             }
         }
         let mut used = Usage::default();
@@ -542,6 +679,7 @@ mod tests {
         let record = Record {
             usage: five,
             open: 0,
+            dirty: true,
         };
         assert_eq!(Record::parse(&kept), Some(record));
         assert_eq!(usage(std::slice::from_ref(&path)).unwrap(), five);
@@ -559,11 +697,48 @@ mod tests {
         assert_eq!(usage(&areas).unwrap(), Usage { bytes: 3, files: 1 });
         let died = Record {
             usage: Usage { bytes: 9, files: 9 },
-            open: 1,
+            ..Record::default()
         };
-        fs::write(path.join(".thriftpd/quota"), died.text()).unwrap();
-        recover(&areas);
-        assert_eq!(usage(&areas).unwrap(), Usage { bytes: 3, files: 1 });
+        for (open, dirty, bytes) in [(1, false, 3), (0, true, 3), (0, false, 9)] {
+            let died = Record {
+                open,
+                dirty,
+                ..died
+            };
+            fs::write(path.join(".thriftpd/quota"), died.text()).unwrap();
+            recover(&areas);
+            assert_eq!(usage(&areas).unwrap().bytes, bytes);
+        }
+    }
+
+    #[test]
+    fn counts_are_trusted_again_when_all_changes_are_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        let fd = File::open(&path).unwrap();
+        let is_dirty = || {
+            let kept = fs::read(path.join(".thriftpd/quota")).unwrap();
+            Record::parse(&kept).unwrap().dirty
+        };
+        let meter = metered(&path, 10, 3).meter(fd.as_fd()).unwrap();
+        assert!(is_dirty(), "before anything has changed");
+        close([&path]);
+        assert!(is_dirty(), "a change may be under way");
+        drop(meter);
+        close([&path]);
+        assert!(!is_dirty());
+        drop(metered(&path, 10, 3).meter(fd.as_fd()));
+        assert!(is_dirty());
+    }
+
+    #[test]
+    fn the_state_of_an_area_within_another_is_nobodys_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        fs::create_dir_all(path.join("inner/.thriftpd")).unwrap();
+        fs::write(path.join("inner/.thriftpd/quota"), "state").unwrap();
+        fs::write(path.join("inner/file"), "12").unwrap();
+        assert_eq!(rescan(&path).unwrap(), Usage { bytes: 2, files: 1 });
     }
 
     #[test]
@@ -571,6 +746,7 @@ mod tests {
         let record = Record {
             usage: Usage { bytes: 1, files: 2 },
             open: 3,
+            dirty: true,
         };
         let text = record.text();
         assert_eq!(

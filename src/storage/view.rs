@@ -27,7 +27,7 @@ use super::record;
 use super::reserved::VERSIONS;
 use super::root::Root;
 use super::rules::{Quota, Room, Rules};
-use super::upload::available;
+use super::upload::{Uploads, available};
 
 /// A directory of the host shown at a virtual path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -536,6 +536,27 @@ impl View {
         let disk = fstatvfs(fd.map_err(fail)?).map_err(fail)?;
         let free = available(&disk, self.min_free);
         Ok(self.metered.left()?.map_or(free, |left| left.min(free)))
+    }
+}
+
+impl View {
+    /// Bytes that no upload can be longer than, wherever it goes and whatever it replaces.
+    pub fn most_room(&self) -> u64 {
+        let folders = self.folders.iter();
+        let places = [(Ok(&self.root), &self.rules)]
+            .into_iter()
+            .chain(folders.map(|folder| (folder.root(), &folder.spec.rules)));
+        let room = places.filter_map(|(root, rules)| {
+            let directory = root.ok()?.open_below(b"", OFlag::O_PATH, Mode::empty());
+            let disk = fstatvfs(directory.ok()?).ok()?;
+            Some(match rules.uploads {
+                // The old file makes room for the new one.
+                Uploads::Direct => disk.blocks().saturating_mul(disk.fragment_size()),
+                Uploads::Atomic => available(&disk, self.min_free),
+            })
+        });
+        let room = room.max().unwrap_or(0);
+        room.min(self.metered.limit.bytes.unwrap_or(u64::MAX))
     }
 }
 

@@ -87,6 +87,8 @@ pub struct Verb {
     pub keeps_rename_source: bool,
     /// Refused where no folder of the user grants it.
     pub needs: Option<Permission>,
+    /// Enough in its place: storage decides.
+    pub or: Option<Permission>,
     pub feature: Feature,
     handler: Handler,
 }
@@ -108,6 +110,7 @@ const fn verb(
         marker: Marker::Cleared,
         keeps_rename_source: false,
         needs: None,
+        or: None,
         feature: Feature::None,
         handler,
     }
@@ -165,6 +168,12 @@ impl Verb {
     const fn needs(self, permission: Permission) -> Self {
         Self {
             needs: Some(permission),
+            ..self
+        }
+    }
+    const fn or(self, permission: Permission) -> Self {
+        Self {
+            or: Some(permission),
             ..self
         }
     }
@@ -243,7 +252,7 @@ pub const VERBS: &[Verb] = &[
 
     verb("RETR", "RETR <path>", "RFC 959 §4.1.3", "sends you a file", transfer::retr).needs(Download).uses_range(),
     verb("STOR", "STOR <path>", "RFC 959 §4.1.3", "takes a file from you", transfer::stor).needs(Upload).uses_marker(),
-    verb("APPE", "APPE <path>", "RFC 959 §4.1.3", "takes what is added to a file", transfer::appe).needs(Append).uses_marker(),
+    verb("APPE", "APPE <path>", "RFC 959 §4.1.3", "takes what is added to a file", transfer::appe).needs(Append).or(Upload).uses_marker(),
     verb("STOU", "STOU [prefix]", "RFC 959 §4.1.3, RFC 1123 §4.1.2.9", "takes a file under a new name", transfer::stou).needs(Upload).uses_marker(),
     verb("REST", "REST <offset>", "RFC 3659 §5", "starts the next transfer at an offset", transfer::rest).feature("REST STREAM"),
     verb("ABOR", "ABOR", "RFC 959 §4.1.3", "ends the transfer under way", transfer::abor).always().aborts(),
@@ -349,7 +358,9 @@ fn allowed(session: &Session, verb: &Verb, command: &Command) -> Result<(), Refu
         return Err(Refusal::new(504, "RANG is for RETR and HASH."));
     }
     if let (Some(permission), Login::LoggedIn(visitor)) = (verb.needs, &session.login) {
-        if !visitor.view.permits_anywhere(permission) {
+        let or = verb.or.unwrap_or(permission);
+        let enough = [permission, or].map(|one| visitor.view.permits_anywhere(one));
+        if !enough.contains(&true) {
             let name = permission.name();
             return Err(Refusal::new(
                 550,

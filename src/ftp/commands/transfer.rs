@@ -242,6 +242,8 @@ pub fn appe(session: &mut Session, argument: &[u8]) -> Answer {
 }
 
 fn store(session: &mut Session, verb: &str, argument: &[u8], how: How) -> Answer {
+    // Whatever becomes of it: what was announced was this one.
+    let announced = session.announced.take();
     let path = session.path(argument)?;
     let view = session.view()?;
     let ascii = session.representation == Representation::Ascii;
@@ -252,12 +254,13 @@ fn store(session: &mut Session, verb: &str, argument: &[u8], how: How) -> Answer
     let upload = view.begin_upload(&path, how)?;
     let mut opening = b"Ready for ".to_vec();
     opening.extend(argument);
-    receive_into(session, verb, upload, opening)
+    receive_into(session, verb, upload, (opening, announced))
 }
 
 /// A name of the server's choice, told in the form of RFC 1123 §4.1.2.9.
 pub fn stou(session: &mut Session, prefix: &[u8]) -> Answer {
     session.restart = 0;
+    let announced = session.announced.take();
     must_have_data_port(session)?;
     let directory = session.visitor()?.directory.clone();
     let prefix = if prefix.is_empty() {
@@ -268,11 +271,16 @@ pub fn stou(session: &mut Session, prefix: &[u8]) -> Answer {
     let upload = session.view()?.begin_unique_upload(&directory, prefix)?;
     let mut opening = b"FILE: ".to_vec();
     opening.extend(upload.path().file_name().unwrap_or_default());
-    receive_into(session, "STOU", upload, opening)
+    receive_into(session, "STOU", upload, (opening, announced))
 }
 
-fn receive_into(session: &mut Session, verb: &str, mut upload: Upload, opening: Vec<u8>) -> Answer {
-    let announced = session.announced.take();
+/// With the text that opens it, and the bytes that ALLO has announced.
+fn receive_into(
+    session: &mut Session,
+    verb: &str,
+    mut upload: Upload,
+    (opening, announced): (Vec<u8>, Option<u64>),
+) -> Answer {
     if let Some(announced) = announced {
         upload.reserve(announced)?;
     }
@@ -466,14 +474,14 @@ pub fn abor(session: &mut Session, _: &[u8]) -> Answer {
     Ok(Reply::new(226, "No transfer is under way."))
 }
 
-/// Room is looked at here and taken when the upload begins, for only then its place is known. What is not used of it is
-/// given back.
+/// Room is looked at here and taken when the upload begins, for only then its place is known, and what it replaces. So refused
+/// is what can fit nowhere. What is not used of it is given back.
 pub fn allo(session: &mut Session, argument: &[u8]) -> Answer {
     let Some(bytes) = parse_allo(argument) else {
         return Err(Refusal::new(501, "Syntax: ALLO <bytes> [R bytes]"));
     };
     let free = session.view()?.available(&session.visitor()?.directory)?;
-    if bytes > free {
+    if bytes > free.max(session.view()?.most_room()) {
         return Err(Refusal::new(
             552,
             format!("There is no room for {bytes} bytes: {free} are free."),
@@ -481,7 +489,13 @@ pub fn allo(session: &mut Session, argument: &[u8]) -> Answer {
         .logged(format!("ALLO of {bytes} bytes, {free} are free")));
     }
     session.announced = Some(bytes);
-    Ok(Reply::new(200, format!("There is room for {bytes} bytes.")))
+    let text = match bytes > free {
+        true => format!(
+            "{bytes} bytes are noted: {free} are free here, and more where they replace something or lie elsewhere."
+        ),
+        false => format!("There is room for {bytes} bytes."),
+    };
+    Ok(Reply::new(200, text))
 }
 
 /// The bytes that the file would take in ASCII; None when it is too long to read for that.

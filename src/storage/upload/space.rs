@@ -16,6 +16,12 @@ use crate::storage::rules::Room;
 /// Bytes after which the disk is looked at again, for others write to it, too.
 const LOOK_AGAIN: u64 = 16 << 20;
 
+/// What one may take of a disk with so much free before looking again, `more` of which is asked for now: less where it becomes
+/// scarce, for all that are at it at once are given as much.
+fn granted(free: u64, more: u64) -> u64 {
+    (free / 32).min(LOOK_AGAIN).max(more)
+}
+
 /// What an upload has been given and may have yet.
 #[derive(Debug)]
 pub struct Space {
@@ -73,7 +79,7 @@ impl Space {
                 if more > free {
                     return Err(ErrorKind::NoSpace { free });
                 }
-                self.left = free.min(LOOK_AGAIN.max(more));
+                self.left = granted(free, more);
             }
         }
         if let Some(meter) = &self.meter {
@@ -218,4 +224,19 @@ pub fn available(disk: &Statvfs, min_free: Room) -> u64 {
     let size = disk.blocks().saturating_mul(disk.fragment_size());
     let free = blocks.saturating_mul(disk.fragment_size());
     free.saturating_sub(min_free.of(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_at_once_do_not_take_more_than_there_is() {
+        let piece = 256 << 10;
+        assert_eq!(granted(1 << 40, piece), LOOK_AGAIN);
+        for free in [16 << 20, 100 << 20, 400 << 20] {
+            assert!(32 * granted(free, piece) <= free, "{free}");
+        }
+        assert_eq!(granted(1 << 20, piece), piece);
+    }
 }
