@@ -20,6 +20,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag, openat, readlink};
 use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, fchown};
 
+use super::durable::{self, Order};
 use super::error::{Error, ErrorKind};
 use super::metadata::{Kind, acts_as_root, kind};
 use super::reserved::STATE;
@@ -324,8 +325,7 @@ fn write(file: &File, record: Record) -> Result<(), Errno> {
 }
 
 fn flush(file: &File) -> Result<(), Errno> {
-    let flushed = file.sync_data();
-    flushed.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+    durable::contents(Order::of(file.as_fd()), file)
 }
 
 /// Counts what lies below a directory: regular files, but for the server's own state. `unread` is told of what cannot be looked
