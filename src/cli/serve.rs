@@ -226,7 +226,7 @@ fn programs_of(config: &Config) -> Vec<Program> {
 
 /// Says which programs of a configuration that was read again cannot be run, or not so many at once.
 fn warn_of_programs(known: &Runner, config: &Config) {
-    if known.is_bounded_below(config.on_upload_at_once) {
+    if known.runs_fewer_than(config.on_upload_at_once) {
         log::warn!(
             "a restart is needed: no more programs are run at once than were allowed at the start (setting: on_upload_at_once)"
         );

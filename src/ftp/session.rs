@@ -538,7 +538,7 @@ impl Session {
     }
 
     /// After the end of a login the time for the next one starts.
-    pub fn restart_login_clock(&mut self) {
+    fn restart_login_clock(&mut self) {
         self.started = Instant::now();
         self.received = self.control.received();
     }

@@ -73,12 +73,12 @@ impl Runner {
     }
 
     /// Whether so many programs at once are more than there ever will be.
-    pub fn is_bounded_below(&self, at_once: usize) -> bool {
+    pub fn runs_fewer_than(&self, at_once: usize) -> bool {
         self.launcher.is_some() && at_once > self.most_at_once
     }
 
-    /// Has it run as soon as fewer than `at_once` run, or as many as were allowed at the start. Never waits and never fails anything: what becomes of it is told in the
-    /// log.
+    /// Has it run as soon as fewer than `at_once` run, or as many as were allowed at the start. Never waits and never fails
+    /// anything: what becomes of it is told in the log.
     pub fn run(&self, wanted: &Wanted, at_once: usize) {
         let what = &wanted.what_for;
         let number = self.known.iter().position(|known| *known == wanted.program);

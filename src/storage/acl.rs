@@ -98,7 +98,7 @@ fn set_mode(file: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
 /// # Errors
 /// As [`give`].
 pub fn take_special_bits(file: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
-    tolerated(fchmod(file, Mode::from_bits_truncate(mode & 0o777)))
+    set_mode(file, mode & 0o777)
 }
 
 fn give_group(file: BorrowedFd<'_>, group: Option<u32>) -> Result<(), Errno> {

@@ -2,11 +2,10 @@
 //! original, which may be years ago, and what came today is not to go tomorrow (setting: `keep_days`).
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::stat::fstat;
 
-use super::metadata::{Kind, kind};
+use super::metadata::{Kind, kind, now};
 use super::system;
 
 /// Seconds since 1970.
@@ -41,18 +40,11 @@ fn parse(value: &[u8]) -> Option<i64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::os::fd::AsFd as _;
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 

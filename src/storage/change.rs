@@ -10,7 +10,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::checksum;
 use super::durable::{Order, after_change, sync_directory};
 use super::error::{Error, ErrorKind};
-use super::metadata::{Kind, kind, size_of};
+use super::metadata::{Kind, is_same_file, kind, size_of};
 use super::names::rename_to_new;
 use super::partial::{Partial, is_partial_name};
 use super::path::VirtualPath;
@@ -441,8 +441,7 @@ impl Renaming<'_> {
         let source = self.stat(from, self.from.0)?;
         lock::check(&source, self.rules.lock, self.from.0.as_bytes())?;
         let target = self.stat(to, self.to.0).ok();
-        let is_same =
-            |target: &FileStat| (target.st_dev, target.st_ino) == (source.st_dev, source.st_ino);
+        let is_same = |target: &FileStat| is_same_file(target, &source);
         let target = target.filter(|target| kind(target) != Kind::Directory && !is_same(target));
         if let Some(target) = &target {
             lock::check(target, self.rules.lock, self.to.0.as_bytes())?;

@@ -11,7 +11,7 @@ use nix::unistd::symlinkat;
 
 use super::durable::{Order, after_change};
 use super::error::{Error, ErrorKind};
-use super::metadata::{Kind, kind};
+use super::metadata::{Kind, is_same_file, kind};
 use super::path::VirtualPath;
 use super::permissions::Permission;
 use super::reserved::is_reserved;
@@ -86,7 +86,7 @@ fn written(root: &Root, target: &OwnedFd, place: &Place) -> Result<Option<PathBu
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
     let again = root.open_below(target_below.as_os_str().as_bytes(), flags, Mode::empty())?;
     let (again, target) = (fstat(again)?, fstat(target)?);
-    if (again.st_dev, again.st_ino) != (target.st_dev, target.st_ino) {
+    if !is_same_file(&again, &target) {
         return Err(Errno::ENOENT);
     }
     Ok(Some(relative(&directory, &target_below)))

@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -14,7 +14,7 @@ use nix::libc;
 use nix::sys::stat::FileStat;
 
 use super::error::{Error, ErrorKind};
-use super::metadata::{Kind, kind};
+use super::metadata::{Kind, kind, now};
 use super::root::Root;
 use super::walk::walk_all;
 
@@ -60,13 +60,6 @@ pub fn locked_until(stat: &FileStat, lock: Option<Duration>) -> Option<i64> {
     let lock = i64::try_from(lock?.as_secs()).unwrap_or(i64::MAX);
     let until = stat.st_ctime.saturating_add(lock);
     (now() < until).then_some(until)
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
 }
 
 /// # Errors

@@ -1,6 +1,7 @@
 //! Facts of a file, and what the kernel's mode bits and the configuration together allow on it.
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::stat::FileStat;
 use nix::unistd::getgroups;
@@ -82,6 +83,25 @@ pub fn kind(stat: &FileStat) -> Kind {
         nix::libc::S_IFLNK => Kind::Symlink,
         _ => Kind::Other,
     }
+}
+
+/// Whether two names, or a name and an open file, mean one file.
+pub fn is_same_file(one: &FileStat, other: &FileStat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}
+
+/// Whether a file is still the one that was looked at, and holds what it held.
+pub fn is_unchanged(then: &FileStat, now: &FileStat) -> bool {
+    let facts = |stat: &FileStat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+    is_same_file(then, now) && facts(then) == facts(now)
+}
+
+/// The time, in seconds since 1970.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 /// In bytes.

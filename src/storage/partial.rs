@@ -14,7 +14,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::boot;
-use super::metadata::size_of;
+use super::metadata::{is_same_file, size_of};
 use super::reserved::PREFIX;
 
 const SUFFIX: &[u8] = b".partial";
@@ -136,9 +136,7 @@ impl Partial {
             AtFlags::AT_SYMLINK_NOFOLLOW,
         );
         let ours = fstat(self.file());
-        there.is_ok_and(|there| {
-            ours.is_ok_and(|ours| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino))
-        })
+        there.is_ok_and(|there| ours.is_ok_and(|ours| is_same_file(&there, &ours)))
     }
 
     /// One whose name was found in a directory.
@@ -181,11 +179,8 @@ impl Partial {
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             Err((file, _)) => Held::Open(file),
         };
-        let still_there = fstatat(directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW);
-        let (ours, there) = (fstat(&*file)?, still_there);
-        let same =
-            there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino));
-        Ok(same.then_some(Self { file, name }))
+        let partial = Self { file, name };
+        Ok(partial.has_its_name(directory).then_some(partial))
     }
 
     /// Takes it away; tells how many bytes it had.
@@ -206,8 +201,11 @@ impl Partial {
         ))
     }
 
-    /// Takes it away.
+    /// Takes it away, unless its name is that of another by now.
     pub fn remove(&self, directory: BorrowedFd<'_>) {
+        if !self.has_its_name(directory) {
+            return;
+        }
         // Whatever is left is found and removed later.
         let _ = unlinkat(directory, self.name.as_slice(), UnlinkatFlags::NoRemoveDir);
     }
@@ -334,6 +332,19 @@ mod tests {
         assert_eq!(gone, [0, 4]);
         assert_eq!(discard(fd.as_fd(), b"file"), [0; 0]);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn who_has_lost_the_name_takes_nothing_of_anothers_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let fd = open(directory.path());
+        let (first, _) = Partial::create(fd.as_fd(), b"file").unwrap();
+        first.remove(fd.as_fd());
+        let (second, _) = Partial::create(fd.as_fd(), b"file").unwrap();
+        assert_eq!(first.name, second.name);
+        assert!(!first.has_its_name(fd.as_fd()) && second.has_its_name(fd.as_fd()));
+        first.remove(fd.as_fd());
+        assert!(second.has_its_name(fd.as_fd()));
     }
 
     #[test]

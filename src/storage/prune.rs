@@ -1,7 +1,8 @@
 //! Taking old files away: those older than so many days, and the oldest ones until so much of a disk is free.
 //!
-//! Files are as old as their time of modification says, or by `keep_days` as their arrival where a client has set that time; old versions as long as they are old versions (their time of change,
-//! for they keep the time of modification of the file that was). What is taken away is looked at once more in the very moment:
+//! Files are as old as their time of modification says, or by `keep_days` as their arrival where a client has set that time;
+//! old versions as long as they are old versions (their time of change, for they keep the time of modification of the file
+//! that was). What is taken away is looked at once more in the very moment:
 //! it is moved aside under a name of ours first, and moved back when it is not what was found before, so that nothing is
 //! removed that was stored meanwhile, whoever stored it. Nothing is followed, and nothing beyond a mount point is touched.
 //!
@@ -13,7 +14,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
@@ -24,7 +25,7 @@ use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 use super::arrival;
 use super::error::Error;
 use super::lock::{hold_names, is_used, locked_until};
-use super::metadata::{Kind, kind, size_of};
+use super::metadata::{Kind, is_unchanged, kind, now, size_of};
 use super::quota::{Meter, Metered};
 use super::reserved::{VERSIONS, is_reserved};
 use super::root::Root;
@@ -106,13 +107,6 @@ pub fn prune(pruning: &Pruning, tell: &mut dyn FnMut(Fate<'_>)) -> Result<Pruned
         work.make_room(freed).map_err(fail)?;
     }
     Ok(work.pruned)
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
 }
 
 impl Pruning {
@@ -475,15 +469,6 @@ impl Work<'_> {
     }
 }
 
-/// Whether it is the same file as before, with the same contents as far as that can be told.
-fn is_same(one: &FileStat, other: &FileStat) -> bool {
-    let facts = |stat: &FileStat| {
-        let modified = (stat.st_mtime, stat.st_mtime_nsec);
-        (stat.st_dev, stat.st_ino, stat.st_size, modified)
-    };
-    facts(one) == facts(other)
-}
-
 /// Removes the file that was found before; `Ok(false)` when it is another one now, or is being written to.
 ///
 /// A name of a partial file is what it gets meanwhile: should this process be killed in between, it is found and removed
@@ -502,7 +487,7 @@ fn remove_unchanged(
     let is_written_to = || file.as_ref().is_ok_and(|file| is_used(file.as_fd()));
     let now = look(name)?;
     // Its time of change says how long it is locked.
-    if !is_same(&now, found) || changed(&now) != changed(found) || is_written_to() {
+    if !is_unchanged(&now, found) || changed(&now) != changed(found) || is_written_to() {
         return Ok(false);
     }
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -510,7 +495,7 @@ fn remove_unchanged(
     let aside = aside.as_bytes();
     renameat(directory, name, directory, aside)?;
     let moved = look(aside)?;
-    if is_same(&moved, found) && !is_written_to() {
+    if is_unchanged(&moved, found) && !is_written_to() {
         unlinkat(directory, aside, UnlinkatFlags::NoRemoveDir)?;
         return Ok(true);
     }
@@ -538,6 +523,7 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::sync::atomic::AtomicBool;
     use std::thread;
+    use std::time::UNIX_EPOCH;
 
     use super::*;
 

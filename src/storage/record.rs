@@ -15,7 +15,6 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use blake2::Blake2b;
 use blake2::digest::Digest as _;
@@ -25,7 +24,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
 use super::error::Error;
-use super::metadata::{Kind, kind};
+use super::metadata::{Kind, kind, now};
 use super::quota::{Usage, open_state};
 use super::reserved::STATE;
 use super::root::Root;
@@ -286,14 +285,6 @@ fn contents(file: &File) -> Result<Option<Uploaded>, Errno> {
 
 fn errno_of(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
-}
-
-/// In seconds since 1970.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
 }
 
 #[cfg(test)]

@@ -17,7 +17,6 @@ use crate::storage::{ErrorKind, View, VirtualPath};
 pub fn user(session: &mut Session, name: &[u8]) -> Answer {
     if matches!(session.login, Login::LoggedIn(_)) {
         session.reinitialize();
-        session.restart_login_clock();
     }
     if session.login_needs_tls(name) {
         session.login = Login::Greeted;

@@ -24,9 +24,6 @@ pub fn auth(session: &mut Session, argument: &[u8]) -> Answer {
             "The control connection is encrypted already.",
         ));
     }
-    if matches!(session.login, Login::LoggedIn(_)) {
-        session.restart_login_clock();
-    }
     if !matches!(session.login, Login::Greeted) {
         session.reinitialize();
     }

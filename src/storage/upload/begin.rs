@@ -1,6 +1,6 @@
 //! What an upload grows in: a partial file beside the target where that is possible, else the target itself.
 use std::fs::File;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -362,7 +362,7 @@ impl Upload {
             modes: target.modes,
             clone_of: None,
             leaves_nothing: false,
-            had: had.map(|had| (had.st_dev, had.st_ino)),
+            had,
             keeps,
             rules: *target.rules,
             finished: false,
@@ -406,12 +406,11 @@ fn keep_old(target: &Target<'_>, old: BorrowedFd<'_>, space: &Space) -> Result<(
     }
     let fail = |errno| target.fail(errno);
     let flags = OPEN | OFlag::O_RDONLY;
-    let copied: OwnedFd = target
+    let copied = target
         .root
-        .open_below(target.relative, flags, Mode::empty())
-        .map_err(fail)?;
+        .open_below(target.relative, flags, Mode::empty());
+    let copied = File::from(copied.map_err(fail)?);
     let size = size_of(&fstat(&copied).map_err(fail)?);
-    let copied = File::from(copied);
     space
         .would_fit(&copied, size)
         .and_then(|()| space.one_more(size))
@@ -421,8 +420,7 @@ fn keep_old(target: &Target<'_>, old: BorrowedFd<'_>, space: &Space) -> Result<(
         durable: target.durable,
         order: Order::of(old),
     };
-    let copied = OwnedFd::from(copied);
-    let kept = versions::keep_copy(target.root, target.relative, &copied, keeping);
+    let kept = versions::keep_copy(target.root, target.relative, &copied.into(), keeping);
     let gone = kept.map_err(|errno| {
         space.went(size, 1);
         target.fail(errno)

@@ -13,7 +13,7 @@ use crate::storage::checksum::{self, Digest};
 use crate::storage::durable::{Order, after_rename, before_rename, contents, sync_directory};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::lock::{hold_names, locked_until};
-use crate::storage::metadata::{Kind, kind, size_of};
+use crate::storage::metadata::{Kind, is_same_file, is_unchanged, kind, size_of};
 use crate::storage::names::rename_to_new;
 use crate::storage::partial::{self, Partial};
 use crate::storage::permissions::Modes;
@@ -81,7 +81,7 @@ impl Upload {
         let ours = fstat(file).map_err(|errno| self.failed(errno))?;
         let there = root.stat(relative, true);
         match there {
-            Ok(there) if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) => Ok(()),
+            Ok(there) if is_same_file(&there, &ours) => Ok(()),
             _ => Err(Error::new(ErrorKind::Busy, self.path.as_bytes())),
         }
     }
@@ -109,11 +109,10 @@ impl Upload {
             for size in partial::discard(directory, &beside.place.name) {
                 self.space.went(size, 1);
             }
-        }
-        if let (Grows::Beside(beside), true) = (&self.grows, self.durable) {
-            let directory = beside.place.directory.as_fd();
-            after_rename(self.order, beside.partial.file(), directory)
-                .map_err(|errno| self.failed(errno))?;
+            if self.durable {
+                after_rename(self.order, beside.partial.file(), directory)
+                    .map_err(|errno| self.failed(errno))?;
+            }
         }
         Ok(())
     }
@@ -161,17 +160,6 @@ impl Upload {
         self.space.went(replaced.0, replaced.1);
         Ok(())
     }
-}
-
-/// Whether a file is still the one that was looked at, and holds what it held.
-fn is_unchanged(then: &FileStat, now: &FileStat) -> bool {
-    let facts = |stat: &FileStat| {
-        (
-            (stat.st_dev, stat.st_ino, stat.st_size),
-            (stat.st_mtime, stat.st_mtime_nsec),
-        )
-    };
-    facts(then) == facts(now)
 }
 
 /// The file that has the name now.

@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, SpliceFFlags, splice};
-use nix::libc;
 use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::ftruncate;
@@ -29,7 +28,7 @@ use super::boot;
 use super::checksum::{self, Digest, Stopped};
 use super::durable::{Order, Pace};
 use super::error::{Error, ErrorKind};
-use super::metadata::size_of;
+use super::metadata::{is_same_file, size_of};
 use super::partial::Partial;
 use super::path::VirtualPath;
 use super::permissions::{Modes, Permissions};
@@ -132,8 +131,8 @@ struct Beside {
     clone_of: Option<FileStat>,
     /// Cut off, it is worth nothing.
     leaves_nothing: bool,
-    /// The device and the number of what had the name when the upload began.
-    had: Option<(libc::dev_t, libc::ino_t)>,
+    /// What had the name when the upload began.
+    had: Option<FileStat>,
     /// The file that is replaced becomes an old version: where its root is, and its path below.
     keeps: Option<(Root, Vec<u8>)>,
     rules: Rules,
@@ -334,8 +333,8 @@ impl Beside {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
         let there = fstatat(directory, self.place.name.as_slice(), flags);
         let other = there.is_ok_and(|there| {
-            self.had
-                .is_none_or(|had| had != (there.st_dev, there.st_ino))
+            let had = self.had.as_ref();
+            had.is_none_or(|had| !is_same_file(had, &there))
         });
         other || !self.partial.has_its_name(directory)
     }
