@@ -15,14 +15,14 @@ use super::names::rename_to_new;
 use super::partial::{Partial, is_partial_name};
 use super::path::VirtualPath;
 use super::permissions::Permission;
-use super::quota::{self, Meter};
+use super::quota::Meter;
 use super::root::{Place, Root};
 use super::rules::Rules;
 use super::upload::{How, Target, Upload};
 use super::versions::{self, Keeping};
 use super::view::{Located, View};
 use super::walk::Missed;
-use super::{acl, arrival, lock, partial, tree};
+use super::{acl, arrival, counts, lock, partial, tree};
 
 impl View {
     /// # Errors
@@ -497,7 +497,7 @@ impl Renaming<'_> {
             Kind::Directory => {
                 let mut unread = None;
                 let mut missed = |missed: Missed<'_>| unread = Some(missed.errno);
-                let usage = quota::count_below(self.root, self.from.1, &mut missed);
+                let usage = counts::count_below(self.root, self.from.1, &mut missed);
                 match (usage.map_err(fail)?, unread) {
                     (_, Some(errno)) => Err(fail(errno)),
                     (usage, None) => Ok(Some((usage.bytes, usage.files))),

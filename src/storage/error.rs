@@ -5,8 +5,8 @@ use std::io;
 use jiff::Timestamp;
 use nix::errno::Errno;
 
+use super::counts::Usage;
 use super::permissions::Permission;
-use super::quota::Usage;
 use super::rules::Quota as Limit;
 
 /// Becomes one reply and, where it matters, one log line.

@@ -1,5 +1,5 @@
 //! Doors to parsers that nobody needs from outside but the fuzz targets (tests/fuzz); no part of the interface.
-use super::{checksum, owners, quota};
+use super::{checksum, counts, owners};
 
 /// The record of a checksum, written again as it was understood.
 pub fn checksum_record(value: &[u8]) -> Option<String> {
@@ -8,7 +8,7 @@ pub fn checksum_record(value: &[u8]) -> Option<String> {
 
 /// The record of a quota, written again as it was understood.
 pub fn quota_record(text: &[u8]) -> Option<String> {
-    quota::Record::parse(text).map(quota::Record::text)
+    counts::Record::parse(text).map(counts::Record::text)
 }
 
 /// How many ids passwd(5) or group(5) name.

@@ -24,7 +24,10 @@
 //! | `versions` | old versions of overwritten files
 //! | `copy` | copying from file to file inside the kernel
 //! | `durable` | getting onto the disk what was written
-//! | `quota` | what users have stored, counted as it changes
+//! | `counts` | what is stored in an area, counted as it changes |
+//! | `quota` | how much users may have |
+//! | `state` | where what is remembered of a root lies |
+//! | `arrival` | when a file was stored whose time a client has set |
 //! | `prune` | taking old files away |
 //! | `record` | what was uploaded last, and how much of late |
 //! | `walk` | going through a tree
@@ -41,6 +44,7 @@ mod boot;
 mod change;
 pub mod checksum;
 mod copy;
+mod counts;
 mod duplicate;
 mod durable;
 mod error;
@@ -62,6 +66,7 @@ mod record;
 mod reserved;
 mod root;
 mod rules;
+mod state;
 mod sweep;
 mod system;
 mod tree;
@@ -71,6 +76,10 @@ mod versions;
 mod view;
 mod walk;
 
+pub use counts::{
+    Usage, close as close_counts, guard as guard_counts, recover as recover_counts,
+    rescan as rescan_counts, usage as usage_of,
+};
 pub use duplicate::Copying;
 pub use error::{Error, ErrorKind};
 pub use listing::{Entry, Listing};
@@ -80,10 +89,7 @@ pub use owners::{group_id, group_name, user_name};
 pub use path::VirtualPath;
 pub use permissions::{Modes, Permission, Permissions};
 pub use prune::{Fate, Pruned, Pruning, prune};
-pub use quota::{
-    Metered, Usage, close as close_counts, guard as guard_counts, recover as recover_counts,
-    rescan as rescan_counts, usage as usage_of,
-};
+pub use quota::Metered;
 pub use record::{LastUpload, Uploaded, uploaded};
 pub use rules::{Keep, Quota, Room, Rules};
 pub use sweep::{Partials, count_partials, remove_old_partials};

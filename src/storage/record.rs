@@ -23,11 +23,12 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
+use super::counts::Usage;
 use super::error::Error;
 use super::metadata::{Kind, kind, now};
-use super::quota::{Usage, open_state};
 use super::reserved::STATE;
 use super::root::Root;
+use super::state::open_state;
 
 const HOUR: i64 = 3600;
 

@@ -13,6 +13,7 @@ use nix::fcntl::{OFlag, readlinkat};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statvfs::fstatvfs;
 
+use super::counts::{self, Usage};
 use super::error::{Error, ErrorKind};
 use super::link::position;
 use super::listing::Listing;
@@ -22,7 +23,7 @@ use super::partial;
 use super::path::VirtualPath;
 use super::permissions::{Modes, Permission, Permissions};
 use super::quota;
-use super::quota::{Metered, Usage};
+use super::quota::Metered;
 use super::record;
 use super::reserved::VERSIONS;
 use super::root::Root;
@@ -242,7 +243,7 @@ impl View {
     pub fn quota(&self) -> Result<Option<(Usage, Quota)>, Error> {
         let Metered { limit, own, .. } = &self.metered;
         match limit.is_limited() {
-            true => Ok(Some((quota::usage(own)?, *limit))),
+            true => Ok(Some((counts::usage(own)?, *limit))),
             false => Ok(None),
         }
     }
