@@ -22,7 +22,6 @@ use super::mount::is_mounted;
 use super::partial;
 use super::path::VirtualPath;
 use super::permissions::{Modes, Permission, Permissions};
-use super::quota;
 use super::quota::Metered;
 use super::record;
 use super::reserved::VERSIONS;
