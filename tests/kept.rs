@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::PathBuf;
 
-use common::{Server, eventually, is_root, noise};
+use common::{Client, Server, eventually, is_root, noise};
 
 fn server(keys: &str) -> Server {
     Server::build().anonymous(keys).start()
@@ -117,21 +117,22 @@ fn who_comes_second_does_not_replace_what_has_become_young_meanwhile() {
     assert_eq!(server.read("file"), b"first");
 }
 
+/// Breaks an upload off behind its first half.
+fn leave_half(server: &Server, client: &mut Client) {
+    let data = client.begin_upload("STOR half", b"ha");
+    eventually("it arrives", || {
+        server.visitor().command("SIZE half").code == 213
+    });
+    client.abort();
+    drop(data);
+}
+
 #[test]
 fn an_upload_that_was_cut_off_can_be_continued_and_thrown_away_under_a_lock() {
     let server = server("lock = \"30d\"");
     let mut client = server.visitor();
     for (line, all) in [("APPE half", true), ("DELE half", false)] {
-        let mut data = client.epsv();
-        client.expect("STOR half", 150);
-        data.write_all(b"ha").unwrap();
-        eventually("it arrives", || {
-            server.visitor().command("SIZE half").code == 213
-        });
-        client.send("ABOR");
-        client.reply().expect(426);
-        client.reply().expect(226);
-        drop(data);
+        leave_half(&server, &mut client);
         if all {
             client.upload(line, b"lf").expect(226);
             assert_eq!(server.read("half"), b"half");
@@ -203,16 +204,7 @@ fn who_may_only_add_continues_an_upload_of_their_own_by_appe() {
         let text = format!("[anonymous]\nroot = \"{{root}}\"\naccess = \"{access}\"\n");
         let server = Server::build().configuration(&text).start();
         let mut client = server.visitor();
-        let mut data = client.epsv();
-        client.expect("STOR half", 150);
-        data.write_all(b"ha").unwrap();
-        eventually("it arrives", || {
-            server.visitor().command("SIZE half").code == 213
-        });
-        client.send("ABOR");
-        client.reply().expect(426);
-        client.reply().expect(226);
-        drop(data);
+        leave_half(&server, &mut client);
         client.upload("APPE half", b"lf").expect(226);
         assert_eq!(server.read("half"), b"half", "{access}");
         client.upload("APPE half", b"x").expect(550);

@@ -4,9 +4,8 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpStream;
 
-use common::{Client, Mounted, Server, assert_same_bytes, eventually, noise};
+use common::{Mounted, Server, assert_same_bytes, eventually, noise};
 use thriftpd::accounts::Password;
 
 /// File systems that are tried where they can be mounted.
@@ -28,14 +27,6 @@ fn on_each_kind(keys: &str, attempt: impl Fn(&Server, &str)) {
     }
 }
 
-/// Begins an upload and has some of it arrive.
-fn begin(client: &mut Client, command: &str, bytes: &[u8]) -> TcpStream {
-    let mut data = client.epsv();
-    client.expect(command, 150);
-    data.write_all(bytes).unwrap();
-    data
-}
-
 fn hidden(server: &Server) -> usize {
     let names = fs::read_dir(server.path("")).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -55,7 +46,7 @@ fn what_somebody_still_uploads_is_not_continued_by_another() {
     let server = Server::start();
     let contents = noise(100_004);
     let (mut first, mut second) = (server.client(), server.client());
-    let data = begin(&mut first, "STOR file", &contents[..100_000]);
+    let data = first.begin_upload("STOR file", &contents[..100_000]);
     has_arrived(&server, "file", 100_000);
     // As a client does whose connection was lost, which the server has not heard of.
     second
@@ -80,7 +71,7 @@ fn of_two_who_continue_one_file_nobodys_acknowledged_bytes_are_lost() {
     on_each_kind("", |server, kind| {
         let (mut one, mut other) = (server.client(), server.client());
         one.stor("file", b"0123456789");
-        let mut data = begin(&mut one, "APPE file", b"aaa");
+        let mut data = one.begin_upload("APPE file", b"aaa");
         let others = other
             .upload("APPE file", b"bbbbb")
             .expect_one_of(&[226, 450]);
@@ -105,7 +96,7 @@ fn what_replaces_a_file_that_somebody_continues_is_what_stays() {
     on_each_kind("", |server, kind| {
         let (mut one, mut other) = (server.client(), server.client());
         one.stor("file", b"old contents");
-        let mut data = begin(&mut one, "APPE file", b" and ");
+        let mut data = one.begin_upload("APPE file", b" and ");
         other.stor("file", b"new version");
         data.write_all(b"more").unwrap();
         drop(data);
@@ -124,7 +115,7 @@ fn what_is_removed_or_renamed_while_somebody_continues_it_is_not_acknowledged_un
             for commands in [&["DELE file"][..], &["RNFR file", "RNTO other"]] {
                 let (mut one, mut other) = (server.client(), server.client());
                 one.stor("file", b"old contents");
-                let mut data = begin(&mut one, "APPE file", b" and ");
+                let mut data = one.begin_upload("APPE file", b" and ");
                 for command in commands {
                     other.command(command).expect_one_of(&[250, 350]);
                 }
@@ -142,10 +133,10 @@ fn who_removes_a_tree_takes_no_upload_under_way() {
     let server = Server::start();
     let (mut one, mut other, mut third) = (server.client(), server.client(), server.client());
     one.expect("MKD dir", 257);
-    let mut data = begin(&mut one, "STOR dir/file", b"half of it, ");
+    let mut data = one.begin_upload("STOR dir/file", b"half of it, ");
     has_arrived(&server, "dir/file", 12);
     other.expect("RMDA dir", 450);
-    let _third = begin(&mut third, "STOR dir/file", b"something else");
+    let _third = third.begin_upload("STOR dir/file", b"something else");
     data.write_all(b"and the rest").unwrap();
     drop(data);
     one.reply().expect(226);
@@ -156,7 +147,7 @@ fn who_removes_a_tree_takes_no_upload_under_way() {
 fn what_others_have_overtaken_is_not_continued_later() {
     let server = Server::start();
     let (mut slow, mut quick) = (server.client(), server.client());
-    let data = begin(&mut slow, "STOR file", &noise(500));
+    let data = slow.begin_upload("STOR file", &noise(500));
     has_arrived(&server, "file", 500);
     quick.stor("file", b"whole");
     slow.reset();
@@ -174,10 +165,7 @@ fn who_renames_a_file_leaves_nothing_to_be_continued_under_either_name() {
     let mut client = server.client();
     for name in ["file", "other"] {
         client.stor("file", b"whole");
-        let data = begin(&mut client, &format!("STOR {name}"), &noise(700));
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        common::reset(data);
-        client.reply().expect(426);
+        client.cut_off_upload(format!("STOR {name}"), &noise(700));
         assert_eq!(hidden(&server), 1);
         client.expect("RNFR file", 350);
         client.expect("RNTO other", 250);
@@ -197,10 +185,7 @@ fn what_lies_behind_a_restart_marker_is_no_part_of_what_is_continued() {
         if let Some(command) = command {
             client.expect(command, 350);
         }
-        let data = begin(&mut client, "STOR file", bytes);
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        common::reset(data);
-        client.reply().expect(426);
+        client.cut_off_upload("STOR file", bytes);
     }
     client.expect("SIZE file", 213).says("450");
     client.upload("APPE file", &new[50..]).expect(226);
@@ -237,9 +222,7 @@ fn a_checksum_does_not_outlive_what_it_was_made_of() {
     client.stor("file", b"0123456789");
     let before = client.expect("HASH file", 213).text();
     client.expect("MFMT 20200101000000 file", 213);
-    let data = begin(&mut client, "STOR file", b"abcdefghij");
-    common::reset(data);
-    client.reply().expect(426);
+    client.cut_off_upload("STOR file", b"abcdefghij");
     fs::write(server.path("file"), b"abcdefghij").unwrap();
     client.expect("MFMT 20200101000000 file", 213);
     assert_ne!(client.expect("HASH file", 213).text(), before);
@@ -255,9 +238,7 @@ fn what_is_written_in_place_stays_as_it_is_until_a_byte_comes() {
     client.send("STOR file");
     while client.reply().expect_one_of(&[150, 425]).code != 425 {}
     assert_eq!(server.read("file"), b"contents");
-    let data = begin(&mut client, "STOR file", b"");
-    common::reset(data);
-    client.reply().expect(426);
+    client.cut_off_upload("STOR file", b"");
     assert_eq!(server.read("file"), b"contents");
     // An empty file is one that was sent.
     client.stor("file", b"");

@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -71,16 +72,20 @@ fn more_than_the_quota_is_552_and_the_old_file_stays() {
     server.wait_for_log("setting: quota");
 }
 
+/// An upload of which 700,000 bytes are there and counted.
+fn under_way(server: &Server, client: &mut Client) -> TcpStream {
+    let data = client.begin_upload("STOR file", &noise(700_000));
+    eventually("all is counted", || {
+        used(&mut server.visitor()).0 == 700_000
+    });
+    data
+}
+
 #[test]
 fn what_was_cut_off_counts_until_it_is_gone() {
     let server = server("quota = \"1MB\"");
     let mut client = server.visitor();
-    let mut data = client.epsv();
-    client.expect("STOR file", 150);
-    data.write_all(&noise(700_000)).unwrap();
-    eventually("all is counted", || {
-        used(&mut server.visitor()).0 == 700_000
-    });
+    let data = under_way(&server, &mut client);
     client.send("ABOR");
     client.reply().expect(426);
     client.reply().expect(226);
@@ -270,12 +275,7 @@ fn a_rescan_beside_the_running_server_finds_what_others_did() {
 fn a_rescan_does_not_count_an_upload_under_way_twice() {
     let server = server("quota = \"10MB\"");
     let mut client = server.visitor();
-    let mut data = client.epsv();
-    client.expect("STOR file", 150);
-    data.write_all(&noise(700_000)).unwrap();
-    eventually("all is counted", || {
-        used(&mut server.visitor()).0 == 700_000
-    });
+    let data = under_way(&server, &mut client);
     let rescan = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_thriftpd"));
         command.args(["quota", "--rescan", "--config"]);

@@ -7,25 +7,13 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
-use common::{Server, assert_same_bytes, eventually, noise, reset, run_client, the_program};
+use common::{Server, assert_same_bytes, eventually, noise, run_client, the_program};
 
 /// Hidden names in the served directory.
 fn hidden(server: &Server) -> Vec<String> {
     let names = fs::read_dir(server.path("")).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(".partial")).collect()
-}
-
-/// Sends so much of an upload and resets the data connection.
-#[track_caller]
-fn cut_off(client: &mut common::Client, command: &str, bytes: &[u8]) {
-    let mut data = client.epsv();
-    client.expect(command, 150);
-    data.write_all(bytes).unwrap();
-    // On its way before the reset overtakes it.
-    std::thread::sleep(Duration::from_millis(100));
-    reset(data);
-    client.reply().expect(426);
 }
 
 #[test]
@@ -65,7 +53,7 @@ fn whatever_cuts_an_upload_off_leaves_the_old_file_as_it_was() {
         .start();
     server.write("file", "the old one");
     let mut client = server.client();
-    cut_off(&mut client, "STOR file", &noise(50_000));
+    client.cut_off_upload("STOR file", &noise(50_000));
     // ABOR.
     let mut data = client.epsv();
     client.expect("STOR file", 150);
@@ -94,7 +82,7 @@ fn what_was_cut_off_is_reported_and_continued() {
     let server = Server::start();
     let contents = noise(200_000);
     let mut client = server.client();
-    cut_off(&mut client, "STOR file", &contents[..80_000]);
+    client.cut_off_upload("STOR file", &contents[..80_000]);
     assert!(!server.exists("file"));
     client.expect("SIZE file", 213).says("80000");
     client.expect("MDTM file", 213);
@@ -112,13 +100,13 @@ fn what_was_cut_off_is_reported_and_continued() {
     client.expect("REST 80001", 350);
     client.upload("STOR file", b"x").expect(554);
     client.expect("REST 80000", 350);
-    cut_off(&mut client, "STOR file", &contents[80_000..120_000]);
+    client.cut_off_upload("STOR file", &contents[80_000..120_000]);
     client.expect("SIZE file", 213).says("120000");
     client.upload("APPE file", &contents[120_000..]).expect(226);
     assert_same_bytes(&server.read("file"), &contents);
     assert_eq!(hidden(&server), [""; 0]);
     // A fresh STOR starts over.
-    cut_off(&mut client, "STOR other", &contents);
+    client.cut_off_upload("STOR other", &contents);
     client.stor("other", b"fresh");
     assert_eq!(server.read("other"), b"fresh");
     assert_eq!(hidden(&server), [""; 0]);
@@ -132,12 +120,12 @@ fn curl_and_lftp_continue_what_was_cut_off() {
     fs::write(&local, &contents).unwrap();
     let local = local.to_str().unwrap();
     let mut client = server.client();
-    cut_off(&mut client, "STOR file", &contents[..200_000]);
+    client.cut_off_upload("STOR file", &contents[..200_000]);
     let mut curl = the_program("curl", server.home());
     curl.args(["-sS", "-C", "-", "-T", local, &server.url("file")]);
     run_client(&mut curl, 30).succeeded();
     assert_same_bytes(&server.read("file"), &contents);
-    cut_off(&mut client, "STOR again", &contents[..300_000]);
+    client.cut_off_upload("STOR again", &contents[..300_000]);
     let script = format!(
         "set ftp:ssl-allow no; open -u t,pw ftp://{}; put -c {local} -o again",
         server.address()
@@ -192,8 +180,8 @@ fn unfinished_files_cannot_be_named_and_are_in_nobodys_way() {
     let mut client = server.client();
     client.expect("MKD dir", 257);
     let long = "n".repeat(255);
-    cut_off(&mut client, &format!("STOR {long}"), b"half");
-    cut_off(&mut client, "STOR dir/file", b"half");
+    client.cut_off_upload(format!("STOR {long}"), b"half");
+    client.cut_off_upload("STOR dir/file", b"half");
     let name = hidden(&server).pop().unwrap();
     assert!(name.starts_with(".thriftpd-nnn") && name.ends_with(".partial"));
     for command in ["RETR", "STOR", "SIZE", "DELE", "RNFR", "MLST", "CWD"] {
@@ -299,8 +287,8 @@ fn what_nobody_continues_is_told_by_check_and_removed_after_a_while() {
     let root = server.path("");
     let mut client = server.client();
     client.expect("MKD dir", 257);
-    cut_off(&mut client, "STOR dir/old", b"half");
-    cut_off(&mut client, "STOR new", b"half");
+    client.cut_off_upload("STOR dir/old", b"half");
+    client.cut_off_upload("STOR new", b"half");
     let old = fs::read_dir(server.path("dir")).unwrap().next().unwrap();
     let old = old.unwrap().path();
     let then = std::time::SystemTime::now() - Duration::from_secs(8 * 24 * 3600);

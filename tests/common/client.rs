@@ -343,6 +343,33 @@ impl Client {
         self.upload_over(data, line, bytes)
     }
 
+    /// Begins STOR or APPE over a fresh passive connection and sends the first of it.
+    #[track_caller]
+    pub fn begin_upload(&mut self, line: impl AsRef<[u8]>, bytes: &[u8]) -> TcpStream {
+        let mut data = self.epsv();
+        self.expect(line, 150);
+        data.write_all(bytes).unwrap();
+        data
+    }
+
+    /// The same, broken off by a reset of the data connection.
+    #[track_caller]
+    pub fn cut_off_upload(&mut self, line: impl AsRef<[u8]>, bytes: &[u8]) {
+        let data = self.begin_upload(line, bytes);
+        // On its way before the reset overtakes it.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        reset(data);
+        self.reply().expect(426);
+    }
+
+    /// ABOR of the transfer under way.
+    #[track_caller]
+    pub fn abort(&mut self) {
+        self.send("ABOR");
+        self.reply().expect(426);
+        self.reply().expect(226);
+    }
+
     /// A file's contents.
     #[track_caller]
     pub fn retr(&mut self, path: &str) -> Vec<u8> {

@@ -22,6 +22,11 @@ const KINDS: &[(&str, SFlag, u64, u64)] = &[
     ("a disk", SFlag::S_IFBLK, 7, 250),
 ];
 
+fn make_pipe(scene: &Scene) {
+    let mode = Mode::from_bits_truncate(0o666);
+    mknod(&scene.server.path("pipe"), SFlag::S_IFIFO, mode, 0).unwrap();
+}
+
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for &(name, kind, major, minor) in KINDS {
@@ -76,13 +81,7 @@ pub fn cases() -> Vec<Case> {
         case(
             "a FIFO with a writer and a socket with a listener",
             |scene| {
-                mknod(
-                    &scene.server.path("pipe"),
-                    SFlag::S_IFIFO,
-                    Mode::from_bits_truncate(0o666),
-                    0,
-                )
-                .unwrap();
+                make_pipe(scene);
                 let pipe = std::fs::File::options()
                     .read(true)
                     .write(true)
@@ -113,13 +112,7 @@ pub fn cases() -> Vec<Case> {
         case(
             "removing and renaming what is no file opens nothing",
             |scene| {
-                mknod(
-                    &scene.server.path("pipe"),
-                    SFlag::S_IFIFO,
-                    Mode::from_bits_truncate(0o666),
-                    0,
-                )
-                .unwrap();
+                make_pipe(scene);
                 scene.client.expect("RNFR pipe", 350);
                 scene.client.expect("RNTO dir/tube", 250);
                 scene.client.expect("SITE CHMOD 600 dir/tube", 550);
