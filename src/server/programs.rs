@@ -386,6 +386,12 @@ mod tests {
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let programs = Arc::new(Programs::default());
         programs.run(run(&format!("read line <'{}'", pipe.display())), 1);
+        // It runs, and is not in line any more: it would be forgotten too, and nobody would read from the pipe.
+        let patience = Instant::now() + Duration::from_secs(60);
+        while !programs.state().line.is_empty() {
+            assert!(Instant::now() < patience, "it does not begin");
+            thread::sleep(Duration::from_millis(1));
+        }
         for _ in 0..LONGEST_LINE + 10 {
             programs.run(run("exit 0"), 1);
         }
