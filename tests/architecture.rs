@@ -132,7 +132,7 @@ fn the_system_is_touched_in_three_rooms_only() {
         .collect();
     assert_eq!(
         with_unsafe,
-        ["server/system.rs", "storage/system.rs"],
+        ["server/system.rs", "storage/disk/system.rs"],
         "one small file a room, and it says why"
     );
 }

@@ -11,7 +11,7 @@ use common::{
     Client, PASSWORD, Server, USER, assert_same_bytes, eventually, noise, run_client, the_program,
 };
 use nix::sys::signal::Signal;
-use thriftpd::storage::checksum;
+use thriftpd::storage::integrity::checksum;
 
 /// A digest that no file has.
 const WRONG: &str = "00000000000000000000000000000000000000000000000000000000000000ff";

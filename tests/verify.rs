@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::{Finished, Server, noise, run_client, the_program};
-use thriftpd::storage::checksum::{self, Algorithm, Digest};
+use thriftpd::storage::integrity::checksum::{self, Algorithm, Digest};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_thriftpd");
 

@@ -24,7 +24,7 @@ use crate::server::bans::Failed;
 use crate::server::identity::Acting;
 use crate::server::ready::{Want, wait};
 use crate::server::stop::Stop;
-use crate::storage::checksum::Algorithm;
+use crate::storage::integrity::checksum::Algorithm;
 use crate::storage::{self, View, VirtualPath};
 use crate::tls::{Handshake, Purpose, Reuse, Tls};
 

@@ -7,22 +7,27 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstatat, f
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::checksum;
-use super::durable::{Order, after_change, sync_directory};
-use super::error::{Error, ErrorKind};
-use super::metadata::{Kind, is_same_file, kind, size_of};
-use super::names::rename_to_new;
-use super::partial::{Partial, is_partial_name};
-use super::path::VirtualPath;
-use super::permissions::Permission;
-use super::quota::Meter;
-use super::root::{Place, Root};
-use super::rules::Rules;
-use super::upload::{How, Target, Upload};
-use super::versions::{self, Keeping};
-use super::view::{Located, View};
-use super::walk::Missed;
-use super::{acl, arrival, counts, lock, partial, tree};
+use crate::storage::disk::acl;
+use crate::storage::disk::durable::{Order, after_change, sync_directory};
+use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
+use crate::storage::disk::names::rename_to_new;
+use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::tree;
+use crate::storage::disk::walk::Missed;
+use crate::storage::error::{Error, ErrorKind};
+use crate::storage::integrity::checksum;
+use crate::storage::path::VirtualPath;
+use crate::storage::permissions::Permission;
+use crate::storage::quota::counts;
+use crate::storage::quota::meter::Meter;
+use crate::storage::retention::arrival;
+use crate::storage::retention::lock;
+use crate::storage::retention::versions::{self, Keeping};
+use crate::storage::rules::Rules;
+use crate::storage::upload::partial;
+use crate::storage::upload::partial::{Partial, is_partial_name};
+use crate::storage::upload::{How, Target, Upload};
+use crate::storage::view::{Located, View};
 
 impl View {
     /// # Errors

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-use super::error::{Error, ErrorKind};
-use super::path::VirtualPath;
-use super::upload::{How, Upload};
-use super::view::{Download, View};
+use crate::storage::error::{Error, ErrorKind};
+use crate::storage::path::VirtualPath;
+use crate::storage::upload::{How, Upload};
+use crate::storage::view::{Download, View};
 
 /// A copy under way. Dropped unfinished it leaves the target as it was.
 #[derive(Debug)]

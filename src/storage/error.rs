@@ -5,9 +5,9 @@ use std::io;
 use jiff::Timestamp;
 use nix::errno::Errno;
 
-use super::counts::Usage;
-use super::permissions::Permission;
-use super::rules::Quota as Limit;
+use crate::storage::permissions::Permission;
+use crate::storage::quota::counts::Usage;
+use crate::storage::rules::Quota as Limit;
 
 /// Becomes one reply and, where it matters, one log line.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! Doors to parsers that nobody needs from outside but the fuzz targets (tests/fuzz); no part of the interface.
-use super::{checksum, counts, owners};
+use crate::storage::disk::owners;
+use crate::storage::integrity::checksum;
+use crate::storage::quota::counts;
 
 /// The record of a checksum, written again as it was understood.
 pub fn checksum_record(value: &[u8]) -> Option<String> {

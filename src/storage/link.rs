@@ -9,14 +9,14 @@ use nix::fcntl::{OFlag, readlink};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::symlinkat;
 
-use super::durable::{Order, after_change};
-use super::error::{Error, ErrorKind};
-use super::metadata::{Kind, is_same_file, kind};
-use super::path::VirtualPath;
-use super::permissions::Permission;
-use super::reserved::is_reserved;
-use super::root::{Place, Root};
-use super::view::View;
+use crate::storage::disk::durable::{Order, after_change};
+use crate::storage::disk::metadata::{Kind, is_same_file, kind};
+use crate::storage::disk::reserved::is_reserved;
+use crate::storage::disk::root::{Place, Root};
+use crate::storage::error::{Error, ErrorKind};
+use crate::storage::path::VirtualPath;
+use crate::storage::permissions::Permission;
+use crate::storage::view::View;
 
 impl View {
     /// Makes a link to a file or a directory that is there. Durable.

@@ -9,10 +9,10 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 
-use super::error::Error;
-use super::metadata::Metadata;
-use super::permissions::Permissions;
-use super::reserved::{VERSIONS, is_reserved};
+use crate::storage::disk::metadata::Metadata;
+use crate::storage::disk::reserved::{VERSIONS, is_reserved};
+use crate::storage::error::Error;
+use crate::storage::permissions::Permissions;
 
 /// Names that are held to be sorted.
 const SORTED_UP_TO: usize = 10_000;

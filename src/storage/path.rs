@@ -1,6 +1,6 @@
 //! Paths as a client sees them.
-use super::error::{Error, ErrorKind};
-use super::reserved::{VERSIONS, is_reserved};
+use crate::storage::disk::reserved::{VERSIONS, is_reserved};
+use crate::storage::error::{Error, ErrorKind};
 
 /// The longest name that Linux file systems take, in bytes (`NAME_MAX`).
 const LONGEST_NAME: usize = 255;

@@ -1,8 +1,8 @@
 //! What holds in one root or folder, beyond what a user may do there: how uploads are made, what is kept and for how long.
 use std::time::Duration;
 
-use super::permissions::Permissions;
-use super::upload::Uploads;
+use crate::storage::permissions::Permissions;
+use crate::storage::upload::Uploads;
 
 /// What is configured for a root or a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,21 +13,21 @@ use nix::fcntl::{OFlag, readlinkat};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statvfs::fstatvfs;
 
-use super::counts::{self, Usage};
-use super::error::{Error, ErrorKind};
-use super::link::position;
-use super::listing::Listing;
-use super::metadata::{Kind, Metadata, is_writable_directory, kind};
-use super::mount::is_mounted;
-use super::partial;
-use super::path::VirtualPath;
-use super::permissions::{Modes, Permission, Permissions};
-use super::quota::Metered;
-use super::record;
-use super::reserved::VERSIONS;
-use super::root::Root;
-use super::rules::{Quota, Room, Rules};
-use super::upload::{Uploads, available};
+use crate::storage::disk::metadata::{Kind, Metadata, is_writable_directory, kind};
+use crate::storage::disk::mount::is_mounted;
+use crate::storage::disk::reserved::VERSIONS;
+use crate::storage::disk::root::Root;
+use crate::storage::error::{Error, ErrorKind};
+use crate::storage::integrity::record;
+use crate::storage::link::position;
+use crate::storage::listing::Listing;
+use crate::storage::path::VirtualPath;
+use crate::storage::permissions::{Modes, Permission, Permissions};
+use crate::storage::quota::counts::{self, Usage};
+use crate::storage::quota::meter::Metered;
+use crate::storage::rules::{Quota, Room, Rules};
+use crate::storage::upload::partial;
+use crate::storage::upload::{Uploads, available};
 
 /// A directory of the host shown at a virtual path.
 #[derive(Clone, Debug, PartialEq, Eq)]

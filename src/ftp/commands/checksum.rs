@@ -16,7 +16,7 @@ use crate::ftp::protocol::xcrc::{FileRange, parse_file_range};
 use crate::ftp::session::{Refusal, Session};
 use crate::observe::printable;
 use crate::storage::Download;
-use crate::storage::checksum::{Algorithm, Stopped, compute, stored};
+use crate::storage::integrity::checksum::{Algorithm, Stopped, compute, stored};
 
 /// The bytes of the file as they are, whatever the representation type (§3): a range counts those.
 pub fn hash(session: &mut Session, argument: &[u8]) -> Answer {

@@ -17,7 +17,7 @@ use crate::ftp::protocol::reply::Reply;
 use crate::ftp::session::{Refusal, Representation, Session};
 use crate::observe::printable;
 use crate::observe::transfer_log::{Direction, Entry};
-use crate::storage::checksum::Stopped;
+use crate::storage::integrity::checksum::Stopped;
 use crate::storage::{Download, How, Upload, View, VirtualPath};
 use crate::tls::{Purpose, Stream};
 

@@ -10,17 +10,21 @@ use nix::unistd::ftruncate;
 
 use super::space::Space;
 use super::{Beside, Grows, How, Target, Upload, Uploads};
-use crate::storage::checksum::{Algorithm, Digest};
-use crate::storage::durable::{self, Order, Pace};
+use crate::storage::disk::acl;
+use crate::storage::disk::boot;
+use crate::storage::disk::copy;
+use crate::storage::disk::durable::{self, Order, Pace};
+use crate::storage::disk::metadata::{Kind, kind, size_of};
+use crate::storage::disk::root::{Place, Root};
 use crate::storage::error::{Error, ErrorKind};
-use crate::storage::metadata::{Kind, kind, size_of};
-use crate::storage::partial::{Left, Partial};
+use crate::storage::integrity::checksum;
+use crate::storage::integrity::checksum::{Algorithm, Digest};
 use crate::storage::permissions::Permission;
-use crate::storage::quota::Meter;
-use crate::storage::root::{Place, Root};
-use crate::storage::versions::{self, Keeping};
+use crate::storage::quota::meter::Meter;
+use crate::storage::retention::lock;
+use crate::storage::retention::versions::{self, Keeping};
+use crate::storage::upload::partial::{Left, Partial};
 use crate::storage::view::is_special;
-use crate::storage::{acl, boot, checksum, copy, lock};
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
 const OPEN: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_NOCTTY);

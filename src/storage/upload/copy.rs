@@ -7,8 +7,9 @@ use std::os::unix::fs::FileExt as _;
 use nix::errno::Errno;
 
 use super::{Grows, Upload, length};
+use crate::storage::disk::copy;
 use crate::storage::error::{Error, ErrorKind};
-use crate::storage::{checksum, copy};
+use crate::storage::integrity::checksum;
 
 impl Upload {
     /// Cut off, it is worth nothing: who wants the copy says so again.

@@ -1,5 +1,5 @@
 //! How an upload becomes the file: cut to its length, given mode and owner, flushed, given its name (in the order that
-//! [`durable`](crate::storage::durable) explains), and the one that had it kept or gone.
+//! [`durable`](crate::storage::disk::durable) explains), and the one that had it kept or gone.
 use std::fs::File;
 use std::os::fd::AsFd as _;
 
@@ -9,17 +9,18 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{Gid, Uid, fchown, fsync, ftruncate};
 
 use super::{Beside, Grows, Stored, Upload};
-use crate::storage::checksum::{self, Digest};
-use crate::storage::durable::{Order, after_rename, before_rename, contents, sync_directory};
+use crate::storage::disk::acl;
+use crate::storage::disk::boot;
+use crate::storage::disk::durable::{Order, after_rename, before_rename, contents, sync_directory};
+use crate::storage::disk::metadata::{Kind, is_same_file, is_unchanged, kind, size_of};
+use crate::storage::disk::names::rename_to_new;
+use crate::storage::disk::root::Place;
 use crate::storage::error::{Error, ErrorKind};
-use crate::storage::lock::{hold_names, locked_until};
-use crate::storage::metadata::{Kind, is_same_file, is_unchanged, kind, size_of};
-use crate::storage::names::rename_to_new;
-use crate::storage::partial::{self, Partial};
+use crate::storage::integrity::checksum::{self, Digest};
 use crate::storage::permissions::Modes;
-use crate::storage::root::Place;
-use crate::storage::versions::{self, Keeping};
-use crate::storage::{acl, boot};
+use crate::storage::retention::lock::{hold_names, locked_until};
+use crate::storage::retention::versions::{self, Keeping};
+use crate::storage::upload::partial::{self, Partial};
 
 impl Upload {
     /// Makes what was received the file, and returns once it is on the disk (where the account is

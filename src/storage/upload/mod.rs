@@ -6,10 +6,14 @@
 //! | `space` | whether there is room for what comes: disk and quota |
 //! | `copy` | getting what another file holds |
 //! | `finish` | how it becomes the file |
+//! | `partial` | where it grows until it is whole |
+//! | `sweep` | what uploads have left in a whole tree |
 mod begin;
 mod copy;
 mod finish;
+pub mod partial;
 mod space;
+pub mod sweep;
 
 pub(super) use space::available;
 
@@ -24,17 +28,17 @@ use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::ftruncate;
 
-use super::boot;
-use super::checksum::{self, Digest, Stopped};
-use super::durable::{Order, Pace};
-use super::error::{Error, ErrorKind};
-use super::metadata::{is_same_file, size_of};
-use super::partial::Partial;
-use super::path::VirtualPath;
-use super::permissions::{Modes, Permissions};
-use super::quota::Metered;
-use super::root::{Place, Root};
-use super::rules::{Room, Rules};
+use crate::storage::disk::boot;
+use crate::storage::disk::durable::{Order, Pace};
+use crate::storage::disk::metadata::{is_same_file, size_of};
+use crate::storage::disk::root::{Place, Root};
+use crate::storage::error::{Error, ErrorKind};
+use crate::storage::integrity::checksum::{self, Digest, Stopped};
+use crate::storage::path::VirtualPath;
+use crate::storage::permissions::{Modes, Permissions};
+use crate::storage::quota::meter::Metered;
+use crate::storage::rules::{Room, Rules};
+use crate::storage::upload::partial::Partial;
 use space::Space;
 
 /// Where uploads grow.

@@ -8,9 +8,9 @@ use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::unistd::ftruncate;
 use std::os::fd::AsFd as _;
 
+use crate::storage::disk::metadata::acts_as_root;
 use crate::storage::error::ErrorKind;
-use crate::storage::metadata::acts_as_root;
-use crate::storage::quota::Meter;
+use crate::storage::quota::meter::Meter;
 use crate::storage::rules::Room;
 
 /// Bytes after which the disk is looked at again, for others write to it, too.

@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use nix::sys::stat::fstat;
 
-use super::metadata::{Kind, kind, now};
-use super::system;
+use crate::storage::disk::metadata::{Kind, kind, now};
+use crate::storage::disk::system;
 
 /// Seconds since 1970.
 const ATTRIBUTE: &CStr = c"user.thriftpd.stored";

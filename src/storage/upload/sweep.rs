@@ -4,12 +4,12 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::error::Error;
-use super::metadata::size_of;
-use super::partial::{Partial, is_partial_name};
-use super::quota::Metered;
-use super::root::Root;
-use super::walk::walk;
+use crate::storage::disk::metadata::size_of;
+use crate::storage::disk::root::Root;
+use crate::storage::disk::walk::walk;
+use crate::storage::error::Error;
+use crate::storage::quota::meter::Metered;
+use crate::storage::upload::partial::{Partial, is_partial_name};
 
 /// Partial files, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

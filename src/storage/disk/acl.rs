@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{Gid, fchown};
 
-use super::permissions::Modes;
-use super::system;
+use crate::storage::disk::system;
+use crate::storage::permissions::Modes;
 
 const ACCESS: &CStr = c"system.posix_acl_access";
 const DEFAULT: &CStr = c"system.posix_acl_default";

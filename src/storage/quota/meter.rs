@@ -1,13 +1,13 @@
-//! How much users may have: what they store is counted as it comes ([`counts`](super::counts)), and refused beyond their limit.
+//! How much users may have: what they store is counted as it comes ([`counts`](crate::storage::quota::counts)), and refused beyond their limit.
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard};
 
 use nix::fcntl::readlink;
 
-use super::counts::{Area, Counts, Usage, is_away, locked, signed, usage};
-use super::error::{Error, ErrorKind};
-use super::rules::Quota;
+use crate::storage::error::{Error, ErrorKind};
+use crate::storage::quota::counts::{Area, Counts, Usage, is_away, locked, signed, usage};
+use crate::storage::rules::Quota;
 
 /// One user's limit, the areas that count for it, and all that are counted for anybody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -208,8 +208,8 @@ mod tests {
     use std::fs::{self, File};
     use std::path::Path;
 
-    use super::super::counts::{Record, close};
     use super::*;
+    use crate::storage::quota::counts::{Record, close};
 
     fn metered(path: &Path, bytes: u64, files: u64) -> Metered {
         Metered {

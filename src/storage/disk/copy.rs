@@ -7,7 +7,7 @@ use nix::sys::stat::{fstat, futimens};
 use nix::sys::time::TimeSpec;
 use nix::sys::uio::{pread, pwrite};
 
-use super::system;
+use crate::storage::disk::system;
 
 /// Bytes a step: short enough that who has to be asked in between does not wait.
 pub const STEP: usize = 4 << 20;

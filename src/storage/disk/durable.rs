@@ -36,7 +36,7 @@ use nix::sys::stat::{Mode, fstat, major, minor};
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
 use nix::unistd::{fsync, syncfs};
 
-use super::system;
+use crate::storage::disk::system;
 
 /// How names and contents reach the disk together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{AccessFlags, faccessat};
 
-use super::mount::open_mounted;
+use crate::storage::disk::mount::open_mounted;
 
 /// Symbolic links in one path, as many as the kernel follows.
 const MOST_LINKS: usize = 40;

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, fstatat};
 
-use super::metadata::{Kind, kind};
-use super::root::Root;
+use crate::storage::disk::metadata::{Kind, kind};
+use crate::storage::disk::root::Root;
 
 /// What is met on the way: anything but a directory.
 pub struct Met<'a> {

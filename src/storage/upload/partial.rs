@@ -13,9 +13,9 @@ use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::boot;
-use super::metadata::{is_same_file, size_of};
-use super::reserved::PREFIX;
+use crate::storage::disk::boot;
+use crate::storage::disk::metadata::{is_same_file, size_of};
+use crate::storage::disk::reserved::PREFIX;
 
 const SUFFIX: &[u8] = b".partial";
 

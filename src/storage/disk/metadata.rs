@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::stat::FileStat;
 use nix::unistd::getgroups;
 
-use super::permissions::{Permission, Permissions};
-use super::system;
+use crate::storage::disk::system;
+use crate::storage::permissions::{Permission, Permissions};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -18,13 +18,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::durable::{self, Order};
-use super::error::Error;
-use super::metadata::{Kind, kind};
-use super::reserved::STATE;
-use super::root::Root;
-use super::state::open_state;
-use super::walk::{Missed, walk_all};
+use crate::storage::disk::durable::{self, Order};
+use crate::storage::disk::metadata::{Kind, kind};
+use crate::storage::disk::reserved::STATE;
+use crate::storage::disk::root::Root;
+use crate::storage::disk::walk::{Missed, walk_all};
+use crate::storage::error::Error;
+use crate::storage::quota::state::open_state;
 
 /// Bytes and files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    pub(super) fn plus(self, bytes: i64, files: i64) -> Self {
+    pub(in crate::storage) fn plus(self, bytes: i64, files: i64) -> Self {
         Self {
             bytes: self.bytes.saturating_add_signed(bytes),
             files: self.files.saturating_add_signed(files),
@@ -44,40 +44,40 @@ impl Usage {
 
 /// A counted directory.
 #[derive(Debug)]
-pub(super) struct Area {
-    pub(super) path: PathBuf,
+pub(in crate::storage) struct Area {
+    pub(in crate::storage) path: PathBuf,
     /// The same without links, once it is there.
     real: OnceLock<PathBuf>,
     /// Nothing is written there while no file system is mounted at it.
     guarded: AtomicBool,
-    pub(super) counts: Mutex<Counts>,
+    pub(in crate::storage) counts: Mutex<Counts>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(in crate::storage) struct Counts {
     /// As the file said last.
     base: Usage,
     /// What has changed since, in bytes and files.
-    pub(super) change: (i64, i64),
-    pub(super) known: bool,
+    pub(in crate::storage) change: (i64, i64),
+    pub(in crate::storage) known: bool,
     /// This process has said in the file that the counts are not to be trusted if it dies.
     marked: bool,
 }
 
 impl Counts {
-    pub(super) fn total(&self) -> Usage {
+    pub(in crate::storage) fn total(&self) -> Usage {
         self.base.plus(self.change.0, self.change.1)
     }
 }
 
 /// What the file holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) usage: Usage,
+pub(in crate::storage) struct Record {
+    pub(in crate::storage) usage: Usage,
     /// Uploads under way: other than zero when nobody runs, somebody died and left the counts inexact.
-    pub(super) open: u64,
+    pub(in crate::storage) open: u64,
     /// Somebody has changed something since and has not ended in order: the same.
-    pub(super) dirty: bool,
+    pub(in crate::storage) dirty: bool,
 }
 
 const DIRTY: &str = "dirty";
@@ -86,7 +86,7 @@ const DIRTY: &str = "dirty";
 const RECORD: usize = 64;
 
 impl Record {
-    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+    pub(in crate::storage) fn parse(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let mut words = text.strip_suffix('\n')?.split_whitespace();
         let mut number = |name: &str| words.next()?.strip_prefix(name)?.parse().ok();
@@ -99,7 +99,7 @@ impl Record {
         Some(Self { usage, open, dirty })
     }
 
-    pub(super) fn text(self) -> String {
+    pub(in crate::storage) fn text(self) -> String {
         let Usage { bytes, files } = self.usage;
         let mut line = format!("bytes={bytes} files={files} open={}", self.open);
         if self.dirty {
@@ -110,19 +110,19 @@ impl Record {
 }
 
 /// Sizes of files are below 2^63.
-pub(super) fn signed(number: u64) -> i64 {
+pub(in crate::storage) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// All areas that this process knows, by their paths.
 static AREAS: Mutex<BTreeMap<PathBuf, Arc<Area>>> = Mutex::new(BTreeMap::new());
 
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(in crate::storage) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Area {
-    pub(super) fn at(path: &Path) -> Arc<Self> {
+    pub(in crate::storage) fn at(path: &Path) -> Arc<Self> {
         let mut areas = locked(&AREAS);
         let area = areas.entry(path.to_owned()).or_insert_with(|| {
             Arc::new(Self {
@@ -136,7 +136,7 @@ impl Area {
     }
 
     /// Whether a directory of the host, named without links, lies in it. It may have come to be since the configuration was read.
-    pub(super) fn holds(&self, directory: &Path) -> bool {
+    pub(in crate::storage) fn holds(&self, directory: &Path) -> bool {
         if self.real.get().is_none() {
             if let Ok(real) = self.path.canonicalize() {
                 let _ = self.real.set(real);
@@ -169,7 +169,7 @@ impl Area {
     }
 
     /// Puts what has changed into the file and takes up what others have put there. Counts the area where nobody has.
-    pub(super) fn sync(&self, counts: &mut Counts, opened: i64) -> Result<(), Errno> {
+    pub(in crate::storage) fn sync(&self, counts: &mut Counts, opened: i64) -> Result<(), Errno> {
         let file = self.file()?;
         let mut record = match read(&file) {
             Some(record) => record,
@@ -216,7 +216,7 @@ impl Area {
     }
 
     /// To be done before anything changes: what is counted in memory goes with the process.
-    pub(super) fn mark(&self) -> Result<(), Errno> {
+    pub(in crate::storage) fn mark(&self) -> Result<(), Errno> {
         let mut counts = locked(&self.counts);
         if !counts.marked {
             counts.marked = true;
@@ -251,14 +251,14 @@ impl Area {
         }
     }
 
-    pub(super) fn settle(&self, opened: i64) {
+    pub(in crate::storage) fn settle(&self, opened: i64) {
         let mut counts = locked(&self.counts);
         if let Err(errno) = self.sync(&mut counts, opened) {
             self.warn(errno);
         }
     }
 
-    pub(super) fn warn(&self, errno: Errno) {
+    pub(in crate::storage) fn warn(&self, errno: Errno) {
         log::warn!(
             "{}: what is stored there cannot be counted: {}: the server's user must be able to make .thriftpd in it and to write there (setting: quota)",
             self.path.display(),
@@ -268,7 +268,7 @@ impl Area {
 }
 
 /// Nothing can lie where nothing is, or no disk.
-pub(super) fn is_away(errno: Errno) -> bool {
+pub(in crate::storage) fn is_away(errno: Errno) -> bool {
     matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ENOMEDIUM)
 }
 

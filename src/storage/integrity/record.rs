@@ -1,7 +1,7 @@
 //! What was uploaded last and how much of late, remembered of each user in the root or folder that it went to, so that it can
 //! be told when uploads fail to come, and stays with a disk that is moved.
 //!
-//! A record is one small file in [`STATE`](super::reserved::STATE), written in place under a lock: nothing is lost of it but
+//! A record is one small file in [`STATE`](crate::storage::disk::reserved::STATE), written in place under a lock: nothing is lost of it but
 //! by a crash in the middle of that one write, after which it counts as none. It is text:
 //!
 //! ```text
@@ -23,12 +23,12 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
-use super::counts::Usage;
-use super::error::Error;
-use super::metadata::{Kind, kind, now};
-use super::reserved::STATE;
-use super::root::Root;
-use super::state::open_state;
+use crate::storage::disk::metadata::{Kind, kind, now};
+use crate::storage::disk::reserved::STATE;
+use crate::storage::disk::root::Root;
+use crate::storage::error::Error;
+use crate::storage::quota::counts::Usage;
+use crate::storage::quota::state::open_state;
 
 const HOUR: i64 = 3600;
 
@@ -202,7 +202,7 @@ fn name_of(user: &str) -> Vec<u8> {
 ///
 /// # Errors
 /// Those of opening and writing the record.
-pub(super) fn note(
+pub(in crate::storage) fn note(
     root: &Root,
     user: &str,
     path: &[u8],

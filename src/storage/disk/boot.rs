@@ -10,9 +10,9 @@ use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 use nix::time::{ClockId, clock_gettime};
 
-use super::durable::UNSURE;
-use super::metadata::size_of;
-use super::system;
+use crate::storage::disk::durable::UNSURE;
+use crate::storage::disk::metadata::size_of;
+use crate::storage::disk::system;
 
 /// The boot, and `paced` or `unpaced`.
 const MARK: &CStr = c"user.thriftpd.boot";

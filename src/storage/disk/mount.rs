@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, fstat, fstatat};
 
-use super::system;
+use crate::storage::disk::system;
 
 /// Opens the directory that a file system is mounted at.
 ///

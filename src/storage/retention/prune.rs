@@ -22,16 +22,16 @@ use nix::sys::stat::{FileStat, Mode, fstatat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 
-use super::arrival;
-use super::error::Error;
-use super::lock::{hold_names, is_used, locked_until};
-use super::metadata::{Kind, is_unchanged, kind, now, size_of};
-use super::quota::{Meter, Metered};
-use super::reserved::{VERSIONS, is_reserved};
-use super::root::Root;
-use super::rules::Room;
-use super::upload::available;
-use super::walk::{Met, below, walk_mount};
+use crate::storage::disk::metadata::{Kind, is_unchanged, kind, now, size_of};
+use crate::storage::disk::reserved::{VERSIONS, is_reserved};
+use crate::storage::disk::root::Root;
+use crate::storage::disk::walk::{Met, below, walk_mount};
+use crate::storage::error::Error;
+use crate::storage::quota::meter::{Meter, Metered};
+use crate::storage::retention::arrival;
+use crate::storage::retention::lock::{hold_names, is_used, locked_until};
+use crate::storage::rules::Room;
+use crate::storage::upload::available;
 
 /// Files that are remembered in one walk.
 const MOST_REMEMBERED: usize = 10_000;

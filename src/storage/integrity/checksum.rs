@@ -15,7 +15,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::stat::{FileStat, fstat};
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA512};
 
-use super::system;
+use crate::storage::disk::system;
 
 /// Where the stored checksum lies: the digest in lower-case hexadecimal, the size in bytes, and the time of modification in
 /// seconds since 1970 with nine decimals, with one space between.
@@ -179,7 +179,7 @@ pub fn feed<E>(
 
 /// Has what the kernel keeps of the file in memory forgotten, as far as it is on the disk: what is read next comes from
 /// there, and what was read does not push out what others need.
-pub(super) fn forget_pages(file: &File) {
+pub(in crate::storage) fn forget_pages(file: &File) {
     advise(file, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
 }
 
@@ -192,7 +192,7 @@ fn advise(file: &File, advice: PosixFadviseAdvice) {
 
 /// A checksum that was stored, and what it holds for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Record {
+pub(in crate::storage) struct Record {
     /// SHA-256 in lower-case hexadecimal.
     pub digest: String,
     /// In bytes.
@@ -201,7 +201,7 @@ pub(super) struct Record {
 }
 
 /// A time of modification: seconds since 1970, and nanoseconds.
-pub(super) type Modified = (i64, i64);
+pub(in crate::storage) type Modified = (i64, i64);
 
 impl Record {
     pub fn holds_for(&self, stat: &FileStat) -> bool {
@@ -212,7 +212,7 @@ impl Record {
         u64::try_from(stat.st_size) == Ok(self.size)
     }
 
-    pub(super) fn encode(&self) -> String {
+    pub(in crate::storage) fn encode(&self) -> String {
         let Self {
             digest,
             size,
@@ -222,7 +222,7 @@ impl Record {
     }
 
     /// None for anything that was not written by [`Record::encode`].
-    pub(super) fn parse(value: &[u8]) -> Option<Self> {
+    pub(in crate::storage) fn parse(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?;
         let mut words = text.split(' ');
         let (digest, size, time) = (words.next()?, words.next()?, words.next()?);
@@ -248,7 +248,7 @@ fn modified(stat: &FileStat) -> Modified {
 ///
 /// # Errors
 /// Those of reading the attribute; a file system without attributes has none stored.
-pub(super) fn record(file: BorrowedFd<'_>) -> Result<Option<Record>, Errno> {
+pub(in crate::storage) fn record(file: BorrowedFd<'_>) -> Result<Option<Record>, Errno> {
     match system::attribute(file, ATTRIBUTE, LONGEST_ATTRIBUTE) {
         Ok(value) => Ok(Record::parse(&value)),
         Err(Errno::ENODATA | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ERANGE) => Ok(None),
@@ -262,7 +262,7 @@ pub fn stored(file: &File) -> Option<String> {
 }
 
 /// The record, where it holds for the file as it is.
-pub(super) fn valid_record(file: BorrowedFd<'_>) -> Option<Record> {
+pub(in crate::storage) fn valid_record(file: BorrowedFd<'_>) -> Option<Record> {
     let record = record(file).ok()??;
     let stat = fstat(file).ok()?;
     record.holds_for(&stat).then_some(record)
@@ -282,12 +282,16 @@ pub fn store(file: &File, digest: &str) -> bool {
 
 /// Stores what held before for the time that the file was given now. Not for whatever time it has: somebody else may have
 /// written to it meanwhile.
-pub(super) fn keep_for_time(file: BorrowedFd<'_>, record: Record, modified: Modified) -> bool {
+pub(in crate::storage) fn keep_for_time(
+    file: BorrowedFd<'_>,
+    record: Record,
+    modified: Modified,
+) -> bool {
     keep(file, &Record { modified, ..record })
 }
 
 /// Takes away what is stored: the file is going to hold something else.
-pub(super) fn forget(file: BorrowedFd<'_>) {
+pub(in crate::storage) fn forget(file: BorrowedFd<'_>) {
     // Where there is none, none is kept.
     let _ = system::remove_attribute(file, ATTRIBUTE);
 }

@@ -37,7 +37,7 @@ fn read(path: &str) -> Names {
 }
 
 /// `name:password:id:...` of passwd(5) and group(5); the first name of an id counts.
-pub(super) fn parse(text: &[u8]) -> Names {
+pub(in crate::storage) fn parse(text: &[u8]) -> Names {
     let mut names = Names::new();
     for line in String::from_utf8_lossy(text).lines() {
         let mut fields = line.split(':');

@@ -10,13 +10,13 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
 
-use super::copy;
-use super::durable::{Order, after_rename, before_rename, sync_directory};
-use super::metadata::size_of;
-use super::names::rename_to_new;
-use super::reserved::VERSIONS;
-use super::root::{Place, Root};
-use super::walk::below;
+use crate::storage::disk::copy;
+use crate::storage::disk::durable::{Order, after_rename, before_rename, sync_directory};
+use crate::storage::disk::metadata::size_of;
+use crate::storage::disk::names::rename_to_new;
+use crate::storage::disk::reserved::VERSIONS;
+use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::walk::below;
 
 /// How versions of one file are kept.
 #[derive(Clone, Copy, Debug)]

@@ -13,10 +13,10 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::stat::FileStat;
 
-use super::error::{Error, ErrorKind};
-use super::metadata::{Kind, kind, now};
-use super::root::Root;
-use super::walk::walk_all;
+use crate::storage::disk::metadata::{Kind, kind, now};
+use crate::storage::disk::root::Root;
+use crate::storage::disk::walk::walk_all;
+use crate::storage::error::{Error, ErrorKind};
 
 /// Taken by who looks at what has a name and then gives or takes it away, where that must still be what was looked at. Held
 /// for a few system calls.

@@ -8,13 +8,13 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat};
 
-use super::checksum::{self, Algorithm, Record, Stopped};
-use super::error::Error;
-use super::metadata::{Kind, kind};
-use super::partial::is_partial_name;
-use super::reserved::STATE;
-use super::root::Root;
-use super::walk::{Met, below, walk_all};
+use crate::storage::disk::metadata::{Kind, kind};
+use crate::storage::disk::reserved::STATE;
+use crate::storage::disk::root::Root;
+use crate::storage::disk::walk::{Met, below, walk_all};
+use crate::storage::error::Error;
+use crate::storage::integrity::checksum::{self, Algorithm, Record, Stopped};
+use crate::storage::upload::partial::is_partial_name;
 
 /// How often a file is read that changes while it is read.
 const TRIES: usize = 3;

@@ -7,7 +7,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::root::Root;
+use crate::storage::disk::root::Root;
 
 /// A directory on the way down.
 struct Level {

@@ -7,9 +7,9 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, fchown};
 
-use super::metadata::acts_as_root;
-use super::reserved::STATE;
-use super::root::Root;
+use crate::storage::disk::metadata::acts_as_root;
+use crate::storage::disk::reserved::STATE;
+use crate::storage::disk::root::Root;
 
 /// Opens a file of the server's own in the root, which it creates.
 ///
