@@ -10,8 +10,9 @@ use super::interrupts::Interrupts;
 use super::uploaded;
 use crate::ftp::data::open::{DataPort, OpenError, open};
 use crate::ftp::data::rate::Pace;
+use crate::ftp::data::receive::{self, Receiver};
 use crate::ftp::data::watch::Watch;
-use crate::ftp::data::{Outcome, receive, secure, send};
+use crate::ftp::data::{Outcome, secure, send};
 use crate::ftp::protocol::numbers::{parse_allo, parse_decimal};
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::session::{Refusal, Representation, Session};
@@ -314,9 +315,12 @@ fn receive_into(
             }
             let outcome = catch_up(&mut upload, watch);
             drop(slot.take());
-            let outcome =
-                outcome.and_then(|()| receive_all(&mut stream, &mut upload, ascii, watch));
-            if outcome.is_err() {
+            let mut receiver = Receiver::new(ascii);
+            let outcome = outcome.and_then(|()| receiver.receive(&mut stream, &mut upload, watch));
+            if let Err(outcome) = &outcome {
+                if outcome.is_interruption() {
+                    receiver.take_in_what_came(&mut stream, &mut upload, watch);
+                }
                 receive::break_off(stream);
             }
             let outcome = outcome.and_then(|()| announced_came(announced, strict, watch.bytes()));
@@ -366,19 +370,6 @@ fn catch_up(upload: &mut Upload, watch: &mut Watch<'_>) -> Result<(), Outcome> {
         Stopped::Unreadable(error) => Outcome::Source(error),
         Stopped::Shrunk => Outcome::Shrunk,
     })
-}
-
-fn receive_all(
-    stream: &mut Stream,
-    upload: &mut Upload,
-    ascii: bool,
-    watch: &mut Watch<'_>,
-) -> Result<(), Outcome> {
-    if ascii {
-        receive::ascii_into_upload(stream, upload, watch)
-    } else {
-        receive::into_upload(stream, upload, watch)
-    }
 }
 
 /// With `strict_allo` fewer bytes than announced are not the file.
