@@ -7,10 +7,12 @@
 //! | `copy` | getting what another file holds |
 //! | `finish` | how it becomes the file |
 //! | `partial` | where it grows until it is whole |
+//! | `holder` | whose session it is, and how that is ended |
 //! | `sweep` | what uploads have left in a whole tree |
 mod begin;
 mod copy;
 mod finish;
+pub mod holder;
 pub mod partial;
 mod space;
 pub mod sweep;
