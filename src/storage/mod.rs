@@ -38,6 +38,7 @@ pub use disk::metadata::Metadata;
 pub use disk::metadata::{Kind, forget_identity};
 pub use disk::mount::is_mounted;
 pub use disk::owners::{group_id, group_name, user_name};
+pub use disk::writers::Holder;
 pub use duplicate::Copying;
 pub use error::{Error, ErrorKind};
 pub use integrity::record::{LastUpload, Uploaded, uploaded};
@@ -51,8 +52,7 @@ pub use quota::counts::{
 };
 pub use quota::meter::Metered;
 pub use retention::prune::{Fate, Pruned, Pruning, prune};
-pub use rules::{Keep, Quota, Room, Rules};
-pub use upload::holder::Holder;
+pub use rules::{Keep, Quota, Room, Rules, Uploads};
 pub use upload::sweep::{Partials, count_partials, remove_old_partials};
-pub use upload::{How, Stored, Upload, Uploads};
+pub use upload::{How, Stored, Upload};
 pub use view::{Download, FolderSpec, View, ViewSpec};

@@ -2,7 +2,16 @@
 use std::time::Duration;
 
 use crate::storage::permissions::Permissions;
-use crate::storage::upload::Uploads;
+
+/// Where uploads grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Uploads {
+    /// Beside the target, which they replace when they are whole.
+    #[default]
+    Atomic,
+    /// In the target itself, for programs that read it meanwhile.
+    Direct,
+}
 
 /// What is configured for a root or a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

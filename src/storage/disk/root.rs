@@ -19,6 +19,7 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{AccessFlags, faccessat};
 
+use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::mount::open_mounted;
 
 /// Symbolic links in one path, as many as the kernel follows.
@@ -227,6 +228,14 @@ impl Root {
             OFlag::O_PATH | OFlag::O_NOFOLLOW
         };
         fstat(self.open_below(relative, flags, Mode::empty())?)
+    }
+}
+
+impl Root {
+    /// Neither file nor directory: asked before anything is opened, for opening a device can do something. That of a
+    /// watchdog resets the machine. What takes the name in between is opened and refused then.
+    pub fn is_special(&self, relative: &[u8]) -> bool {
+        (self.stat(relative, true)).is_ok_and(|stat| kind(&stat) == Kind::Other)
     }
 }
 
