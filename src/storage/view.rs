@@ -26,7 +26,7 @@ use crate::storage::path::VirtualPath;
 use crate::storage::permissions::{Modes, Permission, Permissions};
 use crate::storage::quota::counts::{self, Usage};
 use crate::storage::quota::meter::Metered;
-use crate::storage::rules::{Quota, Room, Rules, Uploads};
+use crate::storage::rules::{Quota, Room, Rules};
 use crate::storage::upload::available;
 use crate::storage::upload::partial;
 
@@ -574,20 +574,17 @@ impl View {
 }
 
 impl View {
-    /// Bytes that no upload can be longer than, wherever it goes and whatever it replaces.
+    /// Bytes that no file can be longer than, wherever it lies, whatever it replaces and however much of it is there.
     pub fn most_room(&self) -> u64 {
         let folders = self.folders.iter();
-        let places = [(Ok(&self.root), &self.rules)]
+        let roots = [Ok(&self.root)]
             .into_iter()
-            .chain(folders.map(|folder| (folder.root(), &folder.spec.rules)));
-        let room = places.filter_map(|(root, rules)| {
+            .chain(folders.map(Folder::root));
+        let room = roots.filter_map(|root| {
             let directory = root.ok()?.open_below(b"", OFlag::O_PATH, Mode::empty());
             let disk = fstatvfs(directory.ok()?).ok()?;
-            Some(match rules.uploads {
-                // The old file makes room for the new one.
-                Uploads::Direct => disk.blocks().saturating_mul(disk.fragment_size()),
-                Uploads::Atomic => available(&disk, self.min_free),
-            })
+            let size = disk.blocks().saturating_mul(disk.fragment_size());
+            Some(size.saturating_sub(self.min_free.of(size)))
         });
         let room = room.max().unwrap_or(0);
         room.min(self.metered.limit.bytes.unwrap_or(u64::MAX))

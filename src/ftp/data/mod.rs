@@ -55,6 +55,19 @@ impl Outcome {
         matches!(self, Self::Complete)
     }
 
+    /// Whether it was ended from elsewhere than the data connection and the files, which are as they were.
+    pub fn is_interruption(&self) -> bool {
+        matches!(
+            self,
+            Self::Aborted
+                | Self::Stalled
+                | Self::TooSlow
+                | Self::ControlLost
+                | Self::ShutDown
+                | Self::Ended(_)
+        )
+    }
+
     /// One or two words for the log.
     pub fn describe(&self) -> String {
         match self {

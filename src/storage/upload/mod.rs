@@ -222,6 +222,13 @@ impl Upload {
         }
     }
 
+    /// Bytes that are yet to come of a file of which so many were announced: what is missing of the whole, or where more is
+    /// there already, so many.
+    pub fn missing_of(&self, announced: u64) -> u64 {
+        let whole = announced.checked_sub(self.position);
+        whole.unwrap_or(announced)
+    }
+
     /// Sets room aside for bytes that were announced, so that want of it is found out before the first of them. What is not
     /// used is given back in the end.
     ///
