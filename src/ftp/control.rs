@@ -6,12 +6,14 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use zeroize::Zeroize as _;
 
 use super::protocol::line::{Line, LineDecoder};
 use super::protocol::reply::Reply;
+use crate::server::ending::Ending;
 use crate::server::ready::{Want, wait};
 use crate::server::stop::Stop;
 use crate::tls::{Handshake, HandshakeError, Need, Stream};
@@ -46,12 +48,14 @@ pub struct Control {
     received: u64,
     /// How long a client may take to read its replies.
     patience: Duration,
+    /// No wait goes on once others want the session to end.
+    ending: Arc<Ending>,
 }
 
 impl Control {
     /// Takes over an accepted, non-blocking stream that was made ready. Urgent data (the Synch of RFC 854) is kept in
     /// line, where the decoder removes its Telnet parts.
-    pub fn new(stream: TcpStream, patience: Duration) -> Self {
+    pub fn new(stream: TcpStream, patience: Duration, ending: Arc<Ending>) -> Self {
         Self {
             stream: Stream::clear(stream),
             decoder: LineDecoder::new(),
@@ -60,6 +64,7 @@ impl Control {
             closed: false,
             received: 0,
             patience,
+            ending,
         }
     }
 
@@ -69,6 +74,11 @@ impl Control {
 
     pub fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// How others end the session.
+    pub fn ending(&self) -> &Arc<Ending> {
+        &self.ending
     }
 
     pub fn set_patience(&mut self, patience: Duration) {
@@ -211,11 +221,12 @@ impl Control {
 
     fn wait_for_room(&self) -> io::Result<()> {
         let deadline = Instant::now() + self.patience;
-        let [ready] = wait([Some((self.stream.fd(), Want::Output))], Some(deadline))?;
-        if ready.wanted {
-            Ok(())
-        } else {
-            Err(ErrorKind::TimedOut.into())
+        let client = Some((self.stream.fd(), Want::Output));
+        let ending = Some((self.ending.fd(), Want::Input));
+        match wait([client, ending], Some(deadline))? {
+            [client, _] if client.wanted => Ok(()),
+            [_, ending] if ending.wanted => Err(ErrorKind::Interrupted.into()),
+            _ => Err(ErrorKind::TimedOut.into()),
         }
     }
 
@@ -267,14 +278,19 @@ impl Control {
             [
                 Some((self.stream.fd(), want)),
                 Some((stop.draining_fd(), Want::Input)),
+                Some((self.ending.fd(), Want::Input)),
             ],
             Some(deadline),
         )?;
         match ready {
-            [client, _] if client.wanted => Ok(()),
-            [_, stopping] if stopping.wanted => Err(io::Error::new(
+            [client, ..] if client.wanted => Ok(()),
+            [_, stopping, _] if stopping.wanted => Err(io::Error::new(
                 ErrorKind::Interrupted,
                 "the server is shutting down",
+            )),
+            [.., ending] if ending.wanted => Err(io::Error::new(
+                ErrorKind::Interrupted,
+                self.ending.why().unwrap_or("the session was ended"),
             )),
             _ => Err(io::Error::new(
                 ErrorKind::TimedOut,

@@ -35,6 +35,7 @@ use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
 use crate::server::admission::{Admission, Refused};
 use crate::server::bans::{self, Bans};
+use crate::server::ending::Ending;
 use crate::server::runner::Runner;
 use crate::server::{Connection, FrontEnd, Limits};
 use crate::tls::Tls;
@@ -162,7 +163,16 @@ impl FrontEnd for Ftp {
     fn serve(&self, connection: Connection) {
         let Settings { config, tls } = self.settings();
         let shared = Arc::clone(&self.shared);
-        run(Session::new(connection, config, tls.as_deref(), shared));
+        match Ending::new() {
+            Ok(ending) => {
+                let (tls, ending) = (tls.as_deref(), Arc::new(ending));
+                run(Session::new(connection, config, tls, shared, ending));
+            }
+            Err(error) => {
+                log::error!("{}: closed: no descriptors left: {error}", connection.peer);
+                self.refuse(&connection.stream, Refused::Resources);
+            }
+        }
     }
 
     fn refuse(&self, mut stream: &TcpStream, reason: Refused) {
@@ -223,6 +233,10 @@ fn run(mut session: Session) {
             Next::Closed => break,
             Next::TimedOut(why) => {
                 log::info!("{}: closed: {why}", session.who());
+                end(&mut session, why);
+            }
+            Next::Ended(why) => {
+                log::info!("{}: the session was ended: {why}", session.who());
                 end(&mut session, why);
             }
             Next::ShutDown => end(&mut session, "The server is shutting down; goodbye."),

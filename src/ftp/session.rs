@@ -21,6 +21,7 @@ use crate::observe::{printable, transfer_log};
 use crate::server::Connection;
 use crate::server::admission::{HeavySlot, Slot, UserSlot};
 use crate::server::bans::Failed;
+use crate::server::ending::Ending;
 use crate::server::identity::Acting;
 use crate::server::ready::{Want, wait};
 use crate::server::stop::Stop;
@@ -100,6 +101,8 @@ pub enum Next {
     TimedOut(&'static str),
     /// The server is shutting down.
     ShutDown,
+    /// Others have ended the session, for this reason.
+    Ended(&'static str),
 }
 
 /// One session. Its thread owns it; nothing in it is shared but what is behind an `Arc`.
@@ -156,11 +159,14 @@ impl Session {
         config: Arc<Config>,
         tls: Option<&Tls>,
         shared: Arc<Shared>,
+        ending: Arc<Ending>,
     ) -> Self {
-        let row = shared.sessions.enter(connection.peer);
+        let ends = Arc::clone(&ending);
+        let end = Arc::new(move |why| ends.end(why));
+        let row = shared.sessions.enter(connection.peer, end);
         let implicit = connection.listener >= shared.explicit_listeners;
         Self {
-            control: Control::new(connection.stream, config.timeouts.login),
+            control: Control::new(connection.stream, config.timeouts.login, ending),
             idle: config.timeouts.idle,
             config,
             shared,
@@ -398,6 +404,9 @@ impl Session {
             self.control.set_patience(left);
         }
         loop {
+            if let Some(why) = self.control.ending().why() {
+                return Next::Ended(why);
+            }
             // Not even whole lines prolong the time for the login.
             if let Some(why) = self.is_overdue_for_login() {
                 return Next::TimedOut(why);
@@ -435,10 +444,11 @@ impl Session {
                     Some((self.control.fd(), Want::Input)),
                     Some((self.stop.draining_fd(), Want::Input)),
                     listener.map(|fd| (fd, Want::Input)),
+                    Some((self.control.ending().fd(), Want::Input)),
                 ],
                 Some(earliest),
             );
-            let Ok([control, _, connected]) = ready else {
+            let Ok([control, _, connected, _]) = ready else {
                 return Next::Closed;
             };
             if connected.wanted {
@@ -552,7 +562,7 @@ impl Session {
     }
 
     /// Waits without serving, as a failed login makes the client do; ends early when the connection is of no use any more,
-    /// and the session with it, or when the server stops. A client that only closed its own side waits like any other:
+    /// and the session with it, or when the server stops or others end the session. A client that only closed its own side waits like any other:
     /// what it had sent before is still obeyed.
     pub fn pause(&mut self, time: Duration) {
         let deadline = Instant::now() + time;
@@ -561,10 +571,11 @@ impl Session {
             [
                 Some((self.control.fd(), Want::Break)),
                 Some((self.stop.draining_fd(), Want::Input)),
+                Some((self.control.ending().fd(), Want::Input)),
             ],
             Some(deadline),
         );
-        if !ready.is_ok_and(|[control, _]| !control.hangup) {
+        if !ready.is_ok_and(|[control, ..]| !control.hangup) {
             self.ended = true;
         }
     }

@@ -1,8 +1,9 @@
-//! The live sessions: who is here, since when, doing what.
+//! The live sessions: who is here, since when, doing what, and the way to end each of them, whatever its protocol.
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// What others may know of a session.
@@ -16,16 +17,30 @@ pub struct Seen {
     pub doing: Vec<u8>,
 }
 
+/// Has a session end, and its client hear why. Returns at once; the session leaves the table once it has ended.
+pub type End = Arc<dyn Fn(&'static str) + Send + Sync>;
+
+struct Live {
+    seen: Seen,
+    end: End,
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.seen.fmt(f)
+    }
+}
+
 /// The table of live sessions.
 #[derive(Debug, Default)]
 pub struct Sessions {
     next: AtomicU64,
-    table: Mutex<BTreeMap<u64, Seen>>,
+    table: Mutex<BTreeMap<u64, Live>>,
 }
 
 impl Sessions {
-    /// Adds a session; it leaves the table when the returned row is dropped.
-    pub fn enter(self: &Arc<Self>, peer: SocketAddr) -> Row {
+    /// Adds a session with what ends it; it leaves the table when the returned row is dropped.
+    pub fn enter(self: &Arc<Self>, peer: SocketAddr, end: End) -> Row {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let seen = Seen {
             peer,
@@ -33,10 +48,7 @@ impl Sessions {
             user: Vec::new(),
             doing: Vec::new(),
         };
-        self.table
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, seen);
+        self.table().insert(id, Live { seen, end });
         Row {
             id,
             sessions: Arc::clone(self),
@@ -45,12 +57,23 @@ impl Sessions {
 
     /// The sessions of one user, oldest first.
     pub fn of_user(&self, user: &[u8]) -> Vec<(u64, Seen)> {
-        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table
-            .iter()
-            .filter(|(_, seen)| seen.user == user)
-            .map(|(id, seen)| (*id, seen.clone()))
-            .collect()
+        let table = self.table();
+        let of_user = table.iter().filter(|(_, live)| live.seen.user == user);
+        of_user.map(|(id, live)| (*id, live.seen.clone())).collect()
+    }
+
+    /// Has a session end, and tells its client why; false where there is none of that number.
+    pub fn end(&self, id: u64, why: &'static str) -> bool {
+        let end = self.table().get(&id).map(|live| Arc::clone(&live.end));
+        let found = end.is_some();
+        if let Some(end) = end {
+            end(why);
+        }
+        found
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<u64, Live>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -76,23 +99,14 @@ impl Row {
     }
 
     fn change(&self, change: impl FnOnce(&mut Seen)) {
-        let mut table = self
-            .sessions
-            .table
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(seen) = table.get_mut(&self.id) {
-            change(seen);
+        if let Some(live) = self.sessions.table().get_mut(&self.id) {
+            change(&mut live.seen);
         }
     }
 }
 
 impl Drop for Row {
     fn drop(&mut self) {
-        self.sessions
-            .table
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.id);
+        self.sessions.table().remove(&self.id);
     }
 }

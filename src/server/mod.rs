@@ -29,6 +29,7 @@ pub mod addresses;
 pub mod admission;
 pub mod ban_file;
 pub mod bans;
+pub mod ending;
 pub mod environment;
 pub mod identity;
 pub mod launcher;

@@ -10,7 +10,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use crate::storage::disk::acl;
 use crate::storage::disk::durable::{Order, after_change, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
-use crate::storage::disk::names::rename_to_new;
+use crate::storage::disk::names::{HeldName, rename_to_new};
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::tree;
 use crate::storage::disk::walk::Missed;
@@ -178,7 +178,7 @@ impl View {
         if rules.lock.is_none() && meter.is_none() {
             return unlink().map_err(Unlinked::Refused);
         }
-        let _held = lock::hold_names();
+        let _held = HeldName::of(directory, name).map_err(Unlinked::Refused)?;
         let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
         let stat = stat.map_err(Unlinked::Refused)?;
         if let Some(until) = lock::locked_until(&stat, rules.lock) {
@@ -430,7 +430,7 @@ impl Renaming<'_> {
             && self.rules.versions == 0
             && meters.iter().all(Option::is_none);
         if is_plain {
-            let _held = lock::hold_names();
+            let _held = self.hold_names()?;
             return self.rename();
         }
         if self.rules.lock.is_some() {
@@ -442,7 +442,7 @@ impl Renaming<'_> {
             }
         }
         let moved = self.counted_elsewhere(&meters)?;
-        let _held = lock::hold_names();
+        let _held = self.hold_names()?;
         let source = self.stat(from, self.from.0)?;
         lock::check(&source, self.rules.lock, self.from.0.as_bytes())?;
         let target = self.stat(to, self.to.0).ok();
@@ -477,6 +477,11 @@ impl Renaming<'_> {
             there.went(size_of(&old), 1);
         }
         done
+    }
+
+    fn hold_names(&self) -> Result<(HeldName, Option<HeldName>), Error> {
+        let [from, to] = [self.from.2, self.to.2].map(|place| (&place.directory, &*place.name));
+        HeldName::of_two(from, to).map_err(|errno| Error::from_errno(errno, self.to.0.as_bytes()))
     }
 
     fn stat(&self, place: &Place, path: &VirtualPath) -> Result<FileStat, Error> {

@@ -52,6 +52,7 @@ pub use quota::counts::{
 pub use quota::meter::Metered;
 pub use retention::prune::{Fate, Pruned, Pruning, prune};
 pub use rules::{Keep, Quota, Room, Rules};
+pub use upload::holder::Holder;
 pub use upload::sweep::{Partials, count_partials, remove_old_partials};
 pub use upload::{How, Stored, Upload, Uploads};
 pub use view::{Download, FolderSpec, View, ViewSpec};

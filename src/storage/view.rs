@@ -26,6 +26,7 @@ use crate::storage::permissions::{Modes, Permission, Permissions};
 use crate::storage::quota::counts::{self, Usage};
 use crate::storage::quota::meter::Metered;
 use crate::storage::rules::{Quota, Room, Rules};
+use crate::storage::upload::holder::Holder;
 use crate::storage::upload::partial;
 use crate::storage::upload::{Uploads, available};
 
@@ -89,6 +90,8 @@ pub struct View {
     pub(super) checksums: bool,
     pub(super) min_free: Room,
     pub(super) metered: Metered,
+    /// The session that the view was opened for, where another may end it.
+    pub(super) holder: Option<Holder>,
 }
 
 /// A folder is opened when it is first needed: a disk that is missing at login may come later, and must not keep
@@ -171,7 +174,14 @@ impl View {
             checksums: spec.checksums,
             min_free: spec.min_free,
             metered: spec.metered.clone(),
+            holder: None,
         })
+    }
+
+    /// Says whose uploads those of the view are: the same account may continue one that stands still, at the cost of the
+    /// session that holds it.
+    pub fn set_holder(&mut self, holder: Holder) {
+        self.holder = Some(holder);
     }
 
     // ---- where things are

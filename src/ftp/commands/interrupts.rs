@@ -8,6 +8,7 @@ use crate::ftp::data::watch::{Interruption, Supervisor};
 use crate::ftp::protocol::command::Command;
 use crate::ftp::protocol::line::Line;
 use crate::ftp::protocol::reply::Reply;
+use crate::server::ending::Ending;
 use crate::server::ready::{Ready, Want};
 
 /// Watches the control connection for the length of one transfer.
@@ -114,6 +115,10 @@ fn verb_of(line: &Line) -> Option<Vec<u8>> {
 impl Supervisor for Interrupts<'_> {
     fn fd(&self) -> BorrowedFd<'_> {
         self.control.fd()
+    }
+
+    fn ending(&self) -> &Ending {
+        self.control.ending()
     }
 
     fn wants(&self) -> Option<Want> {

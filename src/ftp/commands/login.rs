@@ -11,7 +11,7 @@ use crate::ftp::session::{Login, Refusal, Session, Visitor};
 use crate::observe::printable;
 use crate::server::admission::Refused;
 use crate::server::identity::{self, Acting};
-use crate::storage::{ErrorKind, View, VirtualPath};
+use crate::storage::{ErrorKind, Holder, View, VirtualPath};
 
 /// A name, even of somebody who is not known: who is known shows only after PASS.
 pub fn user(session: &mut Session, name: &[u8]) -> Answer {
@@ -119,7 +119,7 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
         .identities
         .then(|| act_as(account, anonymous))
         .transpose()?;
-    let view = View::open(&account.view).map_err(|error| {
+    let mut view = View::open(&account.view).map_err(|error| {
         let why = match error.kind {
             ErrorKind::Confined => {
                 "Your files are out of the server's reach until it is restarted."
@@ -139,6 +139,7 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
         session.control.stream().describe(),
         printable(account.view.root.as_os_str().as_encoded_bytes())
     );
+    view.set_holder(holder(session, account, anonymous));
     session.slot.log_in();
     session.row.set_user(account.name.as_bytes());
     session.control.set_patience(config.timeouts.stalled);
@@ -152,6 +153,21 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
         acting,
     }));
     Ok(())
+}
+
+/// What others see of the session that writes to a file. Guests have an account in common: only those of one address are taken
+/// for one.
+fn holder(session: &Session, account: &Account, anonymous: bool) -> Holder {
+    let whose = match anonymous {
+        true => format!("{}@{}", account.name, session.peer.ip()),
+        false => account.name.clone(),
+    };
+    let ending = Arc::clone(session.control.ending());
+    let end = move || {
+        ending
+            .end("Another session of yours goes on with the upload that stood still here; closing.")
+    };
+    Holder::new(whose, Arc::new(end))
 }
 
 /// Who comes from elsewhere is told what a wrong password is told: it may be guessed, but not tried out there.

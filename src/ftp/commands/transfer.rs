@@ -145,6 +145,10 @@ pub fn conclude(session: &mut Session, outcome: Outcome, done: impl AsRef<[u8]>)
                 "The control connection was closed during the transfer.",
             ))
         }
+        Outcome::Ended(why) => {
+            session.ended = true;
+            Err(Refusal::new(421, why))
+        }
         Outcome::ShutDown => Err(Refusal::new(
             426,
             "The server is shutting down; transfer ended.",

@@ -34,6 +34,8 @@ pub enum Outcome {
     ControlLost,
     /// The server ends.
     ShutDown,
+    /// Others have ended the session, for this reason.
+    Ended(&'static str),
     /// The file could not be written (or listed).
     Storage(storage::Error),
     /// The file could not be read.
@@ -57,6 +59,7 @@ impl Outcome {
             Self::TooSlow => "too slow (setting: min_rate)".into(),
             Self::ControlLost => "control connection lost".into(),
             Self::ShutDown => "ended by the shutdown".into(),
+            Self::Ended(why) => format!("the session was ended: {why}"),
             Self::Storage(error) => format!("storage: {error}"),
             Self::Source(error) => format!("cannot read: {error}"),
             Self::Shrunk => "the file shrank meanwhile".into(),

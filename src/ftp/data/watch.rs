@@ -1,10 +1,12 @@
-//! What a transfer keeps an eye on: its data connection, the control connection, the shutdown, the clock.
+//! What a transfer keeps an eye on: its data connection, the control connection, the shutdown, those who may end the session,
+//! the clock.
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::Outcome;
 use super::rate::{Pace, Throttle};
+use crate::server::ending::Ending;
 use crate::server::ready::{Ready, Want, wait};
 use crate::server::stop::Stop;
 
@@ -34,6 +36,8 @@ impl Interruption {
 /// The control connection as a transfer sees it; who implements it knows the verbs.
 pub trait Supervisor {
     fn fd(&self) -> BorrowedFd<'_>;
+    /// How others end the session.
+    fn ending(&self) -> &Ending;
     /// What to watch for: input while commands can be answered at once; only the hang-up while one waits for the end
     /// of the transfer (its bytes stay where they are and must not wake anybody); None when all is known.
     fn wants(&self) -> Option<Want>;
@@ -162,9 +166,14 @@ impl<'a> Watch<'a> {
             .wants()
             .map(|want| (self.supervisor.fd(), want));
         let over = Some((self.stop.over_fd(), Want::Input));
-        let [data, control, over] = wait([data, control, over], deadline).map_err(broken_wait)?;
+        let ending = Some((self.supervisor.ending().fd(), Want::Input));
+        let ready = wait([data, control, over, ending], deadline);
+        let [data, control, over, _] = ready.map_err(broken_wait)?;
         if over.wanted {
             return Err(Outcome::ShutDown);
+        }
+        if let Some(why) = self.supervisor.ending().why() {
+            return Err(Outcome::Ended(why));
         }
         if control != Ready::default() {
             self.supervisor.look(control, self.bytes).into_result()?;

@@ -9,7 +9,8 @@
 //! | `metadata` | facts of a file |
 //! | `acl` | access control lists and modes of what is made |
 //! | `owners` | names of users and groups |
-//! | `names` | names that are given in one step |
+//! | `names` | holding one name, and giving it in one step |
+//! | `writers` | who writes to a file |
 //! | `reserved` | names of the server's own files |
 //! | `copy` | copying from file to file inside the kernel |
 //! | `durable` | getting onto the disk what was written |
@@ -28,3 +29,4 @@ pub mod root;
 pub mod system;
 pub mod tree;
 pub mod walk;
+pub mod writers;

@@ -1,9 +1,77 @@
-//! Names that are given in one step.
+//! Names: what holds one while it is looked at and then given or taken away, and giving it in one step.
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, RenameFlags, renameat, renameat2};
-use nix::sys::stat::fstatat;
+use nix::sys::stat::{fstat, fstatat};
+
+/// Device and inode of a directory, and a name in it.
+type Key = (u64, u64, Vec<u8>);
+
+static HELD: Mutex<BTreeSet<Key>> = Mutex::new(BTreeSet::new());
+static RELEASED: Condvar = Condvar::new();
+
+fn held() -> MutexGuard<'static, BTreeSet<Key>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One name, which nobody else in this process gives or takes away while this lives. A disk that hangs holds up those who
+/// want this very name, and nobody else.
+#[derive(Debug)]
+pub struct HeldName(Key);
+
+impl HeldName {
+    /// Waits for whoever holds the name.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn of(directory: impl AsFd, name: &[u8]) -> Result<Self, Errno> {
+        Ok(Self::wait(key(directory, name)?))
+    }
+
+    /// Two names; None for the second where both are one.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    pub fn of_two(
+        one: (impl AsFd, &[u8]),
+        other: (impl AsFd, &[u8]),
+    ) -> Result<(Self, Option<Self>), Errno> {
+        let (one, other) = (key(one.0, one.1)?, key(other.0, other.1)?);
+        // Always in one order, so that no two wait for each other.
+        let (first, second) = if one <= other {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        let is_one = first == second;
+        let first = Self::wait(first);
+        Ok((first, (!is_one).then(|| Self::wait(second))))
+    }
+
+    fn wait(key: Key) -> Self {
+        let mut names = held();
+        while names.contains(&key) {
+            names = RELEASED.wait(names).unwrap_or_else(PoisonError::into_inner);
+        }
+        names.insert(key.clone());
+        Self(key)
+    }
+}
+
+impl Drop for HeldName {
+    fn drop(&mut self) {
+        held().remove(&self.0);
+        RELEASED.notify_all();
+    }
+}
+
+fn key(directory: impl AsFd, name: &[u8]) -> Result<Key, Errno> {
+    let stat = fstat(directory)?;
+    Ok((stat.st_dev, stat.st_ino, name.to_vec()))
+}
 
 /// Renames unless something has the new name.
 ///
@@ -19,5 +87,39 @@ pub fn rename_to_new(from: impl AsFd, old: &[u8], to: impl AsFd, new: &[u8]) -> 
             }
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_held_name_keeps_others_from_itself_and_from_nothing_else() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (here, there) = [here, there]
+            .map(|at| File::open(at.path()).unwrap())
+            .into();
+        let first = HeldName::of(&here, b"name").unwrap();
+        // Neither another name nor the same in another directory is held.
+        drop(HeldName::of_two((&here, b"other"), (&there, b"name")).unwrap());
+        let (tell, told) = mpsc::channel();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let both = HeldName::of_two((&there, b"name"), (&here, b"name")).unwrap();
+                tell.send("second").unwrap();
+                drop(both);
+            });
+            tell.send("first").unwrap();
+            drop(first);
+            waiting.join().unwrap();
+        });
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), ["first", "second"]);
+        let same = HeldName::of_two((&here, b"name"), (&here, b"name")).unwrap();
+        assert!(same.1.is_none());
     }
 }

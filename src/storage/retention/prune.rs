@@ -23,13 +23,15 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 
 use crate::storage::disk::metadata::{Kind, is_unchanged, kind, now, size_of};
+use crate::storage::disk::names::HeldName;
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::{Met, below, walk_mount};
+use crate::storage::disk::writers;
 use crate::storage::error::Error;
 use crate::storage::quota::meter::{Meter, Metered};
 use crate::storage::retention::arrival;
-use crate::storage::retention::lock::{hold_names, is_used, locked_until};
+use crate::storage::retention::lock::locked_until;
 use crate::storage::rules::Room;
 use crate::storage::upload::available;
 
@@ -407,7 +409,13 @@ impl Work<'_> {
         if !self.pruning.dry_run {
             self.open_ledger(directory, relative);
             // In this process nothing is stored under the name meanwhile.
-            let _held = hold_names();
+            let _held = match HeldName::of(directory, name) {
+                Ok(held) => held,
+                Err(errno) => {
+                    self.failed(&path, errno);
+                    return false;
+                }
+            };
             match remove_unchanged(directory, name, stat) {
                 Ok(true) => {}
                 Ok(false) | Err(Errno::ENOENT) => return false,
@@ -484,7 +492,8 @@ fn remove_unchanged(
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = openat(directory, name, flags | OFlag::O_CLOEXEC, Mode::empty());
     // Of one that may not be read it is not known whether an upload goes on in it.
-    let is_written_to = || file.as_ref().is_ok_and(|file| is_used(file.as_fd()));
+    let is_written_to =
+        || (file.as_ref()).is_ok_and(|file| writers::is_written_to(file.as_fd(), found));
     let now = look(name)?;
     // Its time of change says how long it is locked.
     if !is_unchanged(&now, found) || changed(&now) != changed(found) || is_written_to() {

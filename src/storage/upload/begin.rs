@@ -16,6 +16,7 @@ use crate::storage::disk::copy;
 use crate::storage::disk::durable::{self, Order, Pace};
 use crate::storage::disk::metadata::{Kind, kind, size_of};
 use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::writers::Claimed;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum;
 use crate::storage::integrity::checksum::{Algorithm, Digest};
@@ -94,8 +95,6 @@ impl Upload {
             true => OFlag::O_RDWR,
             false => OFlag::O_WRONLY,
         };
-        // Who takes old files away does so before or after, and then knows.
-        let held = lock::hold_names();
         let fd = match target
             .root
             .open_below(target.relative, OPEN | access, Mode::empty())
@@ -108,11 +107,9 @@ impl Upload {
             }
             other => other.map_err(|errno| target.fail(errno))?,
         };
-        if !lock::mark_as_used(fd.as_fd()) {
-            return Err(target.refuse(ErrorKind::Busy));
-        }
-        drop(held);
-        let stat = fstat(&fd).map_err(|errno| target.fail(errno))?;
+        let claimed = Claimed::new(File::from(fd)).map_err(|errno| target.fail(errno))?;
+        let fd = claimed.ok_or_else(|| target.refuse(ErrorKind::Busy))?;
+        let stat = fstat(&*fd).map_err(|errno| target.fail(errno))?;
         match kind(&stat) {
             Kind::File => {}
             Kind::Directory => return Err(target.refuse(ErrorKind::IsADirectory)),
@@ -140,7 +137,7 @@ impl Upload {
         // It tells of what was there, and would again if the time of then came back.
         checksum::forget(fd.as_fd());
         let grows = Grows::Target {
-            file: File::from(fd),
+            file: fd,
             new_in: None,
             at: again(target)?,
         };
@@ -453,8 +450,9 @@ fn create(target: &Target<'_>) -> Result<Upload, Error> {
         Mode::S_IRUSR | Mode::S_IWUSR,
     )
     .map_err(fail)?;
-    // Nobody else has it yet, or whoever has it has nothing of it.
-    let _ = lock::mark_as_used(fd.as_fd());
+    // Whoever else has opened it by now has nothing of it.
+    let claimed = Claimed::new(File::from(fd)).map_err(fail)?;
+    let fd = claimed.ok_or_else(|| target.refuse(ErrorKind::Busy))?;
     let space = target.space(meter, 0, (0, 0));
     let allowed = space.new_file().map_err(|kind| target.refuse(kind));
     let given = allowed
@@ -465,7 +463,7 @@ fn create(target: &Target<'_>) -> Result<Upload, Error> {
         return Err(error);
     }
     let grows = Grows::Target {
-        file: File::from(fd),
+        file: fd,
         new_in: Some(place.directory),
         at: again(target)?,
     };

@@ -13,12 +13,12 @@ use crate::storage::disk::acl;
 use crate::storage::disk::boot;
 use crate::storage::disk::durable::{Order, after_rename, before_rename, contents, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, is_unchanged, kind, size_of};
-use crate::storage::disk::names::rename_to_new;
+use crate::storage::disk::names::{HeldName, rename_to_new};
 use crate::storage::disk::root::Place;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest};
 use crate::storage::permissions::Modes;
-use crate::storage::retention::lock::{hold_names, locked_until};
+use crate::storage::retention::lock::locked_until;
 use crate::storage::retention::versions::{self, Keeping};
 use crate::storage::upload::partial::{self, Partial};
 
@@ -64,7 +64,7 @@ impl Upload {
         // Its checksum, which is beside it, is to reach the disk as well.
         match (new_in, self.order) {
             (Some(directory), Order::Each) => {
-                fsync(file)?;
+                fsync(&**file)?;
                 sync_directory(directory.as_fd())
             }
             // Its entry is part of the same commit.
@@ -79,7 +79,7 @@ impl Upload {
             return Ok(());
         };
         let (root, relative) = at;
-        let ours = fstat(file).map_err(|errno| self.failed(errno))?;
+        let ours = fstat(&**file).map_err(|errno| self.failed(errno))?;
         let there = root.stat(relative, true);
         match there {
             Ok(there) if is_same_file(&there, &ours) => Ok(()),
@@ -123,7 +123,8 @@ impl Upload {
         let Beside { partial, place, .. } = beside;
         let rename = || rename_to(partial, place, beside.may_replace);
         let rules = &beside.rules;
-        let _held = hold_names();
+        let held = HeldName::of(&place.directory, &place.name);
+        let _held = held.map_err(|errno| self.failed(errno))?;
         let busy = || Error::new(ErrorKind::Busy, self.path.as_bytes());
         if !partial.has_its_name(place.directory.as_fd()) {
             return Err(busy());

@@ -7,10 +7,12 @@
 //! | `copy` | getting what another file holds |
 //! | `finish` | how it becomes the file |
 //! | `partial` | where it grows until it is whole |
+//! | `holder` | whose session it is, and how that is ended |
 //! | `sweep` | what uploads have left in a whole tree |
 mod begin;
 mod copy;
 mod finish;
+pub mod holder;
 pub mod partial;
 mod space;
 pub mod sweep;
@@ -32,6 +34,7 @@ use crate::storage::disk::boot;
 use crate::storage::disk::durable::{Order, Pace};
 use crate::storage::disk::metadata::{is_same_file, size_of};
 use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::writers::Claimed;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest, Stopped};
 use crate::storage::path::VirtualPath;
@@ -114,7 +117,7 @@ pub struct Upload {
 enum Grows {
     /// The target itself.
     Target {
-        file: File,
+        file: Claimed,
         /// The directory of a new file, whose entry is to be made durable too.
         new_in: Option<OwnedFd>,
         /// Where its name is: the root, and the path below.
@@ -238,7 +241,7 @@ impl Upload {
             return Err(self.failed(Errno::EFBIG));
         };
         let (file, space) = match &mut self.grows {
-            Grows::Target { file, .. } => (&*file, &mut self.space),
+            Grows::Target { file, .. } => (&**file, &mut self.space),
             Grows::Beside(beside) => (beside.partial.file(), &mut self.space),
         };
         space
@@ -259,7 +262,7 @@ impl Upload {
         self.empty()?;
         let end = self.position + length as u64;
         let (file, space) = match &mut self.grows {
-            Grows::Target { file, .. } => (&*file, &mut self.space),
+            Grows::Target { file, .. } => (&**file, &mut self.space),
             Grows::Beside(beside) => (beside.partial.file(), &mut self.space),
         };
         space
@@ -271,7 +274,7 @@ impl Upload {
         self.position += bytes as u64;
         self.received += bytes as u64;
         let (file, pace) = match &mut self.grows {
-            Grows::Target { file, .. } => (&*file, &mut self.pace),
+            Grows::Target { file, .. } => (&**file, &mut self.pace),
             Grows::Beside(beside) => (beside.partial.file(), &mut self.pace),
         };
         let paced = pace.reached(file, self.position);
