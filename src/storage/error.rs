@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use nix::errno::Errno;
 
 use crate::storage::permissions::Permission;
-use crate::storage::quota::counts::Usage;
 use crate::storage::rules::Quota as Limit;
+use crate::storage::rules::Usage;
 
 /// Becomes one reply and, where it matters, one log line.
 #[derive(Debug)]

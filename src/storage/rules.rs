@@ -77,6 +77,22 @@ impl Quota {
     }
 }
 
+/// Bytes and files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub bytes: u64,
+    pub files: u64,
+}
+
+impl Usage {
+    pub fn plus(self, bytes: i64, files: i64) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add_signed(bytes),
+            files: self.files.saturating_add_signed(files),
+        }
+    }
+}
+
 impl Rules {
     /// Those of a root or folder of which nothing but permissions is said.
     pub fn plain(permissions: Permissions) -> Self {

@@ -17,6 +17,7 @@ use nix::unistd::{Gid, Uid, fchown, fsync, ftruncate};
 use super::partial;
 use super::{Beside, Grows, Stored, Upload};
 use crate::storage::disk::acl;
+use crate::storage::disk::acl::Modes;
 use crate::storage::disk::boot;
 use crate::storage::disk::durable::{Order, after_rename, before_rename, contents, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, is_unchanged, kind, size_of};
@@ -25,7 +26,6 @@ use crate::storage::disk::root::Place;
 use crate::storage::disk::writers::{Holder, Reserved};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest};
-use crate::storage::permissions::Modes;
 use crate::storage::retention::lock::locked_until;
 use crate::storage::retention::versions::{self, Keeping};
 

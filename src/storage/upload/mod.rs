@@ -28,6 +28,7 @@ use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::ftruncate;
 
+use crate::storage::disk::acl::Modes;
 use crate::storage::disk::boot;
 use crate::storage::disk::durable::{self, Order, Pace};
 use crate::storage::disk::metadata::{is_same_file, size_of};
@@ -36,7 +37,7 @@ use crate::storage::disk::writers::{Claimed, Holder};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest, Stopped};
 use crate::storage::path::VirtualPath;
-use crate::storage::permissions::{Modes, Permissions};
+use crate::storage::permissions::Permissions;
 use crate::storage::quota::meter::Metered;
 use crate::storage::rules::{Room, Rules};
 use space::Space;
