@@ -322,11 +322,11 @@ impl Upload {
 impl Drop for Upload {
     /// What holds nothing is worth no resuming.
     fn drop(&mut self) {
+        if matches!(&self.grows, Grows::Beside(beside) if beside.finished) {
+            return;
+        }
         let size = length(&self.file).unwrap_or(0);
         if let Grows::Beside(beside) = &self.grows {
-            if beside.finished {
-                return;
-            }
             let directory = beside.place.directory.as_fd();
             if size == 0 || !beside.resumable || beside.is_outdated(&self.file.stat) {
                 partial::remove(directory, &beside.name, &self.file.stat);
