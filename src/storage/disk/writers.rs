@@ -119,10 +119,11 @@ impl Drop for Reserved {
 /// An open file that nobody else writes to while this lives.
 #[derive(Debug)]
 pub struct Claimed {
+    // Given up before the file is closed: its inode may be another file's then.
+    reserved: Reserved,
     file: File,
     /// As it was when it was claimed.
     pub stat: FileStat,
-    reserved: Reserved,
 }
 
 impl Claimed {
@@ -164,7 +165,7 @@ impl Deref for Claimed {
 
 impl Drop for Claimed {
     fn drop(&mut self) {
-        // The next writer must not find it locked, and the descriptor is closed only behind this.
+        // The next writer must not find it locked.
         let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&whole(libc::F_UNLCK)));
     }
 }

@@ -338,6 +338,7 @@ impl Drop for Upload {
                 // It may have been as good as finished.
                 self.mark();
             }
+            sweep::note(&self.host_path);
         }
         self.space.cut_surplus(&self.file, size);
         self.space.give_back(size);
