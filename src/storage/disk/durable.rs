@@ -39,7 +39,7 @@ use nix::fcntl::{OFlag, PosixFadviseAdvice, openat, posix_fadvise};
 use nix::libc::dev_t;
 use nix::sys::stat::{Mode, fstat, major, minor};
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
-use nix::unistd::{fsync, syncfs};
+use nix::unistd::{fdatasync, fsync, syncfs};
 
 use crate::storage::disk::system;
 
@@ -261,13 +261,17 @@ const CACHED: u64 = 64 << 20;
 pub const UNSURE: u64 = 4 * WINDOW;
 
 /// Writes out what has been written while more comes, so that the last flush is short and no memory fills with dirty pages.
+///
+/// An upload that continues another may find pages that are not written yet: up to three windows before its offset, or any
+/// number where the other was not durable. With the first of its own bytes it waits for all of them, or what is [`UNSURE`] would
+/// lie behind what nobody waits for.
 #[derive(Debug)]
 pub struct Pace {
     on: bool,
     /// Up to where writing out has begun.
     started: u64,
-    /// From where it is still to be waited for.
-    waiting: u64,
+    /// Up to where it has been waited for, from the beginning of the file.
+    written: u64,
     first: u64,
 }
 
@@ -277,47 +281,54 @@ impl Pace {
         Self {
             on: durable,
             started: offset,
-            waiting: offset,
+            written: 0,
             first: offset,
         }
     }
 
-    /// To be told how far the file has been written. Waits for the window before the last one.
+    /// To be told how far the file has been written, from the first bytes on. Waits for the window before the last one.
     ///
     /// # Errors
     /// Those of writing: a disk that fails is noticed while bytes flow.
     pub fn reached(&mut self, file: &File, position: u64) -> Result<(), Errno> {
-        if !self.on || position.saturating_sub(self.started) < WINDOW {
+        if !self.on {
             return Ok(());
         }
-        let result = self.write_out(file, position);
-        match result {
-            Err(Errno::EINVAL | Errno::ENOSYS | Errno::ESPIPE) => {
-                self.on = false;
-                Ok(())
-            }
-            other => other,
+        if self.written < self.first {
+            write_all(file)?;
+            (self.written, self.started) = (position, position);
         }
+        if position.saturating_sub(self.started) < WINDOW {
+            return Ok(());
+        }
+        let (begun, length) = range(self.started, position)?;
+        match system::sync_file_range(file.as_fd(), begun, length, false) {
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::ESPIPE) => {
+                // Then this is the pace.
+                fdatasync(file)?;
+                self.written = position;
+            }
+            other => {
+                other?;
+                self.wait(file)?;
+                self.written = self.started;
+            }
+        }
+        self.started = position;
+        Ok(())
     }
 
-    fn write_out(&mut self, file: &File, position: u64) -> Result<(), Errno> {
-        let (begun, length) = range(self.started, position)?;
-        system::sync_file_range(file.as_fd(), begun, length, false)?;
-        let (waiting, length) = range(self.waiting, self.started)?;
-        if length > 0 {
-            system::sync_file_range(file.as_fd(), waiting, length, true)?;
-            if self.started - self.first > CACHED {
-                // Advice: what cannot be dropped stays.
-                let _ = posix_fadvise(
-                    file,
-                    waiting,
-                    length,
-                    PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-                );
-            }
+    fn wait(&self, file: &File) -> Result<(), Errno> {
+        let (from, length) = range(self.written, self.started)?;
+        if length == 0 {
+            return Ok(());
         }
-        self.waiting = self.started;
-        self.started = position;
+        system::sync_file_range(file.as_fd(), from, length, true)?;
+        if self.started - self.first > CACHED {
+            // Advice: what cannot be dropped stays.
+            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            let _ = posix_fadvise(file, from, length, advice);
+        }
         Ok(())
     }
 }
@@ -384,9 +395,27 @@ mod tests {
         for number in 1..=100_u64 {
             file.write_all(&slice).unwrap();
             pace.reached(&file, number << 20).unwrap();
-            assert!((number << 20) - pace.waiting <= 2 * WINDOW + (1 << 20));
+            assert!((number << 20) - pace.written <= 2 * WINDOW + (1 << 20));
         }
         assert_eq!(file.metadata().unwrap().len(), 100 << 20);
         before_rename(Order::of(file.as_fd()), &file).unwrap();
+    }
+
+    /// However short its connections are: what nobody has waited for stays within the last bytes.
+    #[test]
+    fn an_upload_that_is_cut_off_and_resumed_again_and_again_keeps_the_pace() {
+        let mut file = file();
+        let slice = vec![7; 1 << 20];
+        let (mut position, mut sure) = (0, 0);
+        for slices in (1..=24).chain([1; 40]) {
+            let mut pace = Pace::new(true, position);
+            for _ in 0..slices {
+                file.write_all(&slice).unwrap();
+                position += 1 << 20;
+                assert!(position - sure <= UNSURE, "at {position} after {sure}");
+                pace.reached(&file, position).unwrap();
+                sure = sure.max(pace.written);
+            }
+        }
     }
 }
