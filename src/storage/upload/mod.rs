@@ -272,11 +272,13 @@ impl Upload {
         self.position += bytes as u64;
         self.received += bytes as u64;
         self.file.moved();
+        let paced = self.pace.reached(&self.file, self.position);
+        paced.map_err(|errno| self.failed(errno))?;
+        // Behind that, for what was there before may have come at no pace at all.
         if !self.marked && self.position >= UNMARKED {
             self.mark();
         }
-        let paced = self.pace.reached(&self.file, self.position);
-        paced.map_err(|errno| self.failed(errno))
+        Ok(())
     }
 
     /// Has an unfinished file say what of it is sure to be there, and what it is to replace.
