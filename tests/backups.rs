@@ -116,15 +116,36 @@ fn what_is_remembered_lies_where_it_went_and_clients_see_nothing_of_it() {
         .download("RETR .thriftpd/uploads-anonymous")
         .1
         .expect(553);
-    // A disk that is not there is said to be missing.
+    // A disk that is not there is said to be missing, and the command fails.
     fs::rename(&folder, server.home().join("elsewhere")).unwrap();
-    let told = backups(server.home()).succeeded();
-    assert!(
-        told.stderr
-            .contains("/folder: what anonymous has uploaded cannot be told"),
-        "{}",
-        told.stderr
-    );
+    let told = backups(server.home()).failed();
+    for words in [
+        "/folder: what anonymous has uploaded cannot be told",
+        "1 root or folder cannot be read",
+    ] {
+        assert!(told.stderr.contains(words), "{}", told.stderr);
+    }
+    assert_eq!(told.status.code(), Some(1));
+}
+
+#[test]
+fn a_disk_that_is_not_mounted_is_named_and_the_command_fails() {
+    for keys in [
+        "require_mount = true",
+        "require_mount = true\nexpect_every = \"26h\"",
+    ] {
+        let server = server(keys);
+        let told = backups(server.home()).failed();
+        assert!(
+            told.stderr.contains("/root: what anonymous has uploaded cannot be told")
+                && told.stderr.contains("not mounted")
+                // What is not known is not said.
+                && !told.stderr.contains("none has come yet"),
+            "{}",
+            told.stderr
+        );
+        assert_eq!(told.status.code(), Some(1));
+    }
 }
 
 #[test]

@@ -252,6 +252,53 @@ fn a_configuration_names_its_roots_and_folders_once_each() {
 }
 
 #[test]
+fn who_verifies_nothing_is_told_so_and_the_status_is_1() {
+    let Some(top) = directory() else { return };
+    for plain in [false, true] {
+        if plain {
+            fs::write(top.path().join("plain"), "x").unwrap();
+        }
+        let finished = verify(&["."], top.path()).failed();
+        assert_eq!(finished.status.code(), Some(1));
+        let last = lines(&finished).pop().unwrap();
+        let expected = format!("0 unreadable, {} without checksum", u8::from(plain));
+        assert!(last.ends_with(&expected), "{last}");
+        let why = "nothing was verified: no file here has a checksum (setting: checksums)";
+        assert!(finished.stderr.contains(why), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_disk_that_is_not_mounted_is_listed_also_where_it_lies_in_another_root() {
+    let Some(top) = directory() else { return };
+    uploaded(&top.path().join("all/file"), b"abc");
+    uploaded(&top.path().join("all/disk/left"), b"abc");
+    let file = top.path().join("thriftpd.toml");
+    let folder =
+        "[[anonymous.folder]]\npath = \"/disk\"\nroot = \"all/disk\"\nrequire_mount = true\n";
+    for (verified, root) in [(2, "all"), (0, "all/disk")] {
+        let keys = format!("[anonymous]\nroot = \"{root}\"\n");
+        let waits = if verified == 0 {
+            "require_mount = true\n"
+        } else {
+            folder
+        };
+        fs::write(&file, keys + waits).unwrap();
+        let finished = verify(&["--config", text(&file)], top.path()).failed();
+        assert_eq!(finished.status.code(), Some(1));
+        let told = lines(&finished);
+        assert!(
+            told[0].starts_with("unreadable: ")
+                && told[0].contains("/all/disk: ")
+                && told[0].contains("not mounted"),
+            "{told:?}"
+        );
+        let counted = format!("{verified} verified, 0 damaged, 0 changed, 1 unreadable");
+        assert!(told[1].starts_with(&counted), "{told:?}");
+    }
+}
+
+#[test]
 fn a_terminal_shows_a_bar_that_is_drawn_in_place() {
     let Some(top) = directory() else { return };
     let path = top.path().join("large");

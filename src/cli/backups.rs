@@ -23,28 +23,41 @@ pub struct BackupsArguments {
 }
 
 /// # Errors
-/// How many users' uploads are overdue; each was named on standard error.
+/// How many users' uploads are overdue, and how many directories cannot be read; each was named on standard error.
 pub fn run(arguments: &BackupsArguments) -> Outcome {
     let config = Config::load(&arguments.config).map_err(|error| error.to_string())?;
     let (zone, now) = (TimeZone::system(), Timestamp::now());
-    let mut overdue = 0;
+    let (mut overdue, mut missing) = (0, 0);
     for account in config.accounts.iter().chain(config.accounts.anonymous()) {
-        let uploaded = of_account(account);
+        let (uploaded, unread) = of_account(account);
+        missing += unread;
         print(&account.name, &uploaded, &zone, now);
-        if let Some(what) = what_is_overdue(account, uploaded.last.as_ref(), now) {
+        let is_known = uploaded.last.is_some() || unread == 0;
+        let what = what_is_overdue(account, uploaded.last.as_ref(), now);
+        if let Some(what) = what.filter(|_| is_known) {
             eprintln!("thriftpd: {what}");
             overdue += 1;
         }
     }
-    match overdue {
-        0 => Ok(()),
-        1 => Err("the uploads of 1 user are overdue".into()),
-        count => Err(format!("the uploads of {count} users are overdue")),
+    let overdue = (overdue > 0).then(|| {
+        let users = counted(overdue, "user");
+        format!("the uploads of {users} are overdue")
+    });
+    let missing = match missing {
+        0 => None,
+        1 => Some("1 root or folder cannot be read".to_owned()),
+        count => Some(format!("{count} roots and folders cannot be read")),
+    };
+    let wrong: Vec<String> = overdue.into_iter().chain(missing).collect();
+    match wrong.as_slice() {
+        [] => Ok(()),
+        wrong => Err(wrong.join("; ")),
     }
 }
 
-/// What is remembered of the user, wherever that is. A disk that is not there is told of; what it would say does not count.
-fn of_account(account: &Account) -> Uploaded {
+/// What is remembered of the user, wherever that is, and how many directories could not be read, each of which is told on
+/// standard error: a disk that is not mounted may hold the last upload.
+fn of_account(account: &Account) -> (Uploaded, u32) {
     let directories = account.view.directories();
     let roots: BTreeMap<PathBuf, bool> = directories
         .map(|(root, rules)| {
@@ -52,18 +65,21 @@ fn of_account(account: &Account) -> Uploaded {
             (real, rules.require_mount)
         })
         .collect();
-    let mut all = Uploaded::default();
+    let (mut all, mut unread) = (Uploaded::default(), 0);
     for (root, require_mount) in roots {
         match uploaded(&root, require_mount, &account.name) {
             Ok(uploaded) => all.merge(uploaded),
-            Err(error) => eprintln!(
-                "thriftpd: {}: what {} has uploaded cannot be told: {error}",
-                printable(root.as_os_str().as_encoded_bytes()),
-                account.name
-            ),
+            Err(error) => {
+                unread += 1;
+                eprintln!(
+                    "thriftpd: {}: what {} has uploaded cannot be told: {error}",
+                    printable(root.as_os_str().as_encoded_bytes()),
+                    account.name
+                );
+            }
         }
     }
-    all
+    (all, unread)
 }
 
 fn print(user: &str, uploaded: &Uploaded, zone: &TimeZone, now: Timestamp) {

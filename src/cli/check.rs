@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
 
-use super::{Outcome, cert, confinement, keeper};
+use super::{Outcome, cert, confinement};
 use crate::accounts::{Account, Rates, Reach};
 use crate::config::{Config, TlsMode};
 use crate::observe::printable;
 use crate::server::limits::open_files_needed;
 use crate::server::privileges::{self, Identity};
+use crate::server::upkeep::areas::directories;
 use crate::server::{environment, listen, sandbox};
 use crate::storage::{Partials, Permission, Permissions, Rules, count_partials, is_mounted};
 use crate::tls::{Settings, Tls};
@@ -151,7 +152,7 @@ fn print_sandbox(config: &Config, file: &Path) {
 }
 
 fn print_unfinished(config: &Config) {
-    for directory in keeper::directories(config) {
+    for directory in directories(config) {
         // A directory that is not there is told as a problem.
         let Partials { files, bytes } = count_partials(&directory).unwrap_or_default();
         if files > 0 {

@@ -5,7 +5,6 @@ pub mod ban;
 pub mod cert;
 pub mod check;
 mod confinement;
-mod keeper;
 pub mod prune;
 pub mod quota;
 pub mod serve;

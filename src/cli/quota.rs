@@ -1,5 +1,4 @@
 //! `thriftpd quota`: what users with a quota have stored, counted anew where that is asked for.
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use argh::FromArgs;
@@ -8,6 +7,7 @@ use super::Outcome;
 use crate::accounts::Account;
 use crate::config::Config;
 use crate::observe::printable;
+use crate::server::upkeep::areas::counted;
 use crate::storage::{ErrorKind, Quota, rescan_counts, usage_of};
 
 /// tell what users with a quota have stored
@@ -35,7 +35,7 @@ pub fn run(arguments: &QuotaArguments) -> Outcome {
         return Ok(());
     }
     if arguments.rescan {
-        for area in areas(&config) {
+        for area in counted(&config) {
             let shown = printable(area.as_os_str().as_encoded_bytes()).to_string();
             let counted = rescan_counts(&area).map_err(|error| match error.kind {
                 ErrorKind::Busy => format!(
@@ -66,13 +66,4 @@ pub fn run(arguments: &QuotaArguments) -> Outcome {
 /// `5 of 10`, or `5` without a limit.
 fn of(used: u64, limit: Option<u64>) -> String {
     limit.map_or_else(|| used.to_string(), |limit| format!("{used} of {limit}"))
-}
-
-/// All directories in which something is counted.
-pub fn areas(config: &Config) -> BTreeSet<PathBuf> {
-    let mut accounts = config.accounts.iter().chain(config.accounts.anonymous());
-    let counted = accounts
-        .next()
-        .map(|account| account.view.metered.counted.iter().cloned());
-    counted.into_iter().flatten().collect()
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use argh::FromArgs;
 
-use super::{Outcome, cert, confinement, keeper, users};
+use super::{Outcome, cert, confinement, users};
 use crate::accounts::{Account, Password, Program, remember_names};
 use crate::config::{
     Config, FirstUser, Flags, PortRange, TlsMode, directory, first_user, parse_listen, parse_ports,
@@ -26,7 +26,7 @@ use crate::server::bans::Bans;
 use crate::server::privileges::{self, Identity, Kept, PER_SESSION};
 use crate::server::runner::Runner;
 use crate::server::sandbox::{self, Confinement, Plan, Violation};
-use crate::server::{FrontEnd, limits, listen, system};
+use crate::server::{FrontEnd, limits, listen, system, upkeep};
 use crate::storage::Permissions;
 use crate::tls::{self, Source};
 
@@ -139,7 +139,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     let programs = Runner::start(programs_of(&config), config.on_upload_at_once)
         .map_err(|error| format!("cannot start the programs' launcher: {error}"))?;
     remember_names();
-    keeper::recover(&config, kept.identities);
+    upkeep::recover(&config, kept.identities);
     let addresses = addresses_of(&listeners);
 
     let shared = Shared {
@@ -202,10 +202,11 @@ pub fn run(arguments: ServeArguments) -> Outcome {
             .as_deref(),
     );
     confine(ftp.config().sandbox, &plan);
-    keeper::start(Arc::clone(&ftp), kept.identities);
+    let settings = Arc::clone(&ftp);
+    upkeep::start(move || settings.config(), kept.identities);
     let front_end: Arc<dyn FrontEnd> = Arc::clone(&ftp) as _;
     let ended = acceptor.run(&front_end, || ftp.config().timeouts.shutdown_grace);
-    keeper::close(&ftp.config(), kept.identities);
+    upkeep::close(&ftp.config(), kept.identities);
     programs.end();
     log::info!("goodbye");
     ended.map_err(|error| format!("cannot wait for connections: {error}"))

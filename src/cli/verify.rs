@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 
-use super::{Outcome, keeper};
+use super::Outcome;
 use crate::config::Config;
 use crate::observe::printable;
-use crate::storage::{Checked, Told, count_checksums, verify};
+use crate::storage::{Checked, Told, count_checksums, is_mounted, verify};
 
 /// read again every file with a stored checksum (setting: checksums), and list those that no longer match
 #[derive(FromArgs, Debug)]
@@ -26,46 +26,67 @@ pub struct VerifyArguments {
 /// Lists on standard output what does not match, and shows on standard error how far it has come.
 ///
 /// # Errors
-/// How much does not match or cannot be read; each was printed.
+/// How much does not match or cannot be read, each of which was printed; that nothing was verified at all.
 pub fn run(arguments: &VerifyArguments) -> Outcome {
-    let directories = match (&arguments.dir, &arguments.config) {
-        (Some(dir), _) => vec![dir.clone()],
+    let trees = match (&arguments.dir, &arguments.config) {
+        (Some(dir), _) => vec![Tree {
+            top: dir.clone(),
+            require_mount: false,
+        }],
         (None, Some(file)) => configured(file)?,
         (None, None) => {
             return Err("verify what? Name a directory, or a configuration with --config".into());
         }
     };
-    let mut report = Report::new(count(&directories));
-    for directory in &directories {
-        let done = verify(directory, &mut |told| report.tell(&told));
+    let mut report = Report::new(count(&trees));
+    for tree in &trees {
+        let Tree { top, require_mount } = tree;
+        let done = verify(top, *require_mount, &mut |told| report.tell(&told));
         if let Err(error) = done {
-            report.tell(&Told::Unreadable(directory, error.to_string()));
+            report.tell(&Told::Unreadable(top, error.to_string()));
         }
     }
     report.finish()
 }
 
-/// The roots and folders, but for those that lie in another one: they are gone through with it.
-fn configured(file: &Path) -> Result<Vec<PathBuf>, String> {
+/// A directory to be gone through.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Tree {
+    top: PathBuf,
+    /// Without a file system mounted at it, it holds nothing that could be verified.
+    require_mount: bool,
+}
+
+/// The roots and folders, but for those that lie in another one: they are gone through with it, unless their disk is missing,
+/// which is to be told.
+fn configured(file: &Path) -> Result<Vec<Tree>, String> {
     let config = Config::load(file).map_err(|error| error.to_string())?;
-    let real = |path: PathBuf| path.canonicalize().unwrap_or(path);
-    let all: BTreeSet<PathBuf> = keeper::directories(&config).into_iter().map(real).collect();
-    let mut kept: Vec<PathBuf> = Vec::new();
-    // In this order a directory comes before what lies in it.
-    for path in all {
-        if !kept.iter().any(|above| path.starts_with(above)) {
-            kept.push(path);
+    let accounts = config.accounts.iter().chain(config.accounts.anonymous());
+    let all: BTreeSet<Tree> = accounts
+        .flat_map(|account| account.view.directories())
+        .map(|(directory, rules)| Tree {
+            top: directory.canonicalize().unwrap_or(directory.clone()),
+            require_mount: rules.require_mount,
+        })
+        .collect();
+    let mut trees: Vec<Tree> = Vec::new();
+    // In this order a directory comes before what lies in it, and one that needs no disk before the same that needs one.
+    for tree in all {
+        let is_missing = tree.require_mount && !is_mounted(&tree.top);
+        if is_missing || !trees.iter().any(|above| tree.top.starts_with(&above.top)) {
+            trees.push(tree);
         }
     }
-    Ok(kept)
+    Ok(trees)
 }
 
 /// What is ahead, without which no time left can be told.
-fn count(directories: &[PathBuf]) -> Checked {
+fn count(trees: &[Tree]) -> Checked {
     let mut all = Checked::default();
-    for directory in directories {
+    for tree in trees {
         // One that cannot be opened is told of when its turn comes.
-        let Checked { files, bytes } = count_checksums(directory).unwrap_or_default();
+        let counted = count_checksums(&tree.top, tree.require_mount);
+        let Checked { files, bytes } = counted.unwrap_or_default();
         all.files += files;
         all.bytes += bytes;
     }
@@ -131,6 +152,10 @@ impl Report {
             self.damaged, self.changed, self.unreadable
         ));
         match self.damaged + self.changed + self.unreadable {
+            // Somebody who looks at the exit status alone would take it for "all is well".
+            0 if verified == 0 => {
+                Err("nothing was verified: no file here has a checksum (setting: checksums)".into())
+            }
             0 => Ok(()),
             1 => Err("1 of them needs to be looked at".into()),
             count => Err(format!("{count} of them need to be looked at")),

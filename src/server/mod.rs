@@ -23,6 +23,7 @@
 //! | `addresses` | the host's own addresses, and whose others are |
 //! | `limits` | open files |
 //! | `environment` | what can be looked at before serving |
+//! | `upkeep/` | what is done with the directories of users once a day |
 pub mod acceptor;
 pub mod addresses;
 pub mod admission;
@@ -44,6 +45,7 @@ pub mod sandbox;
 pub mod seldom;
 pub mod stop;
 pub mod system;
+pub mod upkeep;
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;

@@ -338,10 +338,14 @@ fn receive_into(
                 _ => Ok(()),
             };
             let outcome = outcome.and_then(|()| is_all());
-            // The client may have died and its kernel closed both connections in order: then the end of the data is
-            // not the end of the file.
-            let outcome = outcome.and_then(|()| watch.glance());
-            match outcome.and_then(|()| upload.finish().map_err(Outcome::Storage)) {
+            // Of what was announced and came to the last byte nothing is missing, whatever becomes of the client.
+            let is_whole = announced.is_some_and(|announced| announced.to_come == watch.bytes());
+            let last_byte = Instant::now();
+            let mut look = |behind: Duration| match is_whole {
+                true => watch.glance(),
+                false => watch.linger(last_byte + behind),
+            };
+            match outcome.and_then(|()| upload.finish(&mut look)) {
                 Ok(whole) => {
                     stored = Some(whole);
                     Outcome::Complete

@@ -44,6 +44,12 @@ pub enum Outcome {
     Shrunk,
 }
 
+impl From<storage::Error> for Outcome {
+    fn from(error: storage::Error) -> Self {
+        Self::Storage(error)
+    }
+}
+
 impl Outcome {
     pub fn is_complete(&self) -> bool {
         matches!(self, Self::Complete)

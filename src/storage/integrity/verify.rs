@@ -10,11 +10,11 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 
 use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::reserved::STATE;
+use crate::storage::disk::reserved::is_partial_name;
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::{Met, below, walk_all};
 use crate::storage::error::Error;
 use crate::storage::integrity::checksum::{self, Algorithm, Record, Stopped};
-use crate::storage::upload::partial::is_partial_name;
 
 /// How often a file is read that changes while it is read.
 const TRIES: usize = 3;
@@ -50,9 +50,9 @@ type Tell<'a> = dyn FnMut(Told<'_>) + 'a;
 ///
 /// # Errors
 /// When the directory itself cannot be opened.
-pub fn count_checksums(top: &Path) -> Result<Checked, Error> {
+pub fn count_checksums(top: &Path, require_mount: bool) -> Result<Checked, Error> {
     let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
-    let root = Root::open(top).map_err(fail)?;
+    let root = Root::open_or_guard(top, require_mount).map_err(fail)?;
     let mut found = Checked::default();
     walk_all(&root, b"", &is_of_users, &mut |met| {
         let opened = met.ok().filter(|met| is_file_of_users(met));
@@ -70,10 +70,10 @@ pub fn count_checksums(top: &Path) -> Result<Checked, Error> {
 /// piece of a file and holds one directory open; follows no link.
 ///
 /// # Errors
-/// When the directory itself cannot be opened.
-pub fn verify(top: &Path, tell: &mut Tell<'_>) -> Result<(), Error> {
+/// When the directory itself cannot be opened; `NotMounted` while no file system is mounted at it where that is required.
+pub fn verify(top: &Path, require_mount: bool, tell: &mut Tell<'_>) -> Result<(), Error> {
     let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
-    let root = Root::open(top).map_err(fail)?;
+    let root = Root::open_or_guard(top, require_mount).map_err(fail)?;
     walk_all(&root, b"", &is_of_users, &mut |met| {
         match met {
             Ok(met) if is_file_of_users(met) => {
@@ -237,9 +237,12 @@ mod tests {
             files: 5,
             bytes: 12,
         };
-        assert_eq!(count_checksums(top.path()).unwrap(), all);
+        assert_eq!(count_checksums(top.path(), false).unwrap(), all);
         let mut told = Vec::new();
-        verify(top.path(), &mut |what| told.push(format!("{what:?}"))).unwrap();
+        verify(top.path(), false, &mut |what| {
+            told.push(format!("{what:?}"))
+        })
+        .unwrap();
         told.sort();
         let path = |name: &str| format!("{:?}", at(name));
         let expected = [
@@ -255,6 +258,6 @@ mod tests {
             "WithoutChecksum".into(),
         ];
         assert_eq!(told, expected);
-        assert!(verify(&at("none"), &mut |_| {}).is_err());
+        assert!(verify(&at("none"), false, &mut |_| {}).is_err());
     }
 }

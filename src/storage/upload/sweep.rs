@@ -1,21 +1,37 @@
 //! Finding what uploads have left in a whole tree, and taking it away when it is old.
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::storage::disk::metadata::size_of;
+use crate::storage::disk::reserved::is_partial_name;
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::walk;
 use crate::storage::error::Error;
 use crate::storage::quota::meter::Metered;
-use crate::storage::upload::partial::{Partial, is_partial_name};
+use crate::storage::upload::partial;
 
 /// Partial files, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Partials {
     pub files: u64,
     pub bytes: u64,
+}
+
+/// Directories of the host in which a walk has found no partial file and no upload was cut off since: their disks need not be
+/// woken.
+static CLEAN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn clean() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    CLEAN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// To be told when an upload to this path of the host has left a partial file.
+pub fn note(path: &Path) {
+    clean().retain(|top| !path.starts_with(top));
 }
 
 /// Counts the partial files below a directory of the host.
@@ -41,13 +57,18 @@ pub fn remove_old_partials(
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     });
     let kept = i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
-    each_partial(top, &mut |directory, name, modified| {
+    // Uploads that are cut off meanwhile take it out again.
+    if !clean().insert(top.to_owned()) {
+        return Ok(Partials::default());
+    }
+    let mut some_stay = false;
+    let removed = each_partial(top, &mut |directory, name, modified| {
+        some_stay = true;
         if now.saturating_sub(modified) < kept {
             return false;
         }
-        match Partial::take_existing(directory, name) {
-            Ok(Some(partial)) => {
-                let size = partial.discard(directory);
+        match partial::discard(directory, name) {
+            Ok(Some(size)) => {
                 if let Some(meter) = metered.meter(directory) {
                     meter.went(size, 1);
                 }
@@ -55,7 +76,12 @@ pub fn remove_old_partials(
             }
             _ => false,
         }
-    })
+    });
+    // What was removed may have been all; the next time tells.
+    if some_stay || removed.is_err() {
+        note(top);
+    }
+    removed
 }
 
 /// Counts the partial files that `visit` says yes to, which is told the directory, the name and the time of modification.
@@ -105,20 +131,29 @@ mod tests {
         fs::write(deep.join("file"), "whole").unwrap();
         let directory: OwnedFd = fs::File::open(top.path()).unwrap().into();
         let name = in_use.file_name().unwrap().as_encoded_bytes();
-        let held = Partial::take_existing(directory.as_fd(), name).unwrap();
-        assert!(held.is_some());
+        let held = partial::claim(directory.as_fd(), name, None).unwrap();
+        assert!(matches!(held, partial::Left::Partial(_)));
 
         let three = Partials {
             files: 3,
             bytes: 12,
         };
         assert_eq!(count_partials(top.path()).unwrap(), three);
-        let removed =
-            remove_old_partials(top.path(), Duration::from_secs(100), &Metered::default()).unwrap();
-        assert_eq!(removed, Partials { files: 1, bytes: 4 });
+        let kept = Duration::from_secs(100);
+        let remove = || remove_old_partials(top.path(), kept, &Metered::default()).unwrap();
+        assert_eq!(remove(), Partials { files: 1, bytes: 4 });
         let there = [&old, &new, &in_use, &elsewhere].map(|path| path.exists());
         assert_eq!(there, [false, true, true, true]);
         assert!(deep.join("file").exists());
         assert!(count_partials(&top.path().join("none")).is_err());
+        drop(held);
+        assert_eq!(remove(), Partials { files: 1, bytes: 4 });
+        fs::remove_file(&new).unwrap();
+        let is_clean = || clean().contains(top.path());
+        assert!(!is_clean());
+        assert_eq!(remove().files, 0);
+        assert!(is_clean());
+        note(&deep.join("file"));
+        assert!(!is_clean());
     }
 }
