@@ -12,7 +12,9 @@ use crate::server::limits::open_files_needed;
 use crate::server::privileges::{self, Identity};
 use crate::server::upkeep::areas::directories;
 use crate::server::{environment, listen, sandbox};
-use crate::storage::{Partials, Permission, Permissions, Rules, count_partials, is_mounted};
+use crate::storage::{
+    Partials, Permission, Permissions, Rules, clock_is_set, count_partials, is_mounted,
+};
 use crate::tls::{Settings, Tls};
 
 /// read a configuration file and say what is wrong, or what will be served
@@ -314,7 +316,7 @@ fn problems(config: &Config) -> Vec<String> {
             ));
         }
     }
-    if !environment::clock_is_set() {
+    if !clock_is_set() {
         problems
             .push("clock: it is before 2020: set it, or files will carry wrong times".to_owned());
     }

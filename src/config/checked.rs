@@ -520,6 +520,7 @@ mod tests {
             ("lock = \"-1d\"", "`lock`: expected a time"),
             ("versions = -1", "`versions`: expected a number from 0"),
             ("keep_days = 0", "`keep_days`: expected a number from 1"),
+            ("keep_last = -1", "`keep_last`: expected a number from 0"),
             ("keep_free = \"100%\"", "`keep_free`: expected a part"),
             (
                 "on_upload = [\"stored\"]",
@@ -632,7 +633,7 @@ mod tests {
         assert_eq!(rules.lock, Some(Duration::from_secs(30 * 24 * 3600)));
         assert_eq!((folder.lock, folder.permissions), (None, Permissions::ALL));
         assert!(folder.require_mount && !rules.require_mount);
-        assert_eq!(folder.keep.free.unwrap().of(1000), 100);
+        assert_eq!(folder.expiry.free.unwrap().of(1000), 100);
         assert_eq!(view.metered.limit.bytes, Some(1_000_000));
     }
 }
