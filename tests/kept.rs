@@ -119,7 +119,7 @@ fn who_comes_second_does_not_replace_what_has_become_young_meanwhile() {
 
 /// Breaks an upload off behind its first half.
 fn leave_half(server: &Server, client: &mut Client) {
-    let data = client.begin_upload("STOR half", b"ha");
+    let data = client.begin_upload("STOR half", &[b'h'; 5000]);
     eventually("it arrives", || {
         server.visitor().command("SIZE half").code == 213
     });
@@ -134,8 +134,8 @@ fn an_upload_that_was_cut_off_can_be_continued_and_thrown_away_under_a_lock() {
     for (line, all) in [("APPE half", true), ("DELE half", false)] {
         leave_half(&server, &mut client);
         if all {
-            client.upload(line, b"lf").expect(226);
-            assert_eq!(server.read("half"), b"half");
+            client.upload(line, &[b'h'; 1000]).expect(226);
+            assert_eq!(server.read("half"), [b'h'; 4096 + 1000]);
             fs::remove_file(server.path("half")).unwrap();
         } else {
             client.expect(line, 250);
@@ -205,10 +205,10 @@ fn who_may_only_add_continues_an_upload_of_their_own_by_appe() {
         let server = Server::build().configuration(&text).start();
         let mut client = server.visitor();
         leave_half(&server, &mut client);
-        client.upload("APPE half", b"lf").expect(226);
-        assert_eq!(server.read("half"), b"half", "{access}");
+        client.upload("APPE half", &[b'h'; 1000]).expect(226);
+        assert_eq!(server.read("half"), [b'h'; 4096 + 1000], "{access}");
         client.upload("APPE half", b"x").expect(550);
-        assert_eq!(server.read("half"), b"half", "{access}");
+        assert_eq!(server.read("half"), [b'h'; 4096 + 1000], "{access}");
     }
 }
 

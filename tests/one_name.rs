@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::io::Write;
 
-use common::{Mounted, Server, assert_same_bytes, eventually, noise};
+use common::{Mounted, Server, assert_same_bytes, eventually, noise, told};
 use thriftpd::accounts::Password;
 
 /// File systems that are tried where they can be mounted.
@@ -33,11 +33,11 @@ fn hidden(server: &Server) -> usize {
     names.filter(|name| name.ends_with(".partial")).count()
 }
 
-fn has_arrived(server: &Server, name: &str, bytes: u64) {
+fn has_arrived(server: &Server, name: &str, bytes: usize) {
     let mut looking = server.client();
     eventually("the bytes have arrived", || {
         let reply = looking.command(format!("SIZE {name}"));
-        reply.code == 213 && reply.text().contains(&bytes.to_string())
+        reply.code == 213 && reply.text().contains(&told(bytes).to_string())
     });
 }
 
@@ -50,7 +50,7 @@ fn what_somebody_still_uploads_is_not_continued_by_another() {
     has_arrived(&server, "file", 100_000);
     // As a client does whose connection was lost, which the server has not heard of.
     second
-        .upload("APPE file", &contents[100_000..])
+        .upload("APPE file", &contents[told(100_000)..])
         .expect(450)
         .says("in use");
     second.expect("REST 100000", 350);
@@ -59,7 +59,7 @@ fn what_somebody_still_uploads_is_not_continued_by_another() {
     first.reset();
     drop(data);
     eventually("it can be continued", || {
-        let reply = second.upload("APPE file", &contents[100_000..]);
+        let reply = second.upload("APPE file", &contents[told(100_000)..]);
         assert!(matches!(reply.code, 450 | 226), "{reply:?}");
         reply.code == 226
     });
@@ -133,22 +133,26 @@ fn who_removes_a_tree_takes_no_upload_under_way() {
     let server = Server::start();
     let (mut one, mut other, mut third) = (server.client(), server.client(), server.client());
     one.expect("MKD dir", 257);
-    let mut data = one.begin_upload("STOR dir/file", b"half of it, ");
-    has_arrived(&server, "dir/file", 12);
+    let half = noise(5000);
+    let mut data = one.begin_upload("STOR dir/file", &half);
+    has_arrived(&server, "dir/file", 5000);
     other.expect("RMDA dir", 450);
     let _third = third.begin_upload("STOR dir/file", b"something else");
     data.write_all(b"and the rest").unwrap();
     drop(data);
     one.reply().expect(226);
-    assert_eq!(server.read("dir/file"), b"half of it, and the rest");
+    assert_eq!(
+        server.read("dir/file"),
+        [&half[..], b"and the rest"].concat()
+    );
 }
 
 #[test]
 fn what_others_have_overtaken_is_not_continued_later() {
     let server = Server::start();
     let (mut slow, mut quick) = (server.client(), server.client());
-    let data = slow.begin_upload("STOR file", &noise(500));
-    has_arrived(&server, "file", 500);
+    let data = slow.begin_upload("STOR file", &noise(5000));
+    has_arrived(&server, "file", 5000);
     quick.stor("file", b"whole");
     slow.reset();
     drop(data);
@@ -180,16 +184,17 @@ fn who_renames_a_file_leaves_nothing_to_be_continued_under_either_name() {
 fn what_lies_behind_a_restart_marker_is_no_part_of_what_is_continued() {
     let server = Server::start();
     let mut client = server.client();
-    let (old, new) = (noise(1000), vec![7; 600]);
-    for (command, bytes) in [(None, &old[..]), (Some("REST 400"), &new[..50])] {
+    let (old, new) = (noise(100_000), vec![7; 60_000]);
+    for (command, bytes) in [(None, &old[..]), (Some("REST 40000"), &new[..5_000])] {
         if let Some(command) = command {
             client.expect(command, 350);
         }
         client.cut_off_upload("STOR file", bytes);
     }
-    client.expect("SIZE file", 213).says("450");
-    client.upload("APPE file", &new[50..]).expect(226);
-    assert_same_bytes(&server.read("file"), &[&old[..400], &new].concat());
+    let end = told(45_000);
+    client.expect("SIZE file", 213).says(&end.to_string());
+    client.upload("APPE file", &new[end - 40_000..]).expect(226);
+    assert_same_bytes(&server.read("file"), &[&old[..40_000], &new].concat());
 }
 
 #[test]

@@ -12,7 +12,9 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use common::{Client, Server, assert_same_bytes, eventually, is_root, noise, run_client};
+use common::{
+    Client, Server, assert_same_bytes, eventually, is_root, noise, run_client, the_program,
+};
 
 fn server(keys: &str) -> Server {
     Server::build().anonymous(keys).start()
@@ -116,6 +118,47 @@ fn what_was_cut_off_counts_until_it_is_gone() {
     client.upload("APPE file", b"x").expect(552);
     assert_eq!(used(&mut client), (1_000_000, 1));
     assert_eq!(really(&server.path("")), (1_000_000, 1));
+}
+
+#[test]
+fn what_is_announced_of_a_file_that_is_there_in_part_counts_once() {
+    let server = server("quota = \"1MB\"\nstrict_allo = true");
+    let mut client = server.visitor();
+    let contents = noise(900_000);
+    for announced in [900_000, 200_000] {
+        for order in [["REST 700000", "ALLO"], ["ALLO", "REST 700000"]] {
+            client.cut_off_upload("STOR file", &contents[..700_000]);
+            for command in order {
+                match command {
+                    "ALLO" => client.expect(format!("ALLO {announced}"), 200),
+                    rest => client.expect(rest, 350),
+                };
+            }
+            client.upload("STOR file", &contents[700_000..]).expect(226);
+            assert_same_bytes(&server.read("file"), &contents);
+            assert_eq!(used(&mut client), (900_000, 1));
+            client.expect("DELE file", 250);
+        }
+    }
+}
+
+#[test]
+fn lftp_continues_an_upload_that_the_quota_has_room_for_once() {
+    let server = server("quota = \"1MB\"\nstrict_allo = true");
+    let contents = noise(900_000);
+    let local = server.home().join("local");
+    fs::write(&local, &contents).unwrap();
+    server
+        .visitor()
+        .cut_off_upload("STOR file", &contents[..700_000]);
+    let script = format!(
+        "set ftp:ssl-allow no; set ftp:use-allo yes; set net:max-retries 1; open ftp://{}; put -c {} -o file",
+        server.address(),
+        local.display()
+    );
+    let mut lftp = the_program("lftp", server.home());
+    run_client(lftp.args(["-c", &script]), 30).succeeded();
+    assert_same_bytes(&server.read("file"), &contents);
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn rest_survives_what_prepares_the_transfer() {
 }
 
 #[test]
-fn rest_is_forgotten_by_a_failed_transfer_and_by_other_commands() {
+fn rest_is_used_up_by_a_transfer_that_fails() {
     let server = Server::start();
     server.write("file", "0123456789");
     let mut client = server.client();
@@ -116,11 +116,88 @@ fn rest_is_forgotten_by_a_failed_transfer_and_by_other_commands() {
     client.download("RETR missing").1.expect(550);
     assert_eq!(client.retr("file"), b"0123456789");
     client.expect("REST 5", 350);
-    client.list("LIST");
-    assert_eq!(client.retr("file"), b"0123456789");
+    client.download("STOR no/such/directory").1.expect(550);
+    client.stor("file", b"all of it");
+    assert_eq!(server.read("file"), b"all of it");
+}
+
+#[test]
+fn no_command_drops_what_rest_has_said_before_the_next_stor() {
+    let server = Server::start();
+    let mut client = server.client();
+    for command in [
+        "ALLO 10",
+        "ALLO 5",
+        "NOOP",
+        "PWD",
+        "CWD /",
+        "SIZE file",
+        "MDTM file",
+        "MLST file",
+        "STAT",
+        "FEAT",
+        "SYST",
+        "OPTS UTF8 ON",
+        "MODE S",
+        "STRU F",
+        "TYPE I",
+        "SITE HELP",
+        "AVBL",
+        "HELP",
+        "CLNT test",
+        "UNKNOWN",
+        "LIST",
+        "MKD file",
+        "RNFR file",
+        "DELE missing",
+        "ABOR",
+        "XCRC file",
+    ] {
+        client.stor("file", b"0123456789");
+        client.expect("REST 5", 350);
+        if command == "LIST" {
+            client.list(command);
+        } else {
+            client.command(command);
+        }
+        client.upload("STOR file", b"xyz").expect(226);
+        assert_eq!(server.read("file"), b"01234xyz", "{command}");
+    }
+}
+
+#[test]
+fn rest_0_a_refused_rest_and_a_new_login_take_the_marker_away() {
+    let server = Server::start();
+    let mut client = server.client();
+    for commands in [&["REST 0"][..], &["REST much"], &["RANG 1 0"], &["REIN"]] {
+        client.stor("file", b"0123456789");
+        client.expect("REST 5", 350);
+        for command in commands {
+            client.command(command);
+        }
+        if commands == ["REIN"] {
+            client.login();
+            client.expect("TYPE I", 200);
+        }
+        client.stor("file", b"all");
+        assert_eq!(server.read("file"), b"all", "{commands:?}");
+    }
+}
+
+#[test]
+fn a_marker_that_cannot_be_kept_to_is_refused_and_not_dropped() {
+    let server = Server::start();
+    server.write("file", "0123456789");
+    let mut client = server.client();
+    // STOU makes a new file.
     client.expect("REST 5", 350);
     client.expect("NOOP", 200);
-    assert_eq!(client.retr("file"), b"0123456789");
+    client.upload("STOU", b"rest").expect(554);
+    // In ASCII offsets have no meaning.
+    client.expect("REST 5", 350);
+    client.expect("TYPE A", 200);
+    client.upload("STOR file", b"rest").expect(504);
+    assert_eq!(server.read("file"), b"0123456789");
 }
 
 #[test]
@@ -417,6 +494,52 @@ fn allo_for_more_than_comes_does_not_spoil_the_upload() {
     client.command("ALLO 1000").expect(200);
     client.stor("file", b"fewer");
     assert_eq!(server.read("file"), b"fewer");
+}
+
+#[test]
+fn allo_tells_the_whole_file_or_what_follows_rest() {
+    let server = Server::build().anonymous("strict_allo = true").start();
+    let contents = noise(200_000);
+    // What is announced, and what is not yet there of it when all but a byte has come.
+    for (announced, whole) in [(200_000, true), (50_000, true), (200_000, false)] {
+        for order in [["REST 150000", "ALLO"], ["ALLO", "REST 150000"]] {
+            let mut client = server.visitor();
+            client.cut_off_upload("STOR file", &contents[..150_000]);
+            for command in order {
+                match command {
+                    "ALLO" => client.expect(format!("ALLO {announced}"), 200),
+                    rest => client.expect(rest, 350),
+                };
+            }
+            let end = if whole { 200_000 } else { 199_999 };
+            let reply = client.upload("STOR file", &contents[150_000..end]);
+            if whole {
+                reply.expect(226);
+                assert_same_bytes(&server.read("file"), &contents);
+                client.expect("DELE file", 250);
+            } else {
+                reply
+                    .expect(426)
+                    .says("announced 200000 bytes, 50000 of them were to come, 49999 came");
+                assert!(!server.exists("file"));
+                client.expect("DELE file", 250);
+            }
+        }
+    }
+}
+
+#[test]
+fn allo_of_the_rest_needs_all_of_the_rest() {
+    let server = Server::build().anonymous("strict_allo = true").start();
+    let mut client = server.visitor();
+    client.cut_off_upload("STOR file", &noise(150_000));
+    client.expect("REST 150000", 350);
+    client.expect("ALLO 1000", 200);
+    client.upload("STOR file", &noise(999)).expect(426);
+    client.expect("REST 150000", 350);
+    client.expect("ALLO 1000", 200);
+    client.upload("STOR file", &noise(1000)).expect(226);
+    assert_eq!(server.read("file").len(), 151_000);
 }
 
 #[test]

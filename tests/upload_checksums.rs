@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::Command;
 
 use common::secure::{Secure, VERSIONS, client_config};
-use common::{Client, Server, eventually, noise, run_client, the_program};
+use common::{Client, Server, eventually, noise, run_client, the_program, told};
 
 fn server(keys: &str) -> Server {
     let configuration = format!(
@@ -77,7 +77,7 @@ fn what_was_cut_off_and_continued_has_one_as_well() {
     data.write_all(&contents[..1_500_000]).unwrap();
     eventually("it arrives", || {
         let reply = server.visitor().command("SIZE file");
-        reply.code == 213 && reply.text().contains("1500000")
+        reply.code == 213 && reply.text().contains(&told(1_500_000).to_string())
     });
     client.send("ABOR");
     client.reply().expect(426);

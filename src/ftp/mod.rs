@@ -252,8 +252,8 @@ fn obey(session: &mut Session, line: &Line) {
         end(session, "Too many commands before the login; closing.");
         return;
     }
-    // Its connection broke while it was made to wait.
-    if session.ended {
+    // Its connection broke, or others have ended it, while it was made to wait.
+    if session.ended || session.control.ending().why().is_some() {
         return;
     }
     match line {

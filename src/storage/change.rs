@@ -11,9 +11,11 @@ use crate::storage::disk::acl;
 use crate::storage::disk::durable::{Order, after_change, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
 use crate::storage::disk::names::{HeldName, rename_to_new};
+use crate::storage::disk::reserved::is_partial_name;
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::tree;
 use crate::storage::disk::walk::Missed;
+use crate::storage::disk::writers::Holder;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum;
 use crate::storage::path::VirtualPath;
@@ -24,8 +26,7 @@ use crate::storage::retention::arrival;
 use crate::storage::retention::lock;
 use crate::storage::retention::versions::{self, Keeping};
 use crate::storage::rules::Rules;
-use crate::storage::upload::partial;
-use crate::storage::upload::partial::{Partial, is_partial_name};
+use crate::storage::upload::partial::{self, Left};
 use crate::storage::upload::{How, Target, Upload};
 use crate::storage::view::{Located, View};
 
@@ -85,6 +86,8 @@ impl View {
             min_free: self.min_free,
             metered: &self.metered,
             checksums: self.checksums,
+            holder: self.holder.as_ref(),
+            told: self.take_told(path),
         })
     }
 
@@ -121,7 +124,7 @@ impl View {
         };
         renaming.run()?;
         for place in [&old, &new] {
-            self.discard_partials(place);
+            self.discard_partial(place);
         }
         if self.durable {
             let order = Order::of(new.directory.as_fd());
@@ -144,26 +147,28 @@ impl View {
         let meter = self.metered.meter(directory);
         let removed = self.unlink(directory, &place.name, rules, meter.as_ref());
         match removed {
-            Ok(()) | Err(Unlinked::Refused(Errno::ENOENT)) => match self.discard_partials(&place) {
-                0 => removed,
-                _ => Ok(()),
+            Ok(()) | Err(Unlinked::Refused(Errno::ENOENT)) => match self.discard_partial(&place) {
+                false => removed,
+                true => Ok(()),
             },
             other => other,
         }
         .map_err(|error| error.of(path))
     }
 
-    /// Removes what uploads to a name have left that nobody works on: to be continued it would have to be what the name will
-    /// stand for. Tells how many there were.
-    fn discard_partials(&self, place: &Place) -> usize {
+    /// Removes what an upload of the account to a name has left, unless somebody works on it: to be continued it would have to
+    /// be what the name will stand for. Whether there was any.
+    fn discard_partial(&self, place: &Place) -> bool {
         let directory = place.directory.as_fd();
-        let left = partial::discard(directory, &place.name);
-        if let (Some(meter), false) = (self.metered.meter(directory), left.is_empty()) {
-            for &size in &left {
-                meter.went(size, 1);
-            }
+        let account = self.holder.as_ref().map_or("", Holder::account);
+        let left = partial::discard(directory, &partial::name_of(account, &place.name));
+        let Ok(Some(size)) = left else {
+            return false;
+        };
+        if let Some(meter) = self.metered.meter(directory) {
+            meter.went(size, 1);
         }
-        left.len()
+        true
     }
 
     /// Removes one name that is no directory, unless it is locked, and counts that.
@@ -206,12 +211,14 @@ impl View {
             let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let inside = openat(directory, name, flags, Mode::empty())?;
             let meter = self.metered.meter(inside.as_fd());
-            let Some(left) = partial::discard_all(inside)? else {
+            let Some(left) = partial::claim_all(inside.try_clone().map_err(|_| Errno::EMFILE)?)?
+            else {
                 return Err(errno);
             };
-            if let Some(meter) = meter {
-                for size in left {
-                    meter.went(size, 1);
+            for (name, file) in left {
+                unlinkat(&inside, name.as_slice(), UnlinkatFlags::NoRemoveDir)?;
+                if let Some(meter) = &meter {
+                    meter.went(size_of(&file.stat), 1);
                 }
             }
             remove()
@@ -258,7 +265,10 @@ impl View {
         let removed = tree::remove(root, located.relative, go_on, &mut |directory, name| {
             // Held until it is gone: nobody begins to work on it meanwhile.
             let _held = match is_partial_name(name) {
-                true => Some(Partial::take_existing(directory, name)?.ok_or(Errno::EBUSY)?),
+                true => match partial::claim(directory, name, None)? {
+                    Left::Partial(file) => Some(file),
+                    Left::Nothing | Left::InUse(_) => return Err(Errno::EBUSY),
+                },
                 false => None,
             };
             self.unlink(directory, name, located.rules, meter.as_ref())

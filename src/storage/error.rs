@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use nix::errno::Errno;
 
 use crate::storage::permissions::Permission;
-use crate::storage::quota::counts::Usage;
 use crate::storage::rules::Quota as Limit;
+use crate::storage::rules::Usage;
 
 /// Becomes one reply and, where it matters, one log line.
 #[derive(Debug)]
@@ -65,6 +65,8 @@ pub enum ErrorKind {
     BeyondEnd {
         size: u64,
     },
+    /// What is to come behind a file: an upload of the same user was to replace it and was cut off.
+    ReplacementLeft,
     CrossesFolders,
     /// A configured folder, or a directory that leads to one.
     IsAFolder,
@@ -166,6 +168,9 @@ impl fmt::Display for Error {
             ErrorKind::BeyondEnd { size } => {
                 write!(f, "the offset is beyond the end: the file has {size} bytes")
             }
+            ErrorKind::ReplacementLeft => f.write_str(
+                "an upload that was to replace this file was cut off: continue it with REST and STOR, or begin anew with STOR",
+            ),
             ErrorKind::CrossesFolders => {
                 f.write_str("the two names lie in different folders or file systems")
             }

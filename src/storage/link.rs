@@ -1,17 +1,18 @@
 //! Symbolic links that users make: to what is there, in the same root or folder, written so that programs of the host which
 //! follow them stay inside as well.
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, readlink};
+use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::symlinkat;
 
 use crate::storage::disk::durable::{Order, after_change};
 use crate::storage::disk::metadata::{Kind, is_same_file, kind};
 use crate::storage::disk::reserved::is_reserved;
+use crate::storage::disk::root::position;
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::path::VirtualPath;
@@ -90,11 +91,6 @@ fn written(root: &Root, target: &OwnedFd, place: &Place) -> Result<Option<PathBu
         return Err(Errno::ENOENT);
     }
     Ok(Some(relative(&directory, &target_below)))
-}
-
-/// Where it really is on the host.
-pub(super) fn position(fd: &OwnedFd) -> Result<PathBuf, Errno> {
-    readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()).map(PathBuf::from)
 }
 
 /// The way from one directory to another place, both seen from the same directory above, which it never leaves.

@@ -9,9 +9,9 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::fstatat;
 
-use crate::storage::disk::metadata::Metadata;
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
 use crate::storage::error::Error;
+use crate::storage::metadata::Metadata;
 use crate::storage::permissions::Permissions;
 
 /// Names that are held to be sorted.

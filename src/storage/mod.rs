@@ -4,11 +4,12 @@
 //! |---|---|
 //! | `view` | [`View`]: roots and folders under one tree; what front ends speak to |
 //! | `change` | what a user changes through the view |
+//! | `metadata` | facts of a file, and what kernel and configuration allow on it |
 //! | `listing` | the entries of a directory |
 //! | `link` | symbolic links that users make |
 //! | `duplicate` | copies of files within the server |
 //! | `path` | paths as a client sees them |
-//! | `permissions` | what a user may do, and the modes of what they create |
+//! | `permissions` | what a user may do |
 //! | `rules` | what holds in a root or folder: how uploads are made, what is kept |
 //! | `error` | why something was refused |
 //! | `upload/` | a file being received, and what it leaves when it is cut off |
@@ -26,6 +27,7 @@ pub mod fuzzing;
 pub mod integrity;
 mod link;
 mod listing;
+mod metadata;
 mod path;
 mod permissions;
 mod quota;
@@ -34,27 +36,28 @@ mod rules;
 mod upload;
 mod view;
 
+pub use disk::acl::Modes;
 pub use disk::clock::{Moment, is_set as clock_is_set, settling};
-pub use disk::metadata::Metadata;
 pub use disk::metadata::{Kind, forget_identity};
 pub use disk::mount::is_mounted;
 pub use disk::owners::{group_id, group_name, user_name};
+pub use disk::writers::Holder;
 pub use duplicate::Copying;
 pub use error::{Error, ErrorKind};
 pub use integrity::record::{LastUpload, Uploaded, uploaded};
 pub use integrity::verify::{Checked, Told, count_checksums, verify};
 pub use listing::{Entry, Listing};
+pub use metadata::Metadata;
 pub use path::VirtualPath;
-pub use permissions::{Modes, Permission, Permissions};
+pub use permissions::{Permission, Permissions};
 pub use quota::counts::{
-    Usage, close as close_counts, guard as guard_counts, recover as recover_counts,
+    close as close_counts, guard as guard_counts, recover as recover_counts,
     rescan as rescan_counts, usage as usage_of,
 };
 pub use quota::meter::Metered;
 pub use retention::doubt::{Clock, believed, establish};
 pub use retention::prune::{Fate, NotPruned, Pruned, Pruning, prune};
-pub use rules::{Expiry, Quota, Room, Rules};
-pub use upload::holder::Holder;
+pub use rules::{Expiry, Quota, Room, Rules, Uploads, Usage};
 pub use upload::sweep::{Partials, count_partials, remove_old_partials};
-pub use upload::{How, Stored, Upload, Uploads};
+pub use upload::{How, Stored, Upload};
 pub use view::{Download, FolderSpec, View, ViewSpec};

@@ -1,4 +1,4 @@
-//! What a user may do in a folder, and the modes of what they create there.
+//! What a user may do in a folder.
 
 /// One thing that can be allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,38 +106,6 @@ impl Permissions {
             .filter(|permission| self.contains(*permission))
             .map(Permission::name)
             .collect()
-    }
-}
-
-/// Modes and group of what a user creates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Modes {
-    /// Bits taken away from both modes.
-    pub umask: u32,
-    pub file: u32,
-    pub directory: u32,
-    /// The group that files are given to; None leaves it to the directory and the process.
-    pub group: Option<u32>,
-}
-
-impl Default for Modes {
-    fn default() -> Self {
-        Self {
-            umask: 0o022,
-            file: 0o666,
-            directory: 0o777,
-            group: None,
-        }
-    }
-}
-
-impl Modes {
-    pub fn of_files(self) -> u32 {
-        self.file & !self.umask & 0o777
-    }
-
-    pub fn of_directories(self) -> u32 {
-        self.directory & !self.umask & 0o7777
     }
 }
 

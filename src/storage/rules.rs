@@ -2,7 +2,16 @@
 use std::time::Duration;
 
 use crate::storage::permissions::Permissions;
-use crate::storage::upload::Uploads;
+
+/// Where uploads grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Uploads {
+    /// Beside the target, which they replace when they are whole.
+    #[default]
+    Atomic,
+    /// In the target itself, for programs that read it meanwhile.
+    Direct,
+}
 
 /// What is configured for a root or a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +76,22 @@ pub struct Quota {
 impl Quota {
     pub fn is_limited(self) -> bool {
         self != Self::default()
+    }
+}
+
+/// Bytes and files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub bytes: u64,
+    pub files: u64,
+}
+
+impl Usage {
+    pub fn plus(self, bytes: i64, files: i64) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add_signed(bytes),
+            files: self.files.saturating_add_signed(files),
+        }
     }
 }
 

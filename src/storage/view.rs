@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use nix::errno::Errno;
@@ -13,22 +13,25 @@ use nix::fcntl::{OFlag, readlinkat};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statvfs::fstatvfs;
 
-use crate::storage::disk::metadata::{Kind, Metadata, is_writable_directory, kind};
+use crate::storage::disk::acl::Modes;
+use crate::storage::disk::metadata::{Kind, is_writable_directory, kind, size_of};
 use crate::storage::disk::mount::is_mounted;
 use crate::storage::disk::reserved::VERSIONS;
 use crate::storage::disk::root::Root;
+use crate::storage::disk::root::position;
+use crate::storage::disk::writers::Holder;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::record;
-use crate::storage::link::position;
 use crate::storage::listing::Listing;
+use crate::storage::metadata::Metadata;
 use crate::storage::path::VirtualPath;
-use crate::storage::permissions::{Modes, Permission, Permissions};
-use crate::storage::quota::counts::{self, Usage};
+use crate::storage::permissions::{Permission, Permissions};
+use crate::storage::quota::counts;
 use crate::storage::quota::meter::Metered;
+use crate::storage::rules::Usage;
 use crate::storage::rules::{Quota, Room, Rules};
-use crate::storage::upload::holder::Holder;
+use crate::storage::upload::available;
 use crate::storage::upload::partial;
-use crate::storage::upload::{Uploads, available};
 
 /// A directory of the host shown at a virtual path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +95,9 @@ pub struct View {
     pub(super) metered: Metered,
     /// The session that the view was opened for, where another may end it.
     pub(super) holder: Option<Holder>,
+    /// What was cut off and the client asked for last, with the length that it was told: there it goes on, whatever has
+    /// become of it meanwhile.
+    told: Mutex<Option<(VirtualPath, u64)>>,
 }
 
 /// A folder is opened when it is first needed: a disk that is missing at login may come later, and must not keep
@@ -175,6 +181,7 @@ impl View {
             min_free: spec.min_free,
             metered: spec.metered.clone(),
             holder: None,
+            told: Mutex::default(),
         })
     }
 
@@ -350,14 +357,34 @@ impl View {
     /// # Errors
     /// As [`View::metadata`].
     pub fn metadata_or_partial(&self, path: &VirtualPath) -> Result<Metadata, Error> {
-        self.metadata(path).or_else(|error| {
-            let located = self.locate(path);
-            let place = located.root.and_then(|root| root.place(located.relative));
-            let left = place.ok().filter(|_| error.kind == ErrorKind::NotFound);
-            let left = left.and_then(|place| partial::newest(place.directory.as_fd(), &place.name));
-            let (_, stat) = left.ok_or(error)?;
-            Ok(Metadata::new(&stat, located.permissions, false))
-        })
+        let error = match self.metadata(path) {
+            Err(error) if error.kind == ErrorKind::NotFound => error,
+            other => {
+                self.take_told(path);
+                return other;
+            }
+        };
+        let located = self.locate(path);
+        let place = located.root.and_then(|root| root.place(located.relative));
+        let account = self.holder.as_ref().map_or("", Holder::account);
+        let left = place.ok().and_then(|place| {
+            let name = partial::name_of(account, &place.name);
+            partial::told(place.directory.as_fd(), &name)
+        });
+        let told = left.map(|stat| (path.clone(), size_of(&stat)));
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        Ok(Metadata::new(
+            &left.ok_or(error)?,
+            located.permissions,
+            false,
+        ))
+    }
+
+    /// The length that the client was told last of what was cut off under this path, once.
+    pub(super) fn take_told(&self, path: &VirtualPath) -> Option<u64> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.take_if(|(asked, _)| asked == path)
+            .map(|(_, length)| length)
     }
 
     /// The same as [`View::metadata`], of a link itself.
@@ -507,7 +534,7 @@ impl View {
         let located = self.permitted(path, Permission::Download)?;
         let fail = |errno| Error::from_errno(errno, path.as_bytes());
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        if (located.root).is_ok_and(|root| is_special(root, located.relative)) {
+        if (located.root).is_ok_and(|root| root.is_special(located.relative)) {
             return Err(Error::new(ErrorKind::NotAFile, path.as_bytes()));
         }
         let opened = located
@@ -550,30 +577,21 @@ impl View {
 }
 
 impl View {
-    /// Bytes that no upload can be longer than, wherever it goes and whatever it replaces.
+    /// Bytes that no file can be longer than, wherever it lies, whatever it replaces and however much of it is there.
     pub fn most_room(&self) -> u64 {
         let folders = self.folders.iter();
-        let places = [(Ok(&self.root), &self.rules)]
+        let roots = [Ok(&self.root)]
             .into_iter()
-            .chain(folders.map(|folder| (folder.root(), &folder.spec.rules)));
-        let room = places.filter_map(|(root, rules)| {
+            .chain(folders.map(Folder::root));
+        let room = roots.filter_map(|root| {
             let directory = root.ok()?.open_below(b"", OFlag::O_PATH, Mode::empty());
             let disk = fstatvfs(directory.ok()?).ok()?;
-            Some(match rules.uploads {
-                // The old file makes room for the new one.
-                Uploads::Direct => disk.blocks().saturating_mul(disk.fragment_size()),
-                Uploads::Atomic => available(&disk, self.min_free),
-            })
+            let size = disk.blocks().saturating_mul(disk.fragment_size());
+            Some(size.saturating_sub(self.min_free.of(size)))
         });
         let room = room.max().unwrap_or(0);
         room.min(self.metered.limit.bytes.unwrap_or(u64::MAX))
     }
-}
-
-/// Neither file nor directory: asked before anything is opened, for opening a device can do something. That of a watchdog
-/// resets the machine. What takes the name in between is opened and refused then.
-pub(super) fn is_special(root: &Root, relative: &[u8]) -> bool {
-    (root.stat(relative, true)).is_ok_and(|stat| kind(&stat) == Kind::Other)
 }
 
 fn parent_is_writable(root: &Root, relative: &[u8]) -> bool {

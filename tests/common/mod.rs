@@ -33,6 +33,11 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// What clients are told of the length of an upload that was cut off behind so many bytes: less than all of it.
+pub fn told(arrived: usize) -> usize {
+    arrived.saturating_sub(1) / 4096 * 4096
+}
+
 /// `length` bytes in which no stretch repeats soon, so that a lost, doubled or swapped block shows.
 pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ length as u64;

@@ -144,7 +144,10 @@ fn answer(
 /// Whether the file has such bytes turns out when the range is used (§4.3).
 pub fn rang(session: &mut Session, argument: &[u8]) -> Answer {
     match parse_range(argument) {
-        Some(Range::Whole) => Ok(Reply::new(350, "The whole file again.")),
+        Some(Range::Whole) => {
+            session.restart = 0;
+            Ok(Reply::new(350, "The whole file again."))
+        }
         Some(Range::Octets { first, last }) => {
             session.restart = first;
             session.range_last = Some(last);

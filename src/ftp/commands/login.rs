@@ -167,7 +167,7 @@ fn holder(session: &Session, account: &Account, anonymous: bool) -> Holder {
         ending
             .end("Another session of yours goes on with the upload that stood still here; closing.")
     };
-    Holder::new(whose, Arc::new(end))
+    Holder::new(&whose, Arc::new(end))
 }
 
 /// Who comes from elsewhere is told what a wrong password is told: it may be guessed, but not tried out there.

@@ -51,8 +51,11 @@ pub enum During {
 /// What a command does to the restart marker that REST has set, and to the range that RANG has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marker {
-    Cleared,
-    Kept,
+    /// The marker stays for the transfer that it was meant for, whatever is asked in between: to drop it and store what comes
+    /// as a whole file would lose the beginning. A range is forgotten, for nothing is stored by one.
+    Stays,
+    /// Both stay: the command prepares a transfer.
+    BothStay,
     /// The marker was meant for this command, whether it succeeds or not; a range cannot be.
     Used,
     /// The same, and so may a range be.
@@ -107,7 +110,7 @@ const fn verb(
         help,
         when: When::AfterLogin,
         during: During::Waits,
-        marker: Marker::Cleared,
+        marker: Marker::Stays,
         keeps_rename_source: false,
         needs: None,
         or: None,
@@ -141,9 +144,9 @@ impl Verb {
             ..self
         }
     }
-    const fn keeps_marker(self) -> Self {
+    const fn prepares_transfer(self) -> Self {
         Self {
-            marker: Marker::Kept,
+            marker: Marker::BothStay,
             ..self
         }
     }
@@ -242,13 +245,13 @@ pub const VERBS: &[Verb] = &[
     verb("MLST", "MLST [path]", "RFC 3659 §7", "tells the facts of one name", listing::mlst).lists_facts(),
     verb("STAT", "STAT [path]", "RFC 959 §4.1.3", "tells the state, or lists on this connection", listing::stat).answered_at_once(),
 
-    verb("TYPE", "TYPE <A [N] | I | L 8>", "RFC 959 §4.1.2", "sets the representation type", parameters::representation).always().keeps_marker(),
+    verb("TYPE", "TYPE <A [N] | I | L 8>", "RFC 959 §4.1.2", "sets the representation type", parameters::representation).always().prepares_transfer(),
     verb("MODE", "MODE <S>", "RFC 959 §4.1.2", "sets the transfer mode", parameters::mode).always(),
     verb("STRU", "STRU <F>", "RFC 959 §4.1.2", "sets the file structure", parameters::structure).always(),
-    verb("PORT", "PORT <h1,h2,h3,h4,p1,p2>", "RFC 959 §4.1.2", "has the server connect to you", parameters::port).keeps_marker(),
-    verb("EPRT", "EPRT <|protocol|address|port|>", "RFC 2428 §2", "is PORT for IPv4 and IPv6", parameters::eprt).keeps_marker().feature("EPRT"),
-    verb("PASV", "PASV", "RFC 959 §4.1.2", "opens a port for you to connect to", parameters::pasv).keeps_marker(),
-    verb("EPSV", "EPSV [1 | 2 | ALL]", "RFC 2428 §3", "is PASV for IPv4 and IPv6", parameters::epsv).keeps_marker().feature("EPSV"),
+    verb("PORT", "PORT <h1,h2,h3,h4,p1,p2>", "RFC 959 §4.1.2", "has the server connect to you", parameters::port).prepares_transfer(),
+    verb("EPRT", "EPRT <|protocol|address|port|>", "RFC 2428 §2", "is PORT for IPv4 and IPv6", parameters::eprt).prepares_transfer().feature("EPRT"),
+    verb("PASV", "PASV", "RFC 959 §4.1.2", "opens a port for you to connect to", parameters::pasv).prepares_transfer(),
+    verb("EPSV", "EPSV [1 | 2 | ALL]", "RFC 2428 §3", "is PASV for IPv4 and IPv6", parameters::epsv).prepares_transfer().feature("EPSV"),
 
     verb("RETR", "RETR <path>", "RFC 959 §4.1.3", "sends you a file", transfer::retr).needs(Download).uses_range(),
     verb("STOR", "STOR <path>", "RFC 959 §4.1.3", "takes a file from you", transfer::stor).needs(Upload).uses_marker(),
@@ -303,21 +306,20 @@ pub fn find(name: &[u8]) -> Option<&'static Verb> {
 
 /// Runs one command: exactly one reply goes out, or one sequence of them.
 pub fn run(session: &mut Session, command: &Command) {
-    let marker = std::mem::take(&mut session.restart);
-    let range_last = session.range_last.take();
     let rename_source = session.rename_source.take();
     if command.verb != b"SITE" {
         session.copy_source = None;
     }
-    let Some(verb) = find(&command.verb) else {
+    let verb = find(&command.verb);
+    let forgets_range = verb.is_none_or(|verb| verb.marker == Marker::Stays);
+    if forgets_range && session.range_last.take().is_some() {
+        session.restart = 0;
+    }
+    let Some(verb) = verb else {
         let text = format!("There is no command {}.", printable(&command.verb));
         session.reply(&Reply::new(500, text));
         return;
     };
-    if verb.marker != Marker::Cleared {
-        session.restart = marker;
-        session.range_last = range_last;
-    }
     if verb.keeps_rename_source {
         session.rename_source = rename_source;
     }

@@ -10,8 +10,9 @@ use super::interrupts::Interrupts;
 use super::uploaded;
 use crate::ftp::data::open::{DataPort, OpenError, open};
 use crate::ftp::data::rate::Pace;
+use crate::ftp::data::receive::{self, Receiver};
 use crate::ftp::data::watch::Watch;
-use crate::ftp::data::{Outcome, receive, secure, send};
+use crate::ftp::data::{Outcome, secure, send};
 use crate::ftp::protocol::numbers::{parse_allo, parse_decimal};
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::session::{Refusal, Representation, Session};
@@ -263,7 +264,13 @@ fn store(session: &mut Session, verb: &str, argument: &[u8], how: How) -> Answer
 
 /// A name of the server's choice, told in the form of RFC 1123 §4.1.2.9.
 pub fn stou(session: &mut Session, prefix: &[u8]) -> Answer {
-    session.restart = 0;
+    let offset = std::mem::take(&mut session.restart);
+    if offset > 0 {
+        return Err(Refusal::new(
+            554,
+            format!("STOU makes a new file, which cannot start at {offset}: use REST 0 or STOR."),
+        ));
+    }
     let announced = session.announced.take();
     must_have_data_port(session)?;
     let directory = session.visitor()?.directory.clone();
@@ -285,8 +292,12 @@ fn receive_into(
     mut upload: Upload,
     (opening, announced): (Vec<u8>, Option<u64>),
 ) -> Answer {
+    let announced = announced.map(|announced| Announced {
+        announced,
+        to_come: upload.missing_of(announced),
+    });
     if let Some(announced) = announced {
-        upload.reserve(announced)?;
+        upload.reserve(announced.to_come)?;
     }
     // What is there already is read again for the checksum, however few bytes come.
     let heavy = upload.to_catch_up() > LIGHT;
@@ -314,16 +325,27 @@ fn receive_into(
             }
             let outcome = catch_up(&mut upload, watch);
             drop(slot.take());
-            let outcome =
-                outcome.and_then(|()| receive_all(&mut stream, &mut upload, ascii, watch));
-            if outcome.is_err() {
+            let mut receiver = Receiver::new(ascii);
+            let outcome = outcome.and_then(|()| receiver.receive(&mut stream, &mut upload, watch));
+            if let Err(outcome) = &outcome {
+                if outcome.is_interruption() {
+                    receiver.take_in_what_came(&mut stream, &mut upload, watch);
+                }
                 receive::break_off(stream);
             }
-            let outcome = outcome.and_then(|()| announced_came(announced, strict, watch.bytes()));
-            // The client may have died and its kernel closed both connections in order: then the end of the data is
-            // not the end of the file.
-            let outcome = outcome.and_then(|()| watch.glance());
-            match outcome.and_then(|()| upload.finish().map_err(Outcome::Storage)) {
+            let is_all = || match announced {
+                Some(announced) if strict => announced.must_have_come(watch.bytes()),
+                _ => Ok(()),
+            };
+            let outcome = outcome.and_then(|()| is_all());
+            // Of what was announced and came to the last byte nothing is missing, whatever becomes of the client.
+            let is_whole = announced.is_some_and(|announced| announced.to_come == watch.bytes());
+            let last_byte = Instant::now();
+            let mut look = |behind: Duration| match is_whole {
+                true => watch.glance(),
+                false => watch.linger(last_byte + behind),
+            };
+            match outcome.and_then(|()| upload.finish(&mut look)) {
                 Ok(whole) => {
                     stored = Some(whole);
                     Outcome::Complete
@@ -333,11 +355,11 @@ fn receive_into(
         },
     )?;
     if let (Some(announced), true) = (announced, received.outcome.is_complete()) {
-        if received.bytes < announced {
+        if received.bytes < announced.to_come {
             log::warn!(
-                "{}: {what}: ALLO announced {announced} bytes, {} came",
+                "{}: {what}: {}",
                 session.who(),
-                received.bytes
+                announced.tell(received.bytes)
             );
         }
     }
@@ -368,31 +390,28 @@ fn catch_up(upload: &mut Upload, watch: &mut Watch<'_>) -> Result<(), Outcome> {
     })
 }
 
-fn receive_all(
-    stream: &mut Stream,
-    upload: &mut Upload,
-    ascii: bool,
-    watch: &mut Watch<'_>,
-) -> Result<(), Outcome> {
-    if ascii {
-        receive::ascii_into_upload(stream, upload, watch)
-    } else {
-        receive::into_upload(stream, upload, watch)
-    }
+/// What ALLO announced of an upload, in bytes.
+#[derive(Clone, Copy)]
+struct Announced {
+    announced: u64,
+    /// Those that are not there yet. Clients announce the whole file, before and behind REST, or what follows REST.
+    to_come: u64,
 }
 
-/// With `strict_allo` fewer bytes than announced are not the file.
-fn announced_came(announced: Option<u64>, strict: bool, came: u64) -> Result<(), Outcome> {
-    match announced {
-        Some(announced) if strict && came < announced => {
-            let text =
-                format!("ALLO announced {announced} bytes, {came} came (setting: strict_allo)");
-            Err(Outcome::Reset(std::io::Error::new(
-                ErrorKind::UnexpectedEof,
-                text,
-            )))
+impl Announced {
+    /// With `strict_allo` fewer bytes than announced are not the file.
+    fn must_have_come(self, came: u64) -> Result<(), Outcome> {
+        if came >= self.to_come {
+            return Ok(());
         }
-        _ => Ok(()),
+        let text = format!("{} (setting: strict_allo)", self.tell(came));
+        let error = std::io::Error::new(ErrorKind::UnexpectedEof, text);
+        Err(Outcome::Reset(error))
+    }
+
+    fn tell(self, came: u64) -> String {
+        let Self { announced, to_come } = self;
+        format!("ALLO announced {announced} bytes, {to_come} of them were to come, {came} came")
     }
 }
 
@@ -442,7 +461,9 @@ pub fn log_transfer(
 
 // ---- what comes before a transfer, and what ends it
 
+/// One that is refused takes the one before with it: the client knows, and starts at the beginning.
 pub fn rest(session: &mut Session, argument: &[u8]) -> Answer {
+    session.restart = 0;
     let Some(offset) = parse_decimal(argument) else {
         return Err(Refusal::new(
             501,
@@ -478,14 +499,14 @@ pub fn abor(session: &mut Session, _: &[u8]) -> Answer {
     Ok(Reply::new(226, "No transfer is under way."))
 }
 
-/// Room is looked at here and taken when the upload begins, for only then its place is known, and what it replaces. So refused
-/// is what can fit nowhere. What is not used of it is given back.
+/// Room is looked at here and taken when the upload begins, for only then its place is known, what it replaces and how much
+/// of it is there already. So refused is what can fit nowhere. What is not used of it is given back.
 pub fn allo(session: &mut Session, argument: &[u8]) -> Answer {
     let Some(bytes) = parse_allo(argument) else {
         return Err(Refusal::new(501, "Syntax: ALLO <bytes> [R bytes]"));
     };
     let free = session.view()?.available(&session.visitor()?.directory)?;
-    if bytes > free.max(session.view()?.most_room()) {
+    if bytes > session.view()?.most_room() {
         return Err(Refusal::new(
             552,
             format!("There is no room for {bytes} bytes: {free} are free."),
@@ -495,7 +516,7 @@ pub fn allo(session: &mut Session, argument: &[u8]) -> Answer {
     session.announced = Some(bytes);
     let text = match bytes > free {
         true => format!(
-            "{bytes} bytes are noted: {free} are free here, and more where they replace something or lie elsewhere."
+            "{bytes} bytes are noted: {free} are free here, and more where they are there in part, replace something or lie elsewhere."
         ),
         false => format!("There is room for {bytes} bytes."),
     };

@@ -44,9 +44,28 @@ pub enum Outcome {
     Shrunk,
 }
 
+impl From<storage::Error> for Outcome {
+    fn from(error: storage::Error) -> Self {
+        Self::Storage(error)
+    }
+}
+
 impl Outcome {
     pub fn is_complete(&self) -> bool {
         matches!(self, Self::Complete)
+    }
+
+    /// Whether it was ended from elsewhere than the data connection and the files, which are as they were.
+    pub fn is_interruption(&self) -> bool {
+        matches!(
+            self,
+            Self::Aborted
+                | Self::Stalled
+                | Self::TooSlow
+                | Self::ControlLost
+                | Self::ShutDown
+                | Self::Ended(_)
+        )
     }
 
     /// One or two words for the log.

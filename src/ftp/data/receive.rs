@@ -6,87 +6,136 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
-use super::buffers::{self, Buffer};
+use super::buffers::Buffer;
 use super::watch::Watch;
 use super::{Outcome, socket};
 use crate::ftp::protocol::ascii::FromNetwork;
 use crate::server::ready::Want;
-use crate::storage::Upload;
+use crate::storage::{self, Upload};
 use crate::tls::Stream;
 
 /// The pipe that bytes are spliced through; unprivileged users get less when they hold many.
 const PIPE: i32 = 1024 * 1024;
 
-/// The same in ASCII type: CRLF becomes the host's end of line.
-///
-/// # Errors
-/// As [`into_upload`].
-pub fn ascii_into_upload(
-    stream: &mut Stream,
-    upload: &mut Upload,
-    watch: &mut Watch<'_>,
-) -> Result<(), Outcome> {
-    let mut convert = FromNetwork::default();
-    let mut converted = Vec::new();
-    let mut buffer = vec![0; buffers::SIZE / 4];
-    loop {
-        let length = read(stream, &mut buffer, watch)?;
-        converted.clear();
-        if length == 0 {
-            convert.finish(&mut converted);
-        } else {
-            convert.convert(&buffer[..length], &mut converted);
-        }
-        upload.write_all(&converted).map_err(Outcome::Storage)?;
-        if length == 0 {
-            return Ok(());
-        }
-    }
-}
+/// What is taken in at most of an upload that has ended already, in bytes: more than a socket holds, and soon written.
+const MOST_BEHIND_THE_END: usize = 16 * 1024 * 1024;
 
 /// Ends a data connection whose bytes do not become a file, so that the client cannot go on sending in good faith.
 pub fn break_off(stream: Stream) {
     socket::break_off(stream.into_socket());
 }
 
-/// Receives until the client ends the data connection in order. Small files end within the first slice and never pay
-/// for a pipe. The connection stays open: the caller ends it once the fate of the upload is known.
-///
-/// # Errors
-/// What ended the transfer before.
-pub fn into_upload(
-    stream: &mut Stream,
-    upload: &mut Upload,
-    watch: &mut Watch<'_>,
-) -> Result<(), Outcome> {
-    let mut buffer = Buffer::take(u64::MAX);
-    let mut first = 0;
-    while first < buffer.len() {
-        let length = read(stream, &mut buffer, watch)?;
-        upload
-            .write_all(&buffer[..length])
-            .map_err(Outcome::Storage)?;
-        if length == 0 {
-            return Ok(());
-        }
-        first += length;
-    }
-    // What has to be opened or looked at passes through memory of ours.
-    let as_pages = !stream.is_encrypted() && upload.takes_pages();
-    if let Some(pipe) = as_pages.then(Pipe::new).flatten() {
-        match pipe.carry(stream, upload, watch)? {
-            Carried::All => return Ok(()),
-            Carried::NotSupported => {}
+/// Brings what comes into an upload, in image or ASCII type.
+#[derive(Debug)]
+pub struct Receiver {
+    text: Option<Text>,
+}
+
+/// In ASCII type CRLF becomes the host's end of line.
+#[derive(Debug, Default)]
+struct Text {
+    convert: FromNetwork,
+    converted: Vec<u8>,
+}
+
+impl Receiver {
+    pub fn new(ascii: bool) -> Self {
+        Self {
+            text: ascii.then(Text::default),
         }
     }
-    loop {
-        let length = read(stream, &mut buffer, watch)?;
-        if length == 0 {
+
+    /// Receives until the client ends the data connection in order. Small files end within the first slice and never pay
+    /// for a pipe. The connection stays open: the caller ends it once the fate of the upload is known. Whatever ends the
+    /// transfer before, all that was read is in the upload.
+    ///
+    /// # Errors
+    /// What ended the transfer before.
+    pub fn receive(
+        &mut self,
+        stream: &mut Stream,
+        upload: &mut Upload,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), Outcome> {
+        let mut buffer = Buffer::take(u64::MAX);
+        let first = buffer.len();
+        if self.copy(stream, upload, watch, &mut buffer, first)? {
             return Ok(());
         }
-        upload
-            .write_all(&buffer[..length])
-            .map_err(Outcome::Storage)?;
+        // What has to be opened, converted or looked at passes through memory of ours.
+        let as_pages = !stream.is_encrypted() && self.text.is_none() && upload.takes_pages();
+        if let Some(pipe) = as_pages.then(Pipe::new).flatten() {
+            match pipe.carry(stream, upload, watch)? {
+                Carried::All => return Ok(()),
+                Carried::NotSupported => {}
+            }
+        }
+        self.copy(stream, upload, watch, &mut buffer, usize::MAX)?;
+        Ok(())
+    }
+
+    /// Copies at least `enough` bytes or up to the end: whether that has come.
+    fn copy(
+        &mut self,
+        stream: &mut Stream,
+        upload: &mut Upload,
+        watch: &mut Watch<'_>,
+        buffer: &mut [u8],
+        enough: usize,
+    ) -> Result<bool, Outcome> {
+        let mut copied = 0;
+        while copied < enough {
+            let length = read(stream, buffer, watch)?;
+            self.put(&buffer[..length], upload)
+                .map_err(Outcome::Storage)?;
+            if length == 0 {
+                return Ok(true);
+            }
+            // What was read is written before a look at what may end the transfer: it has come.
+            watch.glance()?;
+            copied += length;
+        }
+        Ok(false)
+    }
+
+    /// With no bytes: the end.
+    fn put(&mut self, bytes: &[u8], upload: &mut Upload) -> Result<(), storage::Error> {
+        let Some(Text { convert, converted }) = &mut self.text else {
+            return upload.write_all(bytes);
+        };
+        converted.clear();
+        if bytes.is_empty() {
+            convert.finish(converted);
+        } else {
+            convert.convert(bytes, converted);
+        }
+        upload.write_all(converted)
+    }
+
+    /// Takes in what has arrived when the transfer was ended from elsewhere, and waits for nothing: a client that resumes
+    /// need not send it again.
+    pub fn take_in_what_came(
+        &mut self,
+        stream: &mut Stream,
+        upload: &mut Upload,
+        watch: &mut Watch<'_>,
+    ) {
+        let mut buffer = Buffer::take(u64::MAX);
+        let mut taken = 0;
+        while taken < MOST_BEHIND_THE_END {
+            match stream.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => {
+                    watch.add(length);
+                    taken += length;
+                    if self.put(&buffer[..length], upload).is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
     }
 }
 
@@ -98,9 +147,7 @@ fn read(stream: &mut Stream, buffer: &mut [u8], watch: &mut Watch<'_>) -> Result
         match stream.read(&mut buffer[..slice]) {
             Ok(length) => {
                 watch.add(length);
-                if length > 0 {
-                    watch.glance()?;
-                } else {
+                if length == 0 {
                     stream.close_notify();
                     // One small record; when there is no room for it, the client is not waiting for it either.
                     let _ = stream.flush();

@@ -155,6 +155,20 @@ impl<'a> Watch<'a> {
         self.poll(None, Some(Instant::now())).map(|_| ())
     }
 
+    /// Watches until a deadline, and once where it has passed: a client that is gone shows a moment behind its last byte.
+    ///
+    /// # Errors
+    /// What ended the transfer.
+    pub fn linger(&mut self, deadline: Instant) -> Result<(), Outcome> {
+        loop {
+            self.poll(None, Some(deadline))?;
+            // Of a client that may leave nothing is to be seen.
+            if Instant::now() >= deadline || self.supervisor.wants().is_none() {
+                return Ok(());
+            }
+        }
+    }
+
     /// One poll(2). True when the data descriptor is ready.
     fn poll(
         &mut self,

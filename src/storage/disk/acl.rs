@@ -5,14 +5,14 @@
 //! out. Uploads grow in files that only the server may read, so the same is done to them in the end: the default list is
 //! put on, less what the configured mode does not grant.
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{Gid, fchown};
 
+use crate::storage::disk::root::name_of;
 use crate::storage::disk::system;
-use crate::storage::permissions::Modes;
 
 const ACCESS: &CStr = c"system.posix_acl_access";
 const DEFAULT: &CStr = c"system.posix_acl_default";
@@ -28,6 +28,38 @@ const OWNER: u16 = 0x01;
 const OWNING_GROUP: u16 = 0x04;
 const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
+
+/// Modes and group of what a user creates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Modes {
+    /// Bits taken away from both modes.
+    pub umask: u32,
+    pub file: u32,
+    pub directory: u32,
+    /// The group that files are given to; None leaves it to the directory and the process.
+    pub group: Option<u32>,
+}
+
+impl Default for Modes {
+    fn default() -> Self {
+        Self {
+            umask: 0o022,
+            file: 0o666,
+            directory: 0o777,
+            group: None,
+        }
+    }
+}
+
+impl Modes {
+    pub fn of_files(self) -> u32 {
+        self.file & !self.umask & 0o777
+    }
+
+    pub fn of_directories(self) -> u32 {
+        self.directory & !self.umask & 0o7777
+    }
+}
 
 /// Sets mode, list and group of a file that was just created in the directory.
 ///
@@ -123,7 +155,7 @@ fn default_of(directory: BorrowedFd<'_>) -> Option<Vec<u8>> {
 /// None where there is no list, or nobody who could tell.
 fn read(file: BorrowedFd<'_>, name: &CStr) -> Option<Vec<u8>> {
     // What is open with O_PATH has no attributes of its own.
-    let path = CString::new(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())).ok()?;
+    let path = CString::new(name_of(file.as_fd())).ok()?;
     match system::attribute_of_path(&path, name, 256) {
         Err(Errno::ERANGE) => system::attribute_of_path(&path, name, 1 << 16).ok(),
         other => other.ok(),

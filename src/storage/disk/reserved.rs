@@ -10,6 +10,14 @@ pub const VERSIONS: &[u8] = b".thriftpd-versions";
 /// What all other names of ours begin with.
 pub const PREFIX: &[u8] = b".thriftpd-";
 
+/// What names of partial files end with.
+pub const PARTIAL: &[u8] = b".partial";
+
+/// Whether a name is that of a partial file.
+pub fn is_partial_name(name: &[u8]) -> bool {
+    name.starts_with(PREFIX) && name.ends_with(PARTIAL)
+}
+
 /// Whether the name is the server's own, or may lead to one that is: file systems that fold case, drop dots and spaces at the
 /// end, or make short names (vfat, exFAT; `THRIFT~1`, `TH1A2B~1`) find it under more spellings than one.
 pub fn is_reserved(name: &[u8]) -> bool {

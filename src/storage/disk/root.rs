@@ -8,17 +8,20 @@
 //! A guarded root (setting: `require_mount`) is not held but opened for each operation, for two reasons: the disk may
 //! come and go meanwhile, and a descriptor would keep it from being unmounted.
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
+use nix::fcntl::{
+    AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlink, readlinkat,
+};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{AccessFlags, faccessat};
 
+use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::mount::open_mounted;
 
 /// Symbolic links in one path, as many as the kernel follows.
@@ -26,6 +29,19 @@ const MOST_LINKS: usize = 40;
 
 /// How often a resolution is tried again that a rename has disturbed.
 const TRIES: usize = 64;
+
+/// A name of what is open, as long as it is open (proc(5)).
+pub fn name_of(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Where what is open really lies on the host: a name that was true for a moment.
+///
+/// # Errors
+/// That of readlink(2).
+pub fn position(fd: impl AsFd) -> Result<PathBuf, Errno> {
+    readlink(name_of(fd).as_str()).map(PathBuf::from)
+}
 
 /// Who resolves paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,6 +243,14 @@ impl Root {
             OFlag::O_PATH | OFlag::O_NOFOLLOW
         };
         fstat(self.open_below(relative, flags, Mode::empty())?)
+    }
+}
+
+impl Root {
+    /// Neither file nor directory: asked before anything is opened, for opening a device can do something. That of a
+    /// watchdog resets the machine. What takes the name in between is opened and refused then.
+    pub fn is_special(&self, relative: &[u8]) -> bool {
+        (self.stat(relative, true)).is_ok_and(|stat| kind(&stat) == Kind::Other)
     }
 }
 

@@ -1,32 +1,123 @@
 //! Who writes to a file. What this process writes to is known in the process, by device and inode: not every file system has
 //! locks (NFSv3 without lockd, some FUSE ones). For other processes the whole file is locked (fcntl(2), open file description
 //! locks), where that is possible.
+//!
+//! A writer whose client has vanished from the network holds its file until a time-out ends the session. So the same account
+//! may have it ended when it has moved nothing for [`QUIET`].
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::ops::Deref;
 use std::os::fd::BorrowedFd;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::stat::{FileStat, fstat};
 
+/// How long a writer must have moved nothing before another session of its account may have it ended.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// How long an ended writer is waited for.
+const GIVES_WAY: Duration = Duration::from_secs(5);
+
+/// The session behind the uploads of a view: whose it is, and how it is ended. What a session is, is the front end's business.
+#[derive(Clone)]
+pub struct Holder {
+    account: Arc<str>,
+    end: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Holder {
+    /// `end` returns at once; the session ends soon after, and what it held is given up then.
+    pub fn new(account: &str, end: Arc<dyn Fn() + Send + Sync>) -> Self {
+        let account = account.into();
+        Self { account, end }
+    }
+
+    /// Only the same account may go on with what the session has left, or take it over.
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+}
+
+impl fmt::Debug for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Holder").field(&self.account).finish()
+    }
+}
+
 /// Device and inode.
 type Key = (u64, u64);
 
-static WRITTEN: Mutex<BTreeMap<Key, ()>> = Mutex::new(BTreeMap::new());
+fn key(stat: &FileStat) -> Key {
+    (stat.st_dev, stat.st_ino)
+}
+
+struct Writer {
+    holder: Option<Holder>,
+    progress: Arc<Progress>,
+}
+
+/// When a writer last moved something, in milliseconds of [`clock`].
+#[derive(Debug)]
+struct Progress(AtomicU64);
+
+/// Of a writer that is not to be disturbed any more.
+const NEVER: u64 = u64::MAX;
+
+/// Milliseconds that pass whatever is done to the time of day. They begin with an hour, so that there is a past.
+fn clock() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let passed = START.get_or_init(Instant::now).elapsed() + Duration::from_secs(3600);
+    u64::try_from(passed.as_millis()).unwrap_or(NEVER - 1)
+}
+
+static WRITTEN: Mutex<BTreeMap<Key, Writer>> = Mutex::new(BTreeMap::new());
 static RELEASED: Condvar = Condvar::new();
 
-fn written() -> MutexGuard<'static, BTreeMap<Key, ()>> {
+fn written() -> MutexGuard<'static, BTreeMap<Key, Writer>> {
     WRITTEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A file that nobody else writes to while this lives.
+/// Keeps everybody in this process from writing to a file, which need not be open.
+#[derive(Debug)]
+pub struct Reserved(Key, Arc<Progress>);
+
+impl Reserved {
+    /// None: somebody writes to it.
+    pub fn new(stat: &FileStat, holder: Option<&Holder>) -> Option<Self> {
+        let progress = Arc::new(Progress(AtomicU64::new(clock())));
+        let mut written = written();
+        if written.contains_key(&key(stat)) {
+            return None;
+        }
+        let writer = Writer {
+            holder: holder.cloned(),
+            progress: Arc::clone(&progress),
+        };
+        written.insert(key(stat), writer);
+        Some(Self(key(stat), progress))
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        written().remove(&self.0);
+        RELEASED.notify_all();
+    }
+}
+
+/// An open file that nobody else writes to while this lives.
 #[derive(Debug)]
 pub struct Claimed {
     file: File,
-    key: Key,
+    /// As it was when it was claimed.
+    pub stat: FileStat,
+    reserved: Reserved,
 }
 
 impl Claimed {
@@ -34,19 +125,28 @@ impl Claimed {
     ///
     /// # Errors
     /// Those of fstat(2).
-    pub fn new(file: File) -> Result<Option<Self>, Errno> {
+    pub fn new(file: File, holder: Option<&Holder>) -> Result<Option<Self>, Errno> {
         let stat = fstat(&file)?;
-        let key = (stat.st_dev, stat.st_ino);
-        let mut written = written();
-        if written.contains_key(&key) {
+        let Some(reserved) = Reserved::new(&stat, holder) else {
             return Ok(None);
-        }
-        written.insert(key, ());
-        drop(written);
-        let claimed = Self { file, key };
-        let locked = fcntl(&claimed.file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK)));
+        };
+        let locked = fcntl(&file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK)));
         let by_another = matches!(locked, Err(Errno::EAGAIN | Errno::EACCES));
-        Ok((!by_another).then_some(claimed))
+        Ok((!by_another).then_some(Self {
+            file,
+            stat,
+            reserved,
+        }))
+    }
+
+    /// To be told whenever something was moved.
+    pub fn moved(&self) {
+        self.reserved.1.0.store(clock(), Ordering::Relaxed);
+    }
+
+    /// From now on the writer is not ended for another.
+    pub fn settle(&self) {
+        self.reserved.1.0.store(NEVER, Ordering::Relaxed);
     }
 }
 
@@ -59,21 +159,54 @@ impl Deref for Claimed {
 
 impl Drop for Claimed {
     fn drop(&mut self) {
-        // Before the next writer is let in, who would find it locked; the descriptor is closed only behind this.
+        // The next writer must not find it locked, and the descriptor is closed only behind this.
         let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&whole(libc::F_UNLCK)));
-        written().remove(&self.key);
-        RELEASED.notify_all();
     }
+}
+
+/// Whether anybody in this process writes to the file.
+pub fn is_written_here(stat: &FileStat) -> bool {
+    written().contains_key(&key(stat))
 }
 
 /// Whether anybody writes to the file, in this process or another.
 pub fn is_written_to(file: BorrowedFd<'_>, stat: &FileStat) -> bool {
-    if written().contains_key(&(stat.st_dev, stat.st_ino)) {
+    if is_written_here(stat) {
         return true;
     }
     let mut found = whole(libc::F_RDLCK);
     let looked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut found));
     looked.is_ok() && i32::from(found.l_type) != libc::F_UNLCK
+}
+
+/// Has the session end that writes to the file, where it is one of the same account that has moved nothing for a while, and
+/// waits until the file is free. False: it is not.
+pub fn give_way(stat: &FileStat, account: &str) -> bool {
+    let end = {
+        let written = written();
+        let Some(writer) = written.get(&key(stat)) else {
+            return true;
+        };
+        let moved = writer.progress.0.load(Ordering::Relaxed);
+        let is_quiet = moved.saturating_add(QUIET.as_millis() as u64) <= clock();
+        let holder = writer.holder.as_ref();
+        match holder.filter(|holder| is_quiet && *holder.account == *account) {
+            Some(holder) => Arc::clone(&holder.end),
+            None => return false,
+        }
+    };
+    end();
+    let deadline = Instant::now() + GIVES_WAY;
+    let mut written = written();
+    while written.contains_key(&key(stat)) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        let waited = RELEASED.wait_timeout(written, left);
+        written = waited.unwrap_or_else(PoisonError::into_inner).0;
+    }
+    true
 }
 
 /// A lock of the whole file (fcntl(2), open file description locks).
@@ -103,11 +236,36 @@ mod tests {
         let looked = open();
         let is_written = || is_written_to(looked.as_fd(), &fstat(&looked).unwrap());
         assert!(!is_written());
-        let claimed = Claimed::new(file).unwrap();
+        let claimed = Claimed::new(file, None).unwrap();
         assert!(claimed.is_some() && is_written());
-        assert!(Claimed::new(open()).unwrap().is_none());
+        assert!(Claimed::new(open(), None).unwrap().is_none());
         drop(claimed);
         assert!(!is_written());
-        assert!(Claimed::new(open()).unwrap().is_some());
+        assert!(Claimed::new(open(), None).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_quiet_writer_gives_way_to_its_own_account_and_to_nobody_else() {
+        let file = tempfile::tempfile().unwrap();
+        let stat = fstat(&file).unwrap();
+        let ended: Arc<Mutex<Option<Claimed>>> = Arc::default();
+        let end = {
+            let ended = Arc::clone(&ended);
+            Arc::new(move || drop(ended.lock().unwrap().take()))
+        };
+        let holder = Holder::new("anna", end);
+        let claimed = Claimed::new(file, Some(&holder)).unwrap().unwrap();
+        let progress = Arc::clone(&claimed.reserved.1);
+        *ended.lock().unwrap() = Some(claimed);
+        assert!(!give_way(&stat, "anna"), "it has just moved something");
+        let set = |time: u64| progress.0.store(time, Ordering::Relaxed);
+        set(clock() - QUIET.as_millis() as u64);
+        ended.lock().unwrap().as_ref().unwrap().settle();
+        assert!(!give_way(&stat, "anna"), "it is about to be the file");
+        set(clock() - QUIET.as_millis() as u64);
+        assert!(!give_way(&stat, "berta"));
+        assert!(give_way(&stat, "anna"));
+        assert!(give_way(&stat, "anna"), "nobody writes to it now");
+        assert!(ended.lock().unwrap().is_none());
     }
 }

@@ -28,8 +28,8 @@ use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::reserved::STATE;
 use crate::storage::disk::root::Root;
 use crate::storage::error::Error;
-use crate::storage::quota::counts::Usage;
 use crate::storage::quota::state::open_state;
+use crate::storage::rules::Usage;
 
 const HOUR: i64 = 3600;
 

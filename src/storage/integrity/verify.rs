@@ -10,11 +10,11 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 
 use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::reserved::STATE;
+use crate::storage::disk::reserved::is_partial_name;
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::{Met, below, walk_all};
 use crate::storage::error::Error;
 use crate::storage::integrity::checksum::{self, Algorithm, Record, Stopped};
-use crate::storage::upload::partial::is_partial_name;
 
 /// How often a file is read that changes while it is read.
 const TRIES: usize = 3;

@@ -25,22 +25,7 @@ use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::{Missed, walk_all};
 use crate::storage::error::Error;
 use crate::storage::quota::state::open_state;
-
-/// Bytes and files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    pub bytes: u64,
-    pub files: u64,
-}
-
-impl Usage {
-    pub(in crate::storage) fn plus(self, bytes: i64, files: i64) -> Self {
-        Self {
-            bytes: self.bytes.saturating_add_signed(bytes),
-            files: self.files.saturating_add_signed(files),
-        }
-    }
-}
+use crate::storage::rules::Usage;
 
 /// A counted directory.
 #[derive(Debug)]

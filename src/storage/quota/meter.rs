@@ -6,8 +6,9 @@ use std::sync::{Arc, MutexGuard};
 use nix::fcntl::readlink;
 
 use crate::storage::error::{Error, ErrorKind};
-use crate::storage::quota::counts::{Area, Counts, Usage, is_away, locked, signed, usage};
+use crate::storage::quota::counts::{Area, Counts, is_away, locked, signed, usage};
 use crate::storage::rules::Quota;
+use crate::storage::rules::Usage;
 
 /// One user's limit, the areas that count for it, and all that are counted for anybody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

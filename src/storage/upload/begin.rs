@@ -1,34 +1,34 @@
 //! What an upload grows in: a partial file beside the target where that is possible, else the target itself.
 use std::fs::File;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat};
-use nix::unistd::ftruncate;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::partial::{self, Left};
 use super::space::Space;
-use super::{Beside, Grows, How, Target, Upload, Uploads};
-use crate::storage::disk::acl;
-use crate::storage::disk::boot;
-use crate::storage::disk::copy;
-use crate::storage::disk::durable::{self, Order, Pace};
+use super::{Beside, Grows, How, Target, Upload};
+use crate::storage::disk::durable::{Order, Pace};
 use crate::storage::disk::metadata::{Kind, kind, size_of};
-use crate::storage::disk::root::{Place, Root};
-use crate::storage::disk::writers::Claimed;
+use crate::storage::disk::root::Place;
+use crate::storage::disk::writers::{Claimed, Holder, give_way};
+use crate::storage::disk::{acl, copy};
 use crate::storage::error::{Error, ErrorKind};
-use crate::storage::integrity::checksum;
-use crate::storage::integrity::checksum::{Algorithm, Digest};
+use crate::storage::integrity::checksum::{self, Algorithm, Digest};
 use crate::storage::permissions::Permission;
 use crate::storage::quota::meter::Meter;
 use crate::storage::retention::lock;
 use crate::storage::retention::versions::{self, Keeping};
-use crate::storage::upload::partial::{Left, Partial};
-use crate::storage::view::is_special;
+use crate::storage::rules::Uploads;
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
 const OPEN: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_NOCTTY);
+
+/// How often something is tried again that another session was faster at.
+const TRIES: usize = 3;
 
 impl Target<'_> {
     fn refuse(&self, kind: ErrorKind) -> Error {
@@ -39,8 +39,17 @@ impl Target<'_> {
         Error::from_errno(errno, self.path.as_bytes())
     }
 
-    fn check_lock(&self, stat: &FileStat) -> Result<(), Error> {
-        lock::check(stat, self.rules.lock, self.path.as_bytes())
+    fn place(&self) -> Result<Place, Error> {
+        let place = self.root.place(self.relative);
+        place.map_err(|errno| self.fail(errno))
+    }
+
+    fn account(&self) -> &str {
+        self.holder.map_or("", Holder::account)
+    }
+
+    fn partial_name(&self, place: &Place) -> Vec<u8> {
+        partial::name_of(self.account(), &place.name)
     }
 
     /// The meter of the directory or, where a link leads there, of the file itself. To be had before anything is made, for
@@ -55,6 +64,32 @@ impl Target<'_> {
     fn space(&self, meter: Option<Meter>, size: u64, credit: (u64, u64)) -> Space {
         Space::new(self.min_free, meter, size, credit)
     }
+
+    /// Bytes and files that are gone when the upload has taken the place of the old file.
+    fn credit(&self, old: Option<&FileStat>) -> (u64, u64) {
+        let replaced = old.filter(|_| self.rules.versions == 0);
+        replaced.map_or((0, 0), |old| (size_of(old), 1))
+    }
+
+    /// Where an upload starts in a file of so many bytes.
+    fn position(&self, how: How, size: u64) -> Result<u64, Error> {
+        match how {
+            How::Replace => Ok(0),
+            How::Append => Ok(size),
+            How::At(offset) if offset > size => Err(self.refuse(ErrorKind::BeyondEnd { size })),
+            How::At(offset) => Ok(offset),
+        }
+    }
+}
+
+/// A partial file, ready to be written to.
+struct Partial {
+    file: Claimed,
+    name: Vec<u8>,
+    /// It was made just now.
+    is_new: bool,
+    /// Cut off, it can be continued.
+    resumable: bool,
 }
 
 impl Upload {
@@ -67,7 +102,7 @@ impl Upload {
         // An offset asks for a file that is there.
         let may_be_new = !matches!(how, How::At(offset) if offset > 0);
         if may_be_new && target.permissions.contains(Permission::Upload) {
-            match create(target) {
+            match Self::create(target) {
                 Err(error) if error.kind == ErrorKind::Exists => {}
                 other => return other,
             }
@@ -75,76 +110,27 @@ impl Upload {
         Self::begin_in_place(target, how, may_be_new)
     }
 
-    fn begin_in_place(target: &Target<'_>, how: How, may_be_new: bool) -> Result<Self, Error> {
-        let needed = match how {
-            How::Append => Permission::Append,
-            _ => Permission::Overwrite,
-        };
-        if !target.permissions.contains(needed) {
-            let missing = match target.root.stat(target.relative, false) {
-                Err(Errno::ENOENT) => Permission::Upload,
-                _ => needed,
-            };
-            return Err(target.refuse(ErrorKind::NotPermitted(missing)));
+    /// Creates the file, which must not be there.
+    pub(in crate::storage) fn begin_new(target: &Target<'_>) -> Result<Self, Error> {
+        if target.rules.uploads == Uploads::Direct {
+            return Self::create(target);
         }
-        if is_special(target.root, target.relative) {
-            return Err(target.refuse(ErrorKind::NotAFile));
+        if target.root.stat(target.relative, false).is_ok() {
+            return Err(target.fail(Errno::EEXIST));
         }
-        // Its checksum begins with what is in it.
-        let access = match target.checksums {
-            true => OFlag::O_RDWR,
-            false => OFlag::O_WRONLY,
+        let place = target.place()?;
+        let meter = target.meter(place.directory.as_fd());
+        let Some(partial) = Self::own_partial(target, &place)? else {
+            return Err(target.fail(Errno::EEXIST));
         };
-        let fd = match target
-            .root
-            .open_below(target.relative, OPEN | access, Mode::empty())
-        {
-            Err(Errno::ENOENT) if !may_be_new => {
-                return Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }));
-            }
-            Err(Errno::ENOENT) if !target.permissions.contains(Permission::Upload) => {
-                return Err(target.refuse(ErrorKind::NotPermitted(Permission::Upload)));
-            }
-            other => other.map_err(|errno| target.fail(errno))?,
-        };
-        let claimed = Claimed::new(File::from(fd)).map_err(|errno| target.fail(errno))?;
-        let fd = claimed.ok_or_else(|| target.refuse(ErrorKind::Busy))?;
-        let stat = fstat(&*fd).map_err(|errno| target.fail(errno))?;
-        match kind(&stat) {
-            Kind::File => {}
-            Kind::Directory => return Err(target.refuse(ErrorKind::IsADirectory)),
-            _ => return Err(target.refuse(ErrorKind::NotAFile)),
+        let mut upload = Self::begin_anew(target, place, None, partial, meter)?;
+        if let Grows::Beside(beside) = &mut upload.grows {
+            beside.may_replace = false;
         }
-        target.check_lock(&stat)?;
-        // The kernel takes them away at the first byte, but not where root writes it.
-        if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
-            let taken = acl::take_special_bits(fd.as_fd(), stat.st_mode);
-            taken.map_err(|errno| target.fail(errno))?;
-        }
-        let size = size_of(&stat);
-        let position = match how {
-            How::Replace => 0,
-            How::Append => size,
-            How::At(offset) if offset > size => {
-                return Err(target.refuse(ErrorKind::BeyondEnd { size }));
-            }
-            How::At(offset) => offset,
-        };
-        let space = target.space(target.meter(fd.as_fd()), size, (0, 0));
-        if how != How::Append {
-            keep_old(target, fd.as_fd(), &space)?;
-        }
-        // It tells of what was there, and would again if the time of then came back.
-        checksum::forget(fd.as_fd());
-        let grows = Grows::Target {
-            file: fd,
-            new_in: None,
-            at: again(target)?,
-        };
-        let mut upload = Self::of(target, grows, space, position);
-        upload.empties = how == How::Replace;
         Ok(upload)
     }
+
+    // ---- beside the target
 
     /// An upload that leaves the target alone until it is whole. None where it has to go into the target: the target is a
     /// link, which stays one, or a finished file that is continued where the file system cannot clone it.
@@ -166,117 +152,166 @@ impl Upload {
             return Err(target.refuse(ErrorKind::NotPermitted(needed)));
         }
         if let Some(old) = &old {
-            target.check_lock(old)?;
+            lock::check(old, target.rules.lock, target.path.as_bytes())?;
         }
-        let place = target.root.place(target.relative);
-        let place = place.map_err(|errno| target.fail(errno))?;
+        let place = target.place()?;
+        let continues = how != How::Replace;
+        if continues {
+            if let Some(file) = Self::what_was_cut_off(target, &place, how, old.as_ref())? {
+                return Self::resume(target, place, how, old, file).map(Some);
+            }
+        }
         match (how, old) {
-            (How::Replace, old) => Self::begin_anew(target, place, old.as_ref()).map(Some),
-            (_, None) => Self::resume(target, place, how).map(Some),
-            (_, Some(_)) => Self::begin_clone(target, place, how),
+            (How::At(offset), None) if offset > 0 => {
+                Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }))
+            }
+            (How::At(_) | How::Append, Some(old)) => Self::begin_clone(target, place, how, old),
+            (_, old) => {
+                let meter = target.meter(place.directory.as_fd());
+                let partial = match Self::own_partial(target, &place)? {
+                    Some(partial) => partial,
+                    None => Self::spare_partial(target, &place)?,
+                };
+                Self::begin_anew(target, place, old, partial, meter).map(Some)
+            }
         }
+    }
+
+    /// The partial file in which this account could go on; None while another session works in it.
+    fn own_partial(target: &Target<'_>, place: &Place) -> Result<Option<Partial>, Error> {
+        let fail = |errno| target.fail(errno);
+        let (directory, name) = (place.directory.as_fd(), target.partial_name(place));
+        for _ in 0..TRIES {
+            let (file, is_new) =
+                match partial::create(directory, &name, target.holder).map_err(fail)? {
+                    Some(file) => (file, true),
+                    None => match partial::claim(directory, &name, target.holder).map_err(fail)? {
+                        Left::Partial(file) => (file, false),
+                        Left::InUse(_) => return Ok(None),
+                        Left::Nothing => continue,
+                    },
+                };
+            return Ok(Some(Partial {
+                file,
+                name,
+                is_new,
+                resumable: true,
+            }));
+        }
+        Ok(None)
+    }
+
+    /// One that is gone when it is cut off.
+    fn spare_partial(target: &Target<'_>, place: &Place) -> Result<Partial, Error> {
+        let whose = (target.account(), place.name.as_slice());
+        let spare = partial::create_spare(place.directory.as_fd(), whose, target.holder);
+        let (file, name) = spare.map_err(|errno| target.fail(errno))?;
+        Ok(Partial {
+            file,
+            name,
+            is_new: true,
+            resumable: false,
+        })
     }
 
     fn begin_anew(
         target: &Target<'_>,
         place: Place,
-        old: Option<&FileStat>,
-    ) -> Result<Self, Error> {
-        let replaced = old.filter(|_| target.rules.versions == 0);
-        let credit = replaced.map_or((0, 0), |old| (size_of(old), 1));
-        let meter = target.meter(place.directory.as_fd());
-        let (partial, left) = Partial::create(place.directory.as_fd(), &place.name)
-            .map_err(|errno| target.fail(errno))?;
-        let space = target.space(meter, left.unwrap_or(0), credit);
-        Self::beside_emptied(target, partial, left, place, space)
-    }
-
-    /// Creates the file, which must not be there.
-    pub(in crate::storage) fn begin_new(target: &Target<'_>) -> Result<Self, Error> {
-        if target.rules.uploads == Uploads::Direct {
-            return create(target);
-        }
-        if target.root.stat(target.relative, false).is_ok() {
-            return Err(target.fail(Errno::EEXIST));
-        }
-        let place = target.root.place(target.relative);
-        let place = place.map_err(|errno| target.fail(errno))?;
-        let meter = target.meter(place.directory.as_fd());
-        let (partial, left) = Partial::create_first(place.directory.as_fd(), &place.name)
-            .map_err(|errno| target.fail(errno))?;
-        let space = target.space(meter, left.unwrap_or(0), (0, 0));
-        let mut upload = Self::beside_emptied(target, partial, left, place, space)?;
-        if let Grows::Beside(beside) = &mut upload.grows {
-            beside.may_replace = false;
-        }
-        Ok(upload)
-    }
-
-    /// What another upload may have left in the partial file goes.
-    fn beside_emptied(
-        target: &Target<'_>,
+        old: Option<FileStat>,
         partial: Partial,
-        left: Option<u64>,
-        place: Place,
-        space: Space,
+        meter: Option<Meter>,
     ) -> Result<Self, Error> {
-        let mut upload = Self::beside(target, partial, place, space, 0)?;
-        match left {
-            Some(_) => {
-                ftruncate(upload.file(), 0).map_err(|errno| target.fail(errno))?;
-                upload.space.give_back(0);
-                if target.durable {
-                    // Or a power cut could bring it back, to be continued with what is another file by now.
-                    let flushed = durable::contents(upload.order, upload.file());
-                    flushed.map_err(|errno| target.fail(errno))?;
-                }
-            }
-            None => {
-                if let Err(over) = upload.space.new_file() {
-                    upload.space.came(0, 1);
-                    return Err(target.refuse(over));
-                }
-            }
+        let (is_new, left) = (partial.is_new, size_of(&partial.file.stat));
+        let space = target.space(meter, left, target.credit(old.as_ref()));
+        let mut upload = Self::beside(target, partial, place, old, space, 0)?;
+        upload.cuts = left > 0;
+        if is_new {
+            upload.count_new_file(target)?;
         }
         Ok(upload)
+    }
+
+    fn count_new_file(&mut self, target: &Target<'_>) -> Result<(), Error> {
+        self.space.new_file().map_err(|over| {
+            // Dropped, it is counted as gone.
+            self.space.came(0, 1);
+            target.refuse(over)
+        })
+    }
+
+    /// The partial file of an upload of this account that is to be continued; None where there is none, or only one that has
+    /// nothing to do with the file which has the name now.
+    ///
+    /// # Errors
+    /// `Busy` while another session writes to it, which ends for this one where it has moved nothing for a while;
+    /// `ReplacementLeft` for what is to come behind a file that was to be replaced.
+    fn what_was_cut_off(
+        target: &Target<'_>,
+        place: &Place,
+        how: How,
+        old: Option<&FileStat>,
+    ) -> Result<Option<Claimed>, Error> {
+        let (directory, name) = (place.directory.as_fd(), target.partial_name(place));
+        for _ in 0..TRIES {
+            let left = partial::claim(directory, &name, target.holder);
+            let file = match left.map_err(|errno| target.fail(errno))? {
+                Left::Nothing if target.told.is_some() && old.is_some() => {
+                    // It has become the file since the client was told how much of it is there.
+                    return Err(target.refuse(ErrorKind::Busy));
+                }
+                Left::Nothing => return Ok(None),
+                Left::InUse(stat) if give_way(&stat, target.account()) => continue,
+                // The client knows its size, and would send what comes behind it.
+                Left::InUse(_) => return Err(target.refuse(ErrorKind::Busy)),
+                Left::Partial(file) => file,
+            };
+            return match old {
+                Some(old) if !partial::is_to_replace(&file, &file.stat, old) => Ok(None),
+                Some(_) if how == How::Append => Err(target.refuse(ErrorKind::ReplacementLeft)),
+                _ => Ok(Some(file)),
+            };
+        }
+        Err(target.refuse(ErrorKind::Busy))
     }
 
     /// Goes on with what an upload that was cut off has left.
-    fn resume(target: &Target<'_>, place: Place, how: How) -> Result<Self, Error> {
-        let directory = place.directory.as_fd();
-        let left = Partial::reopen(directory, &place.name).map_err(|errno| target.fail(errno))?;
-        let partial = match left {
-            Left::Partial(partial) => partial,
-            // The client knows its size, and would send what comes behind it.
-            Left::InUse => return Err(target.refuse(ErrorKind::Busy)),
-            Left::Nothing => match how {
-                How::At(offset) if offset > 0 => {
-                    return Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }));
-                }
-                _ => return Self::begin_anew(target, place, None),
-            },
-        };
-        let lengths = partial.lengths();
-        let (size, seeming) = lengths.map_err(|errno| target.fail(errno))?;
+    fn resume(
+        target: &Target<'_>,
+        place: Place,
+        how: How,
+        old: Option<FileStat>,
+        file: Claimed,
+    ) -> Result<Self, Error> {
+        let (size, sure) = (size_of(&file.stat), partial::sure_length(&file, &file.stat));
+        // What comes behind it begins where the client was told that it ends.
+        let told = target.told.filter(|&told| told <= sure);
+        let told = told.unwrap_or(partial::told_length(sure));
         let position = match how {
-            How::At(offset) if offset > size => {
-                return Err(target.refuse(ErrorKind::BeyondEnd { size }));
-            }
-            How::At(offset) => offset,
-            How::Append | How::Replace => size,
+            How::Append => told,
+            how => target.position(how, sure)?,
         };
-        let mut space = target.space(target.meter(directory), seeming, (0, 0));
+        let partial = Partial {
+            file,
+            name: target.partial_name(&place),
+            is_new: false,
+            resumable: true,
+        };
+        let meter = target.meter(place.directory.as_fd());
+        let space = target.space(meter, size, target.credit(old.as_ref()));
+        let mut upload = Self::beside(target, partial, place, old, space, position)?;
         // What lies behind is not sure to be there, or of another upload than what will be in front of it.
-        if position < seeming {
-            let end = i64::try_from(position).map_err(|_| target.fail(Errno::EFBIG))?;
-            ftruncate(partial.file(), end).map_err(|errno| target.fail(errno))?;
-            space.give_back(position);
-        }
-        Self::beside(target, partial, place, space, position)
+        upload.cuts = position < size;
+        Ok(upload)
     }
 
     /// Continues a finished file in a clone of it. None where the file system cannot clone.
-    fn begin_clone(target: &Target<'_>, place: Place, how: How) -> Result<Option<Self>, Error> {
+    fn begin_clone(
+        target: &Target<'_>,
+        place: Place,
+        how: How,
+        had: FileStat,
+    ) -> Result<Option<Self>, Error> {
+        let fail = |errno| target.fail(errno);
         let flags = OPEN | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
         let Ok(old) = target
             .root
@@ -284,58 +319,34 @@ impl Upload {
         else {
             return Ok(None);
         };
-        let original = fstat(&old).map_err(|errno| target.fail(errno))?;
+        let original = fstat(&old).map_err(fail)?;
         let size = size_of(&original);
-        let position = match how {
-            How::At(offset) if offset > size => {
-                return Err(target.refuse(ErrorKind::BeyondEnd { size }));
-            }
-            How::At(offset) => offset,
-            How::Append | How::Replace => size,
-        };
+        let position = target.position(how, size)?;
         let meter = target.meter(place.directory.as_fd());
-        let (partial, left) = Partial::create(place.directory.as_fd(), &place.name)
-            .map_err(|errno| target.fail(errno))?;
-        let emptied = ftruncate(partial.file(), 0);
-        let cloned = emptied.and_then(|()| copy::cloned(old.as_fd(), partial.file().as_fd()));
-        match cloned {
-            Ok(true) => {}
-            Ok(false) => {
-                partial.remove(place.directory.as_fd());
-                if let (Some(left), Some(meter)) = (left, &meter) {
-                    meter.went(left, 1);
-                }
-                return Ok(None);
-            }
-            Err(errno) => {
-                partial.remove(place.directory.as_fd());
-                return Err(target.fail(errno));
-            }
-        }
-        let credit = if target.rules.versions == 0 || how == How::Append {
-            (size, 1)
-        } else {
-            (0, 0)
+        let partial = Self::spare_partial(target, &place)?;
+        let credit = match how {
+            // All of it lives on in the new one.
+            How::Append => (size, 1),
+            _ => target.credit(Some(&original)),
         };
-        let counted = left.unwrap_or(0);
-        let space = target.space(meter, counted, credit);
-        let mut upload = Self::beside(target, partial, place, space, position)?;
+        let cloned = copy::cloned(old.as_fd(), partial.file.as_fd());
+        if cloned != Ok(true) {
+            partial::remove(place.directory.as_fd(), &partial.name, &partial.file.stat);
+            return cloned.map(|_| None).map_err(fail);
+        }
+        let space = target.space(meter, 0, credit);
+        let mut upload = Self::beside(target, partial, place, Some(had), space, position)?;
         if let Grows::Beside(beside) = &mut upload.grows {
             beside.clone_of = Some(original);
-            beside.leaves_nothing = true;
             beside.may_replace = true;
             if how == How::Append {
-                // All of it lives on in the new one.
                 beside.keeps = None;
             }
         }
-        let space = &mut upload.space;
-        let admitted = match left {
-            None => space.new_file().inspect_err(|_| space.came(0, 1)),
-            Some(_) => Ok(()),
-        };
+        upload.may_be_longer = true;
+        upload.count_new_file(target)?;
         // Its blocks are shared, but a quota counts what files say they hold.
-        let admitted = admitted.and_then(|()| space.admit_shared(size));
+        let admitted = upload.space.admit_shared(size);
         admitted.map_err(|kind| target.refuse(kind))?;
         Ok(Some(upload))
     }
@@ -344,6 +355,7 @@ impl Upload {
         target: &Target<'_>,
         partial: Partial,
         place: Place,
+        had: Option<FileStat>,
         space: Space,
         position: u64,
     ) -> Result<Self, Error> {
@@ -354,37 +366,34 @@ impl Upload {
                 target.relative.to_vec(),
             )),
         };
-        boot::mark(partial.file().as_fd(), target.durable);
-        let had = target.root.stat(target.relative, false).ok();
         let grows = Grows::Beside(Box::new(Beside {
-            partial,
+            name: partial.name,
             place,
             may_replace: target.permissions.contains(Permission::Overwrite),
             modes: target.modes,
             clone_of: None,
-            leaves_nothing: false,
+            resumable: partial.resumable,
             had,
             keeps,
             rules: *target.rules,
+            holder: target.holder.cloned(),
             finished: false,
         }));
-        Ok(Self::of(target, grows, space, position))
+        Ok(Self::of(target, partial.file, grows, space, position))
     }
 
-    fn of(target: &Target<'_>, grows: Grows, space: Space, position: u64) -> Self {
-        let file = match &grows {
-            Grows::Target { file, .. } => file,
-            Grows::Beside(beside) => beside.partial.file(),
-        };
+    fn of(target: &Target<'_>, file: Claimed, grows: Grows, space: Space, position: u64) -> Self {
         Self {
             order: Order::of(file.as_fd()),
             digest: target.checksums.then(|| Digest::new(Algorithm::default())),
             known_digest: None,
+            file,
             grows,
             position,
             received: 0,
-            cut_at_end: true,
-            empties: false,
+            cuts: false,
+            may_be_longer: false,
+            marked: false,
             durable: target.durable,
             pace: Pace::new(target.durable, position),
             space,
@@ -392,16 +401,132 @@ impl Upload {
             host_path: target.root.host_path(target.relative),
         }
     }
+
+    // ---- in the target itself
+
+    fn begin_in_place(target: &Target<'_>, how: How, may_be_new: bool) -> Result<Self, Error> {
+        let needed = match how {
+            How::Append => Permission::Append,
+            _ => Permission::Overwrite,
+        };
+        if !target.permissions.contains(needed) {
+            let missing = match target.root.stat(target.relative, false) {
+                Err(Errno::ENOENT) => Permission::Upload,
+                _ => needed,
+            };
+            return Err(target.refuse(ErrorKind::NotPermitted(missing)));
+        }
+        let file = claim_target(target, may_be_new)?;
+        let stat = file.stat;
+        match kind(&stat) {
+            Kind::File => {}
+            Kind::Directory => return Err(target.refuse(ErrorKind::IsADirectory)),
+            _ => return Err(target.refuse(ErrorKind::NotAFile)),
+        }
+        lock::check(&stat, target.rules.lock, target.path.as_bytes())?;
+        // The kernel takes them away at the first byte, but not where root writes it.
+        if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
+            let taken = acl::take_special_bits(file.as_fd(), stat.st_mode);
+            taken.map_err(|errno| target.fail(errno))?;
+        }
+        let size = size_of(&stat);
+        let position = target.position(how, size)?;
+        let space = target.space(target.meter(file.as_fd()), size, (0, 0));
+        if how != How::Append {
+            keep_old(target, &file, &space)?;
+        }
+        // It tells of what was there, and would again if the time of then came back.
+        checksum::forget(file.as_fd());
+        let mut upload = Self::in_place(target, file, None, space, position)?;
+        upload.cuts = how == How::Replace;
+        upload.may_be_longer = true;
+        Ok(upload)
+    }
+
+    /// A new file that grows under its own name.
+    fn create(target: &Target<'_>) -> Result<Self, Error> {
+        let fail = |errno| target.fail(errno);
+        let place = target.place()?;
+        let meter = target.meter(place.directory.as_fd());
+        let flags = OPEN
+            | OFlag::O_RDWR
+            | OFlag::O_CREAT
+            | OFlag::O_EXCL
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let fd = openat(&place.directory, place.name.as_slice(), flags, mode).map_err(fail)?;
+        // Whoever else has opened it by now has nothing of it.
+        let claimed = Claimed::new(File::from(fd), target.holder).map_err(fail)?;
+        let file = claimed.ok_or_else(|| target.refuse(ErrorKind::Busy))?;
+        let space = target.space(meter, 0, (0, 0));
+        let allowed = space.new_file().map_err(|kind| target.refuse(kind));
+        let given = allowed.and_then(|()| {
+            acl::give(place.directory.as_fd(), file.as_fd(), target.modes).map_err(fail)
+        });
+        if let Err(error) = given {
+            let (directory, name) = (&place.directory, place.name.as_slice());
+            let _ = unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+            return Err(error);
+        }
+        Self::in_place(target, file, Some(place.directory), space, 0)
+    }
+
+    /// `new_in`: the directory of a file that was made just now.
+    fn in_place(
+        target: &Target<'_>,
+        file: Claimed,
+        new_in: Option<OwnedFd>,
+        space: Space,
+        position: u64,
+    ) -> Result<Self, Error> {
+        // Where its name is, to be looked at in the end.
+        let root = target.root.again().map_err(|errno| target.fail(errno))?;
+        let grows = Grows::InPlace {
+            new_in,
+            at: (root, target.relative.to_vec()),
+        };
+        Ok(Self::of(target, file, grows, space, position))
+    }
 }
 
-/// Where the target is, to be looked at in the end.
-fn again(target: &Target<'_>) -> Result<(Root, Vec<u8>), Error> {
-    let root = target.root.again().map_err(|errno| target.fail(errno))?;
-    Ok((root, target.relative.to_vec()))
+/// Opens a target that is there for writing.
+fn claim_target(target: &Target<'_>, may_be_new: bool) -> Result<Claimed, Error> {
+    let fail = |errno| target.fail(errno);
+    // Its checksum begins with what is in it.
+    let access = match target.checksums {
+        true => OFlag::O_RDWR,
+        false => OFlag::O_WRONLY,
+    };
+    for _ in 0..TRIES {
+        if target.root.is_special(target.relative) {
+            return Err(target.refuse(ErrorKind::NotAFile));
+        }
+        let opened = target
+            .root
+            .open_below(target.relative, OPEN | access, Mode::empty());
+        let file = File::from(match opened {
+            Err(Errno::ENOENT) if !may_be_new => {
+                return Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }));
+            }
+            Err(Errno::ENOENT) if !target.permissions.contains(Permission::Upload) => {
+                return Err(target.refuse(ErrorKind::NotPermitted(Permission::Upload)));
+            }
+            other => other.map_err(fail)?,
+        });
+        let stat = fstat(&file).map_err(fail)?;
+        if let Some(claimed) = Claimed::new(file, target.holder).map_err(fail)? {
+            return Ok(claimed);
+        }
+        if !give_way(&stat, target.account()) {
+            break;
+        }
+    }
+    Err(target.refuse(ErrorKind::Busy))
 }
 
 /// Keeps a copy of what is going to be overwritten in place, where there is room for one.
-fn keep_old(target: &Target<'_>, old: BorrowedFd<'_>, space: &Space) -> Result<(), Error> {
+fn keep_old(target: &Target<'_>, old: &Claimed, space: &Space) -> Result<(), Error> {
     if target.rules.versions == 0 {
         return Ok(());
     }
@@ -419,7 +544,7 @@ fn keep_old(target: &Target<'_>, old: BorrowedFd<'_>, space: &Space) -> Result<(
     let keeping = Keeping {
         most: target.rules.versions,
         durable: target.durable,
-        order: Order::of(old),
+        order: Order::of(old.as_fd()),
     };
     let kept = versions::keep_copy(target.root, target.relative, &copied.into(), keeping);
     let gone = kept.map_err(|errno| {
@@ -430,42 +555,4 @@ fn keep_old(target: &Target<'_>, old: BorrowedFd<'_>, space: &Space) -> Result<(
         space.went(gone, 1);
     }
     Ok(())
-}
-
-/// A new file that grows under its own name.
-fn create(target: &Target<'_>) -> Result<Upload, Error> {
-    let fail = |errno| target.fail(errno);
-    let place = target.root.place(target.relative).map_err(fail)?;
-    let meter = target.meter(place.directory.as_fd());
-    let flags = OPEN
-        | OFlag::O_RDWR
-        | OFlag::O_CREAT
-        | OFlag::O_EXCL
-        | OFlag::O_NOFOLLOW
-        | OFlag::O_CLOEXEC;
-    let fd = openat(
-        &place.directory,
-        place.name.as_slice(),
-        flags,
-        Mode::S_IRUSR | Mode::S_IWUSR,
-    )
-    .map_err(fail)?;
-    // Whoever else has opened it by now has nothing of it.
-    let claimed = Claimed::new(File::from(fd)).map_err(fail)?;
-    let fd = claimed.ok_or_else(|| target.refuse(ErrorKind::Busy))?;
-    let space = target.space(meter, 0, (0, 0));
-    let allowed = space.new_file().map_err(|kind| target.refuse(kind));
-    let given = allowed
-        .and_then(|()| acl::give(place.directory.as_fd(), fd.as_fd(), target.modes).map_err(fail));
-    if let Err(error) = given {
-        let flag = nix::unistd::UnlinkatFlags::NoRemoveDir;
-        let _ = nix::unistd::unlinkat(&place.directory, place.name.as_slice(), flag);
-        return Err(error);
-    }
-    let grows = Grows::Target {
-        file: fd,
-        new_in: Some(place.directory),
-        at: again(target)?,
-    };
-    Ok(Upload::of(target, grows, space, 0))
 }

@@ -15,7 +15,7 @@ impl Upload {
     /// Cut off, it is worth nothing: who wants the copy says so again.
     pub(in crate::storage) fn leaves_nothing(&mut self) {
         if let Grows::Beside(beside) = &mut self.grows {
-            beside.leaves_nothing = true;
+            beside.resumable = false;
         }
     }
 
@@ -45,18 +45,18 @@ impl Upload {
         if !self.takes_pages() {
             return Ok(false);
         }
-        self.empty()?;
+        self.cut()?;
         let refuse = |kind: ErrorKind, upload: &Self| Error::new(kind, upload.path.as_bytes());
         let size = length(from).map_err(|errno| self.failed(errno))?;
         let admitted = self.space.admit_shared(size);
         admitted.map_err(|kind| refuse(kind, self))?;
-        let shared = copy::cloned(from.as_fd(), self.file().as_fd());
+        let shared = copy::cloned(from.as_fd(), self.file.as_fd());
         if !shared.map_err(|errno| self.failed(errno))? {
             self.space.give_back(0);
             return Ok(false);
         }
         // It may have grown in between.
-        self.position = length(self.file()).map_err(|errno| self.failed(errno))?;
+        self.position = length(&self.file).map_err(|errno| self.failed(errno))?;
         self.received = self.position;
         let admitted = self.space.admit_shared(self.position);
         admitted.map_err(|kind| refuse(kind, self))?;
@@ -68,7 +68,7 @@ impl Upload {
     /// # Errors
     /// `NoRoom`, `OverQuota`.
     pub(in crate::storage) fn would_fit(&self, size: u64) -> Result<(), Error> {
-        let fits = self.space.would_fit(self.file(), size);
+        let fits = self.space.would_fit(&self.file, size);
         fits.map_err(|kind| Error::new(kind, self.path.as_bytes()))
     }
 
@@ -87,7 +87,7 @@ impl Upload {
             return self.copy_through_memory(from, length);
         }
         self.admit(length)?;
-        let copied = copy::step_of(from.as_fd(), self.file().as_fd(), self.position, length);
+        let copied = copy::step_of(from.as_fd(), self.file.as_fd(), self.position, length);
         let copied = copied.map_err(|errno| self.failed(errno))?;
         self.advance(copied)?;
         Ok(copied)

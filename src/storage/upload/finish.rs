@@ -1,52 +1,99 @@
 //! How an upload becomes the file: cut to its length, given mode and owner, flushed, given its name (in the order that
 //! [`durable`](crate::storage::disk::durable) explains), and the one that had it kept or gone.
+//!
+//! The kernel of a client that dies may end the data connection in order a moment before it ends the control connection: then
+//! the end of the data is not the end of the file. So the front end is asked again and again whether the client is still
+//! there: before the file gets its name, and where the name comes before the last flush, behind that. What was replaced
+//! meanwhile changed places with the new file, and changes back when the client is gone by then.
 use std::fs::File;
 use std::os::fd::AsFd as _;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{Gid, Uid, fchown, fsync, ftruncate};
 
+use super::partial;
 use super::{Beside, Grows, Stored, Upload};
 use crate::storage::disk::acl;
+use crate::storage::disk::acl::Modes;
 use crate::storage::disk::boot;
 use crate::storage::disk::durable::{Order, after_rename, before_rename, contents, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, is_unchanged, kind, size_of};
 use crate::storage::disk::names::{HeldName, rename_to_new};
 use crate::storage::disk::root::Place;
+use crate::storage::disk::writers::{Holder, Reserved};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest};
-use crate::storage::permissions::Modes;
 use crate::storage::retention::lock::locked_until;
 use crate::storage::retention::versions::{self, Keeping};
-use crate::storage::upload::partial::{self, Partial};
+
+/// How long behind its last byte a client may still turn out to be gone. A process that is killed ends its connections within
+/// a millisecond (22 to 713 microseconds were seen), one that tidies up takes some more.
+const HANG_UP: Duration = Duration::from_millis(10);
+
+/// The same for a new file that was flushed: nothing is lost but time if it is taken for whole and is not, and small
+/// files are not to wait longer than for the disk.
+const HANG_UP_OF_NEW: Duration = Duration::from_millis(1);
+
+/// Asks whether the client is still there: until so long behind its last byte, for zero just once.
+pub type Look<'a, E> = dyn FnMut(Duration) -> Result<(), E> + 'a;
+
+/// What had the name, and now has that of the partial file.
+struct Exchanged {
+    old: FileStat,
+    /// Nobody else takes it for what an upload has left.
+    _reserved: Option<Reserved>,
+}
+
+/// How the name is given.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// So that it can be undone.
+    Exchange,
+    Replace,
+}
+
+/// What became of it.
+enum Named {
+    New,
+    /// Bytes of the file that is gone.
+    Replaced(u64),
+    Exchanged(Exchanged),
+    /// The file system cannot exchange.
+    Refused,
+}
 
 impl Upload {
     /// Makes what was received the file, and returns once it is on the disk (where the account is
-    /// `durable`): what it holds first, then its name.
+    /// `durable`): what it holds first, then its name. `look` tells what keeps it from becoming the file.
     ///
     /// # Errors
-    /// Whatever the disk says at the last moment, `Locked` when somebody else has stored the file meanwhile, `OverQuota`: then
-    /// the file was not received.
-    pub fn finish(mut self) -> Result<Stored, Error> {
-        let end = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
-        if self.cut_at_end {
-            ftruncate(self.file(), end).map_err(|errno| self.failed(errno))?;
+    /// Whatever the disk says at the last moment, `Locked` when somebody else has stored the file meanwhile, `OverQuota`, what
+    /// `look` says: then the file was not received.
+    pub fn finish<E: From<Error>>(mut self, look: &mut Look<'_, E>) -> Result<Stored, E> {
+        // Nobody has it ended any more.
+        self.file.settle();
+        self.cut()?;
+        if self.may_be_longer {
+            let end = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
+            ftruncate(&*self.file, end).map_err(|errno| self.failed(errno))?;
         }
         self.space.give_back(self.position);
         let sha256 = self.digest.take().map(Digest::finish);
         let sha256 = sha256.or_else(|| self.known_digest.take());
         if let Some(sha256) = &sha256 {
             // Where it cannot be kept it is told all the same.
-            checksum::store(self.file(), sha256);
+            checksum::store(&self.file, sha256);
         }
-        match &self.grows {
-            Grows::Target { .. } => {
+        match self.grows {
+            Grows::InPlace { .. } => {
                 self.settle_in_place().map_err(|errno| self.failed(errno))?;
+                look(HANG_UP)?;
                 self.must_have_its_name()?;
             }
-            Grows::Beside(_) => self.settle_beside()?,
+            Grows::Beside(_) => self.settle_beside(look)?,
         }
         Ok(Stored {
             size: self.position,
@@ -55,7 +102,7 @@ impl Upload {
     }
 
     fn settle_in_place(&self) -> Result<(), Errno> {
-        let Grows::Target { file, new_in, .. } = &self.grows else {
+        let Grows::InPlace { new_in, .. } = &self.grows else {
             return Ok(());
         };
         if !self.durable {
@@ -64,104 +111,225 @@ impl Upload {
         // Its checksum, which is beside it, is to reach the disk as well.
         match (new_in, self.order) {
             (Some(directory), Order::Each) => {
-                fsync(&**file)?;
+                fsync(&*self.file)?;
                 sync_directory(directory.as_fd())
             }
             // Its entry is part of the same commit.
-            (Some(directory), order) => after_rename(order, file, directory.as_fd()),
-            (None, order) => contents(order, file),
+            (Some(directory), order) => after_rename(order, &self.file, directory.as_fd()),
+            (None, order) => contents(order, &self.file),
         }
     }
 
     /// Somebody may have removed, renamed or replaced the file meanwhile: what was received is then in no file of that name.
     fn must_have_its_name(&self) -> Result<(), Error> {
-        let Grows::Target { file, at, .. } = &self.grows else {
+        let Grows::InPlace { at, .. } = &self.grows else {
             return Ok(());
         };
         let (root, relative) = at;
-        let ours = fstat(&**file).map_err(|errno| self.failed(errno))?;
-        let there = root.stat(relative, true);
-        match there {
-            Ok(there) if is_same_file(&there, &ours) => Ok(()),
+        match root.stat(relative, true) {
+            Ok(there) if is_same_file(&there, &self.file.stat) => Ok(()),
             _ => Err(Error::new(ErrorKind::Busy, self.path.as_bytes())),
         }
     }
 
-    fn settle_beside(&mut self) -> Result<(), Error> {
+    fn settle_beside<E: From<Error>>(&mut self, look: &mut Look<'_, E>) -> Result<(), E> {
         let Grows::Beside(beside) = &self.grows else {
             return Ok(());
         };
-        let file = beside.partial.file();
-        let prepared = take_over_from(&beside.place, file, beside.modes).and_then(|()| {
-            boot::unmark(file.as_fd());
-            if self.durable {
-                before_rename(self.order, file)?;
+        take_over_from(
+            &beside.place,
+            beside.had.is_some(),
+            &self.file,
+            beside.modes,
+        )
+        .and_then(|()| match self.durable {
+            true => before_rename(self.order, &self.file),
+            false => Ok(()),
+        })
+        .map_err(|errno| self.failed(errno))?;
+        let mut way = match self.durable {
+            true => Way::Exchange,
+            false => Way::Replace,
+        };
+        let named = loop {
+            // What cannot be undone, or is not flushed behind it, is looked at before.
+            look(match way {
+                Way::Exchange => Duration::ZERO,
+                Way::Replace => HANG_UP,
+            })?;
+            match self.give_name(beside, way)? {
+                Named::Refused => way = Way::Replace,
+                named => break named,
             }
-            Ok(())
-        });
-        prepared.map_err(|errno| self.failed(errno))?;
-        self.put_in_place(beside)?;
-        if let Grows::Beside(beside) = &mut self.grows {
-            beside.finished = true;
+        };
+        if self.marked {
+            boot::unmark(self.file.as_fd());
+            partial::forget_replaced(&self.file);
         }
-        if let Grows::Beside(beside) = &self.grows {
-            // What was left by others under the name is of no use to anybody, and would be continued some day.
-            let directory = beside.place.directory.as_fd();
-            for size in partial::discard(directory, &beside.place.name) {
+        let directory = beside.place.directory.as_fd();
+        let settled = match self.durable {
+            true => after_rename(self.order, &self.file, directory),
+            false => Ok(()),
+        };
+        let settled = settled.map_err(|errno| E::from(self.failed(errno)));
+        let settled = settled.and_then(|()| match &named {
+            Named::Exchanged(_) => look(HANG_UP),
+            Named::New if self.durable => look(HANG_UP_OF_NEW),
+            _ => Ok(()),
+        });
+        if let Err(gone) = settled {
+            let is_taken = self.take_name_back(beside, &named);
+            if let Grows::Beside(beside) = &mut self.grows {
+                beside.finished = !is_taken;
+            }
+            return Err(gone);
+        }
+        let gone = match &named {
+            Named::Exchanged(Exchanged { old, .. }) => {
+                partial::remove(directory, &beside.name, old);
+                Some(size_of(old))
+            }
+            Named::Replaced(size) => Some(*size),
+            Named::New | Named::Refused => None,
+        };
+        if let Some(size) = gone.filter(|_| beside.keeps.is_none()) {
+            self.space.went(size, 1);
+        }
+        if !beside.resumable {
+            // What was cut off before is of no use to anybody, and would be continued some day.
+            let account = beside.holder.as_ref().map_or("", |holder| holder.account());
+            let name = partial::name_of(account, &beside.place.name);
+            if let Ok(Some(size)) = partial::discard(directory, &name) {
                 self.space.went(size, 1);
             }
-            if self.durable {
-                after_rename(self.order, beside.partial.file(), directory)
-                    .map_err(|errno| self.failed(errno))?;
-            }
+        }
+        if let Grows::Beside(beside) = &mut self.grows {
+            beside.finished = true;
         }
         Ok(())
     }
 
     /// Gives the partial file its name, and what had it its due.
-    fn put_in_place(&self, beside: &Beside) -> Result<(), Error> {
-        let Beside { partial, place, .. } = beside;
-        let rename = || rename_to(partial, place, beside.may_replace);
-        let rules = &beside.rules;
-        let held = HeldName::of(&place.directory, &place.name);
-        let _held = held.map_err(|errno| self.failed(errno))?;
-        let busy = || Error::new(ErrorKind::Busy, self.path.as_bytes());
-        if !partial.has_its_name(place.directory.as_fd()) {
-            return Err(busy());
+    fn give_name(&self, beside: &Beside, way: Way) -> Result<Named, Error> {
+        let Beside { name, place, .. } = beside;
+        let fail = |errno| self.failed(errno);
+        let refuse = |kind| Error::new(kind, self.path.as_bytes());
+        let directory = place.directory.as_fd();
+        let _held = HeldName::of(directory, &place.name).map_err(fail)?;
+        if !partial::has_name(directory, name, &self.file.stat) {
+            return Err(refuse(ErrorKind::Busy));
         }
-        if let Some(original) = &beside.clone_of {
-            let now = old_file(place).map_err(|errno| self.failed(errno))?;
-            if now.is_none_or(|now| !is_unchanged(original, &now)) {
-                return Err(busy());
+        if beside.had.is_none() || !beside.may_replace {
+            // What was to be replaced may be gone, and its room with it.
+            self.space.fits_without((0, 0)).map_err(refuse)?;
+            match rename_to_new(directory, name, directory, &place.name) {
+                Err(Errno::EEXIST) if beside.may_replace => {}
+                other => return other.map(|()| Named::New).map_err(fail),
             }
         }
-        if rules.lock.is_none() && beside.keeps.is_none() && !self.space.is_metered() {
-            return rename().map_err(|errno| self.failed(errno));
+        let old = old_file(place).map_err(fail)?;
+        if let Some(original) = &beside.clone_of {
+            if old.is_none_or(|old| !is_unchanged(original, &old)) {
+                return Err(refuse(ErrorKind::Busy));
+            }
         }
-        let old = old_file(place).map_err(|errno| self.failed(errno))?;
-        let refuse = |kind| Error::new(kind, self.path.as_bytes());
-        if let Some(until) = old.and_then(|old| locked_until(&old, rules.lock)) {
+        if let Some(until) = old.and_then(|old| locked_until(&old, beside.rules.lock)) {
             return Err(refuse(ErrorKind::Locked { until }));
         }
-        let stays = old.is_some() && beside.keeps.is_some();
-        let replaced = old.filter(|_| !stays);
+        let replaced = old.filter(|_| beside.keeps.is_none());
         let replaced = replaced.map_or((0, 0), |old| (size_of(&old), 1));
         self.space.fits_without(replaced).map_err(refuse)?;
-        if let (Some((root, relative)), Some(_)) = (&beside.keeps, old) {
-            let keeping = Keeping {
-                most: rules.versions,
-                durable: self.durable,
-                order: self.order,
-            };
-            let kept = versions::keep(root, relative, place, keeping);
-            for gone in kept.map_err(|errno| self.failed(errno))? {
-                self.space.went(gone, 1);
+        let Some(old) = old else {
+            return rename_to_new(directory, name, directory, &place.name)
+                .map(|()| Named::New)
+                .map_err(fail);
+        };
+        let reserved = reserve(&old, beside.holder.as_ref());
+        self.keep_version(beside)?;
+        match way {
+            Way::Exchange => {
+                let flags = RenameFlags::RENAME_EXCHANGE;
+                let to = place.name.as_slice();
+                match renameat2(directory, name.as_slice(), directory, to, flags) {
+                    Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(Named::Refused),
+                    other => other.map_err(fail).map(|()| {
+                        Named::Exchanged(Exchanged {
+                            old,
+                            _reserved: reserved,
+                        })
+                    }),
+                }
             }
+            Way::Replace => renameat(directory, name.as_slice(), directory, place.name.as_slice())
+                .map(|()| Named::Replaced(size_of(&old)))
+                .map_err(fail),
         }
-        rename().map_err(|errno| self.failed(errno))?;
-        self.space.went(replaced.0, replaced.1);
+    }
+
+    /// The client is gone, or the disk failed: the old file gets its name back, unless somebody has stored another meanwhile.
+    /// Whether the partial file has its own name again.
+    fn take_name_back(&self, beside: &Beside, named: &Named) -> bool {
+        let Beside { name, place, .. } = beside;
+        let (directory, target) = (place.directory.as_fd(), place.name.as_slice());
+        let Ok(_held) = HeldName::of(directory, target) else {
+            return false;
+        };
+        let is_ours = partial::has_name(directory, target, &self.file.stat);
+        let taken = match named {
+            Named::New if is_ours => rename_to_new(directory, target, directory, name),
+            Named::Exchanged(_) if is_ours => {
+                let flags = RenameFlags::RENAME_EXCHANGE;
+                renameat2(directory, target, directory, name.as_slice(), flags)
+            }
+            Named::Exchanged(Exchanged { old, .. }) => {
+                partial::remove(directory, name, old);
+                return false;
+            }
+            _ => return false,
+        };
+        // What is not whole must not look so behind a power cut either.
+        let taken = taken.and_then(|()| match self.durable {
+            true => after_rename(self.order, &self.file, directory),
+            false => Ok(()),
+        });
+        if let Err(errno) = taken {
+            log::error!(
+                "{}: the upload was cut off, but the file has its name already: {}",
+                self.host_path.display(),
+                errno.desc()
+            );
+        }
+        taken.is_ok()
+    }
+
+    /// The file that is replaced becomes an old version.
+    fn keep_version(&self, beside: &Beside) -> Result<(), Error> {
+        let Some((root, relative)) = &beside.keeps else {
+            return Ok(());
+        };
+        let keeping = Keeping {
+            most: beside.rules.versions,
+            durable: self.durable,
+            order: self.order,
+        };
+        let gone = versions::keep(root, relative, &beside.place, keeping);
+        for size in gone.map_err(|errno| self.failed(errno))? {
+            self.space.went(size, 1);
+        }
         Ok(())
     }
+}
+
+/// Keeps others from taking the old file for what an upload has left, while it has the name of one. Another may look at it just
+/// now, and lets go of it at once; who writes to it in place keeps others from it as well.
+fn reserve(old: &FileStat, holder: Option<&Holder>) -> Option<Reserved> {
+    (0..20).find_map(|_| {
+        let reserved = Reserved::new(old, holder);
+        if reserved.is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        reserved
+    })
 }
 
 /// The file that has the name now.
@@ -176,8 +344,11 @@ fn old_file(place: &Place) -> Result<Option<FileStat>, Errno> {
 
 /// Mode, access control list, owner and group of the file that is replaced, as far as the server may set them; else those of
 /// new files.
-fn take_over_from(place: &Place, file: &File, modes: Modes) -> Result<(), Errno> {
+fn take_over_from(place: &Place, is_there: bool, file: &File, modes: Modes) -> Result<(), Errno> {
     let (directory, file) = (place.directory.as_fd(), file.as_fd());
+    if !is_there {
+        return acl::give(directory, file, modes);
+    }
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let old = match openat(directory, place.name.as_slice(), flags, Mode::empty()) {
         Err(Errno::ENOENT) => return acl::give(directory, file, modes),
@@ -193,14 +364,4 @@ fn take_over_from(place: &Place, file: &File, modes: Modes) -> Result<(), Errno>
         let _ = fchown(file, None, Some(group));
     }
     acl::keep(old.as_fd(), file, stat.st_mode & 0o777)
-}
-
-/// In one step; what has the name now is replaced only where it may be.
-fn rename_to(partial: &Partial, place: &Place, may_replace: bool) -> Result<(), Errno> {
-    let directory = &place.directory;
-    let (from, to) = (partial.name.as_slice(), place.name.as_slice());
-    if may_replace {
-        return renameat(directory, from, directory, to);
-    }
-    rename_to_new(directory, from, directory, to)
 }

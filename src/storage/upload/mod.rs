@@ -7,12 +7,10 @@
 //! | `copy` | getting what another file holds |
 //! | `finish` | how it becomes the file |
 //! | `partial` | where it grows until it is whole |
-//! | `holder` | whose session it is, and how that is ended |
 //! | `sweep` | what uploads have left in a whole tree |
 mod begin;
 mod copy;
 mod finish;
-pub mod holder;
 pub mod partial;
 mod space;
 pub mod sweep;
@@ -30,29 +28,19 @@ use nix::sys::stat::{FileStat, fstat, fstatat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::ftruncate;
 
+use crate::storage::disk::acl::Modes;
 use crate::storage::disk::boot;
-use crate::storage::disk::durable::{Order, Pace};
+use crate::storage::disk::durable::{self, Order, Pace};
 use crate::storage::disk::metadata::{is_same_file, size_of};
 use crate::storage::disk::root::{Place, Root};
-use crate::storage::disk::writers::Claimed;
+use crate::storage::disk::writers::{Claimed, Holder};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest, Stopped};
 use crate::storage::path::VirtualPath;
-use crate::storage::permissions::{Modes, Permissions};
+use crate::storage::permissions::Permissions;
 use crate::storage::quota::meter::Metered;
 use crate::storage::rules::{Room, Rules};
-use crate::storage::upload::partial::Partial;
 use space::Space;
-
-/// Where uploads grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Uploads {
-    /// Beside the target, which they replace when they are whole.
-    #[default]
-    Atomic,
-    /// In the target itself, for programs that read it meanwhile.
-    Direct,
-}
 
 /// What an upload does with the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +66,9 @@ pub(super) struct Target<'a> {
     pub min_free: Room,
     pub metered: &'a Metered,
     pub checksums: bool,
+    pub holder: Option<&'a Holder>,
+    /// What the client was told last of the length of what was cut off.
+    pub told: Option<u64>,
 }
 
 /// What an upload has become.
@@ -93,13 +84,16 @@ pub struct Stored {
 /// waits to be resumed.
 #[derive(Debug)]
 pub struct Upload {
+    file: Claimed,
     grows: Grows,
     position: u64,
     received: u64,
-    /// What was there beyond the end of the upload goes.
-    cut_at_end: bool,
-    /// What was there goes with the first byte, and not before one comes.
-    empties: bool,
+    /// What is there behind the position goes with the first byte, and not before one comes.
+    cuts: bool,
+    /// There may be something behind the position in the end.
+    may_be_longer: bool,
+    /// It says how much of it is sure to be there after a power cut.
+    marked: bool,
     durable: bool,
     order: Order,
     pace: Pace,
@@ -116,8 +110,7 @@ pub struct Upload {
 #[derive(Debug)]
 enum Grows {
     /// The target itself.
-    Target {
-        file: Claimed,
+    InPlace {
         /// The directory of a new file, whose entry is to be made durable too.
         new_in: Option<OwnedFd>,
         /// Where its name is: the root, and the path below.
@@ -129,38 +122,37 @@ enum Grows {
 
 #[derive(Debug)]
 struct Beside {
-    partial: Partial,
+    /// Of the partial file.
+    name: Vec<u8>,
+    /// The target.
     place: Place,
     /// What may be there by then may be replaced.
     may_replace: bool,
     modes: Modes,
     /// It began as what this file, the target, holds, and replaces nothing else.
     clone_of: Option<FileStat>,
-    /// Cut off, it is worth nothing.
-    leaves_nothing: bool,
+    /// Cut off, it can be continued; else it is worth nothing.
+    resumable: bool,
     /// What had the name when the upload began.
     had: Option<FileStat>,
     /// The file that is replaced becomes an old version: where its root is, and its path below.
     keeps: Option<(Root, Vec<u8>)>,
     rules: Rules,
+    holder: Option<Holder>,
     finished: bool,
 }
 
-impl Upload {
-    fn file(&self) -> &File {
-        match &self.grows {
-            Grows::Target { file, .. } => file,
-            Grows::Beside(beside) => beside.partial.file(),
-        }
-    }
+/// Bytes of an upload that are not worth marking: clients are told of less, and send them again.
+const UNMARKED: u64 = 64 << 10;
 
+impl Upload {
     /// Writes all of it behind what was received before.
     ///
     /// # Errors
     /// `NoSpace` with the bytes that are free, `OverQuota`, `Quota`, `TooLarge`, `Io`.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.admit(bytes.len())?;
-        self.file()
+        self.file
             .write_all_at(bytes, self.position)
             .map_err(|error| {
                 self.failed(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
@@ -190,7 +182,7 @@ impl Upload {
         &mut self,
         go_on: &mut dyn FnMut() -> Result<(), E>,
     ) -> Result<(), Stopped<E>> {
-        let (file, position) = (self.file(), self.position);
+        let (file, position) = (&*self.file, self.position);
         let Some(mut digest) = self.digest.clone().filter(|_| position > 0) else {
             return Ok(());
         };
@@ -215,7 +207,7 @@ impl Upload {
             match splice(
                 pipe,
                 None,
-                self.file(),
+                &*self.file,
                 Some(&mut offset),
                 length,
                 SpliceFFlags::SPLICE_F_MOVE,
@@ -231,6 +223,13 @@ impl Upload {
         }
     }
 
+    /// Bytes that are yet to come of a file of which so many were announced: what is missing of the whole, or where more is
+    /// there already, so many.
+    pub fn missing_of(&self, announced: u64) -> u64 {
+        let whole = announced.checked_sub(self.position);
+        whole.unwrap_or(announced)
+    }
+
     /// Sets room aside for bytes that were announced, so that want of it is found out before the first of them. What is not
     /// used is given back in the end.
     ///
@@ -240,52 +239,62 @@ impl Upload {
         let Some(end) = self.position.checked_add(announced) else {
             return Err(self.failed(Errno::EFBIG));
         };
-        let (file, space) = match &mut self.grows {
-            Grows::Target { file, .. } => (&**file, &mut self.space),
-            Grows::Beside(beside) => (beside.partial.file(), &mut self.space),
-        };
-        space
-            .reserve(file, self.position, end)
+        self.may_be_longer = true;
+        self.space
+            .reserve(&self.file, self.position, end)
             .map_err(|kind| Error::new(kind, self.path.as_bytes()))
     }
 
     /// To be called before anything is written.
-    fn empty(&mut self) -> Result<(), Error> {
-        if std::mem::take(&mut self.empties) {
-            ftruncate(self.file(), 0).map_err(|errno| self.failed(errno))?;
-            self.space.give_back(0);
+    fn cut(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.cuts) {
+            let position = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
+            ftruncate(&*self.file, position).map_err(|errno| self.failed(errno))?;
+            self.space.give_back(self.position);
+            if self.durable && matches!(self.grows, Grows::Beside(_)) {
+                // Or a power cut could bring back what was behind it, to be continued with what is another file by now.
+                let flushed = durable::contents(self.order, &self.file);
+                flushed.map_err(|errno| self.failed(errno))?;
+            }
         }
         Ok(())
     }
 
     fn admit(&mut self, length: usize) -> Result<(), Error> {
-        self.empty()?;
+        self.cut()?;
         let end = self.position + length as u64;
-        let (file, space) = match &mut self.grows {
-            Grows::Target { file, .. } => (&**file, &mut self.space),
-            Grows::Beside(beside) => (beside.partial.file(), &mut self.space),
-        };
-        space
-            .admit(file, end)
+        self.space
+            .admit(&self.file, end)
             .map_err(|kind| Error::new(kind, self.path.as_bytes()))
     }
 
     fn advance(&mut self, bytes: usize) -> Result<(), Error> {
         self.position += bytes as u64;
         self.received += bytes as u64;
-        let (file, pace) = match &mut self.grows {
-            Grows::Target { file, .. } => (&**file, &mut self.pace),
-            Grows::Beside(beside) => (beside.partial.file(), &mut self.pace),
-        };
-        let paced = pace.reached(file, self.position);
+        self.file.moved();
+        if !self.marked && self.position >= UNMARKED {
+            self.mark();
+        }
+        let paced = self.pace.reached(&self.file, self.position);
         paced.map_err(|errno| self.failed(errno))
+    }
+
+    /// Has an unfinished file say what of it is sure to be there, and what it is to replace.
+    fn mark(&mut self) {
+        if let Grows::Beside(beside) = &self.grows {
+            boot::mark(self.file.as_fd(), self.durable);
+            if let Some(had) = beside.had.as_ref().filter(|_| beside.resumable) {
+                partial::note_replaced(&self.file, had);
+            }
+            self.marked = true;
+        }
     }
 
     fn failed(&self, errno: Errno) -> Error {
         let mut error = Error::from_errno(errno, self.path.as_bytes());
         if errno == Errno::ENOSPC {
             error.kind = ErrorKind::NoSpace {
-                free: fstatvfs(self.file()).map_or(0, |disk| available(&disk, Room::default())),
+                free: fstatvfs(&*self.file).map_or(0, |disk| available(&disk, Room::default())),
             };
         }
         error
@@ -313,21 +322,24 @@ impl Upload {
 impl Drop for Upload {
     /// What holds nothing is worth no resuming.
     fn drop(&mut self) {
-        let size = length(self.file()).unwrap_or(0);
+        let size = length(&self.file).unwrap_or(0);
         if let Grows::Beside(beside) = &self.grows {
             if beside.finished {
                 return;
             }
-            if self.position == 0 || beside.leaves_nothing || beside.is_outdated() {
-                beside.partial.remove(beside.place.directory.as_fd());
+            let directory = beside.place.directory.as_fd();
+            if size == 0 || !beside.resumable || beside.is_outdated(&self.file.stat) {
+                partial::remove(directory, &beside.name, &self.file.stat);
                 self.space.give_back(0);
                 self.space.went(0, 1);
                 return;
             }
-            // It may have been as good as finished.
-            boot::mark(beside.partial.file().as_fd(), self.durable);
+            if self.received > 0 {
+                // It may have been as good as finished.
+                self.mark();
+            }
         }
-        self.space.cut_surplus(self.file(), size);
+        self.space.cut_surplus(&self.file, size);
         self.space.give_back(size);
     }
 }
@@ -335,7 +347,7 @@ impl Drop for Upload {
 impl Beside {
     /// Whether another file was stored under the name since this upload began, or the partial file was taken away. To
     /// continue this one later would mix the two.
-    fn is_outdated(&self) -> bool {
+    fn is_outdated(&self, ours: &FileStat) -> bool {
         let directory = self.place.directory.as_fd();
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
         let there = fstatat(directory, self.place.name.as_slice(), flags);
@@ -343,7 +355,7 @@ impl Beside {
             let had = self.had.as_ref();
             had.is_none_or(|had| !is_same_file(had, &there))
         });
-        other || !self.partial.has_its_name(directory)
+        other || !partial::has_name(directory, &self.name, ours)
     }
 }
 

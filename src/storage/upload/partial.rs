@@ -1,214 +1,79 @@
-//! Partial files: where an upload grows, hidden beside its target, until it is whole. The name is made from the target's,
-//! so that an upload which was cut off is found again; a lock tells whose is under way.
+//! Partial files: where an upload grows, hidden beside its target, until it is whole. The name is made from the account and
+//! the target's name, so that the account finds again what was cut off, and nobody continues another's upload.
+use std::ffi::CStr;
 use std::fs::File;
-use std::ops::Deref;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use blake2::Blake2b;
 use blake2::digest::Digest as _;
 use blake2::digest::consts::U8;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::storage::disk::boot;
 use crate::storage::disk::metadata::{is_same_file, size_of};
-use crate::storage::disk::reserved::PREFIX;
+use crate::storage::disk::reserved::{PARTIAL, PREFIX, is_partial_name};
+use crate::storage::disk::writers::{Claimed, Holder, is_written_here};
+use crate::storage::disk::{boot, system};
 
-const SUFFIX: &[u8] = b".partial";
+/// Bytes of the target's name that are shown in the partial's, for people who find one: with all that is added no more than
+/// eCryptfs takes, which is 143.
+const SHOWN: usize = 72;
 
-/// Bytes of the target's name that are shown in the partial's, for people who find one: short enough for any file system,
-/// whatever is added.
-const SHOWN: usize = 150;
+/// What is told of a partial file's length ends at such a boundary.
+const BLOCK: u64 = 4096;
 
-/// Uploads to one name at once that are told apart.
-const SLOTS: u32 = 32;
-
-/// Whether a name is that of a partial file. Clients neither see nor say such names.
-pub fn is_partial_name(name: &[u8]) -> bool {
-    name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+/// The name of the partial file in which the account continues what was cut off.
+pub fn name_of(account: &str, target: &[u8]) -> Vec<u8> {
+    named(account, target, "")
 }
 
-#[cfg(test)]
-fn name_of(target: &[u8], slot: u32) -> Vec<u8> {
-    let mut names = names_of(target);
-    names.nth(slot as usize).unwrap()
+/// A name for an upload beside that one, which nobody continues.
+fn spare_name(account: &str, target: &[u8]) -> Vec<u8> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    named(
+        account,
+        target,
+        &format!("-{}-{number}", std::process::id()),
+    )
 }
 
-/// One for each slot.
-fn names_of(target: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-    let digest = Blake2b::<U8>::digest(target);
-    let mut stem = PREFIX.to_vec();
-    stem.extend(&target[..target.len().min(SHOWN)]);
-    stem.push(b'-');
+fn named(account: &str, target: &[u8], number: &str) -> Vec<u8> {
+    let mut digest = Blake2b::<U8>::new();
+    digest.update(account.as_bytes());
+    digest.update([0]);
+    digest.update(target);
+    let digest = digest.finalize();
     let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    stem.extend(digits.map(|digit| b"0123456789abcdef"[usize::from(digit)]));
-    (0..SLOTS).map(move |slot| [&stem, format!("-{slot}").as_bytes(), SUFFIX].concat())
+    let digits = digits.map(|digit| b"0123456789abcdef"[usize::from(digit)]);
+    let shown = match std::str::from_utf8(target) {
+        // Not within a character, which some file systems refuse.
+        Ok(text) => {
+            let ends = (0..=SHOWN.min(text.len())).rev();
+            &target[..ends
+                .into_iter()
+                .find(|&end| text.is_char_boundary(end))
+                .unwrap_or(0)]
+        }
+        Err(_) => &target[..target.len().min(SHOWN)],
+    };
+    let mut name = [PREFIX, shown, b"-"].concat();
+    name.extend(digits);
+    name.extend_from_slice(number.as_bytes());
+    name.extend_from_slice(PARTIAL);
+    name
 }
 
-/// One at a time looks for a name and makes a file of it: between the two it would be taken for one that was left.
-static MAKING: Mutex<()> = Mutex::new(());
-
-/// What uploads to a name that were cut off have left.
+/// What there is of a partial file.
 #[derive(Debug)]
 pub enum Left {
     Nothing,
-    /// Somebody works on it.
-    InUse,
-    Partial(Partial),
-}
-
-/// A partial file that is ours for as long as we hold it.
-#[derive(Debug)]
-pub struct Partial {
-    file: Held,
-    pub name: Vec<u8>,
-}
-
-#[derive(Debug)]
-enum Held {
-    Locked(Flock<File>),
-    /// On file systems without locks.
-    Open(File),
-}
-
-impl Deref for Held {
-    type Target = File;
-    fn deref(&self) -> &File {
-        match self {
-            Self::Locked(file) => file,
-            Self::Open(file) => file,
-        }
-    }
-}
-
-impl Partial {
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// A partial file for this target that nobody else works on, and how many bytes of another upload are in it; None of a new
-    /// one.
-    ///
-    /// # Errors
-    /// `EBUSY` when too many uploads to the name are under way; else those of openat(2).
-    pub fn create(directory: BorrowedFd<'_>, target: &[u8]) -> Result<(Self, Option<u64>), Errno> {
-        for name in names_of(target) {
-            if let Some(created) = Self::take_or_make(directory, name)? {
-                return Ok(created);
-            }
-        }
-        Err(Errno::EBUSY)
-    }
-
-    /// The same, but only as the first upload to the name.
-    ///
-    /// # Errors
-    /// `EEXIST` when there is another; else those of openat(2).
-    pub fn create_first(
-        directory: BorrowedFd<'_>,
-        target: &[u8],
-    ) -> Result<(Self, Option<u64>), Errno> {
-        let first = names_of(target).next().ok_or(Errno::EINVAL)?;
-        let created = Self::take_or_make(directory, first)?;
-        created.ok_or(Errno::EEXIST)
-    }
-
-    /// What the last upload that was cut off has left, or would leave if it were cut off now.
-    ///
-    /// # Errors
-    /// Those of openat(2).
-    pub fn reopen(directory: BorrowedFd<'_>, target: &[u8]) -> Result<Left, Errno> {
-        let Some((name, _)) = newest(directory, target) else {
-            return Ok(Left::Nothing);
-        };
-        let taken = Self::take(directory, name, FLAGS)?;
-        Ok(taken.map_or(Left::InUse, Left::Partial))
-    }
-
-    /// Whether the name in the directory is still that of this file: what removes trees does not ask.
-    pub fn has_its_name(&self, directory: BorrowedFd<'_>) -> bool {
-        let there = fstatat(
-            directory,
-            self.name.as_slice(),
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        );
-        let ours = fstat(self.file());
-        there.is_ok_and(|there| ours.is_ok_and(|ours| is_same_file(&there, &ours)))
-    }
-
-    /// One whose name was found in a directory.
-    ///
-    /// # Errors
-    /// Those of openat(2).
-    pub fn take_existing(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Self>, Errno> {
-        Self::take(directory, name.to_vec(), FLAGS)
-    }
-
-    fn take_or_make(
-        directory: BorrowedFd<'_>,
-        name: Vec<u8>,
-    ) -> Result<Option<(Self, Option<u64>)>, Errno> {
-        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-        let there = fstatat(directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW);
-        if there.is_ok() {
-            if let Some(partial) = Self::take(directory, name.clone(), FLAGS)? {
-                let size = size_of(&fstat(partial.file())?);
-                return Ok(Some((partial, Some(size))));
-            }
-        }
-        let flags = FLAGS | OFlag::O_CREAT | OFlag::O_EXCL;
-        match Self::take(directory, name, flags) {
-            // Somebody else works on it, or was faster.
-            Err(Errno::EEXIST) => Ok(None),
-            made => Ok(made?.map(|partial| (partial, None))),
-        }
-    }
-
-    /// None when somebody else works on it, or has made it the file just now.
-    fn take(directory: BorrowedFd<'_>, name: Vec<u8>, flags: OFlag) -> Result<Option<Self>, Errno> {
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let opened = match openat(directory, name.as_slice(), flags, mode) {
-            Err(Errno::ENOENT) => return Ok(None),
-            other => File::from(other?),
-        };
-        let file = match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
-            Ok(locked) => Held::Locked(locked),
-            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
-            Err((file, _)) => Held::Open(file),
-        };
-        let partial = Self { file, name };
-        Ok(partial.has_its_name(directory).then_some(partial))
-    }
-
-    /// Takes it away; tells how many bytes it had.
-    pub fn discard(&self, directory: BorrowedFd<'_>) -> u64 {
-        self.remove(directory);
-        fstat(self.file()).map_or(0, |stat| size_of(&stat))
-    }
-
-    /// How many of its bytes are sure to be there, and how many it has.
-    ///
-    /// # Errors
-    /// Those of fstat(2).
-    pub fn lengths(&self) -> Result<(u64, u64), Errno> {
-        let stat = fstat(self.file())?;
-        Ok((
-            boot::sure_length(self.file().as_fd(), &stat),
-            size_of(&stat),
-        ))
-    }
-
-    /// Takes it away, unless its name is that of another by now.
-    pub fn remove(&self, directory: BorrowedFd<'_>) {
-        if !self.has_its_name(directory) {
-            return;
-        }
-        // Whatever is left is found and removed later.
-        let _ = unlinkat(directory, self.name.as_slice(), UnlinkatFlags::NoRemoveDir);
-    }
+    /// Somebody writes to it; as it was just now.
+    InUse(FileStat),
+    Partial(Claimed),
 }
 
 /// Written to, and read again for its checksum.
@@ -218,37 +83,130 @@ const FLAGS: OFlag = OFlag::O_RDWR
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
 
-/// The partial file that was written last, with its facts; its size is what is sure to be there.
-pub fn newest(directory: BorrowedFd<'_>, target: &[u8]) -> Option<(Vec<u8>, FileStat)> {
-    let there = names_of(target).filter_map(|name| {
-        let flags = FLAGS.difference(OFlag::O_ACCMODE);
-        let file = openat(directory, name.as_slice(), flags, Mode::empty()).ok()?;
-        let mut stat = fstat(&file).ok()?;
-        let sure = boot::sure_length(file.as_fd(), &stat);
-        stat.st_size = i64::try_from(sure).ok()?;
-        (sure > 0).then_some((name, stat))
-    });
-    // The lowest number among equals, which is the one that is taken first.
-    there.min_by_key(|(_, stat)| std::cmp::Reverse((stat.st_mtime, stat.st_mtime_nsec)))
+/// A new partial file; None where the name is taken.
+///
+/// # Errors
+/// Those of openat(2).
+pub fn create(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    holder: Option<&Holder>,
+) -> Result<Option<Claimed>, Errno> {
+    let flags = FLAGS | OFlag::O_CREAT | OFlag::O_EXCL;
+    match openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Err(Errno::EEXIST) => Ok(None),
+        Err(errno) => Err(errno),
+        // Somebody may have taken it for one that was left: then it is theirs.
+        Ok(file) => Claimed::new(File::from(file), holder),
+    }
 }
 
-/// Removes what uploads to the name have left and nobody works on; tells how many bytes each had.
-pub fn discard(directory: BorrowedFd<'_>, target: &[u8]) -> Vec<u64> {
-    let mut gone = Vec::new();
-    for name in names_of(target) {
-        if let Ok(Some(partial)) = Partial::take(directory, name, FLAGS) {
-            gone.push(partial.discard(directory));
+/// A new one that nobody continues, and its name.
+///
+/// # Errors
+/// `EBUSY` when none can be had; else those of openat(2).
+pub fn create_spare(
+    directory: BorrowedFd<'_>,
+    (account, target): (&str, &[u8]),
+    holder: Option<&Holder>,
+) -> Result<(Claimed, Vec<u8>), Errno> {
+    for _ in 0..100 {
+        let name = spare_name(account, target);
+        if let Some(file) = create(directory, &name, holder)? {
+            return Ok((file, name));
         }
     }
-    gone
+    Err(Errno::EBUSY)
 }
 
-/// Empties a directory that holds partial files only, so that it can be removed, and tells how many bytes each had; None
-/// where it holds anything else.
+/// Claims what is there under the name.
+///
+/// # Errors
+/// Those of openat(2).
+pub fn claim(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    holder: Option<&Holder>,
+) -> Result<Left, Errno> {
+    let file = match openat(directory, name, FLAGS, Mode::empty()) {
+        Err(Errno::ENOENT) => return Ok(Left::Nothing),
+        other => File::from(other?),
+    };
+    let stat = fstat(&file)?;
+    Ok(match Claimed::new(file, holder)? {
+        None => Left::InUse(stat),
+        // It may have become the file just now.
+        Some(file) if !has_name(directory, name, &stat) => {
+            drop(file);
+            Left::Nothing
+        }
+        Some(file) => Left::Partial(file),
+    })
+}
+
+/// Whether the name in the directory is that of this file: who removes a tree from outside does not ask.
+pub fn has_name(directory: BorrowedFd<'_>, name: &[u8], ours: &FileStat) -> bool {
+    let there = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    there.is_ok_and(|there| is_same_file(&there, ours))
+}
+
+/// Takes a file of ours away, unless its name is that of another by now.
+pub fn remove(directory: BorrowedFd<'_>, name: &[u8], ours: &FileStat) {
+    if has_name(directory, name, ours) {
+        // Whatever is left is found and removed later.
+        let _ = unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+    }
+}
+
+/// How many of its bytes are sure to be there.
+pub fn sure_length(file: &File, stat: &FileStat) -> u64 {
+    boot::sure_length(file.as_fd(), stat)
+}
+
+/// What clients are told of the length: less than all of it, so that a client which sent everything and never heard so still has
+/// something to send, and hears 226.
+pub fn told_length(sure: u64) -> u64 {
+    sure.saturating_sub(1) / BLOCK * BLOCK
+}
+
+/// Facts of what was cut off, with the length that clients are told; None where that is nothing.
+pub fn told(directory: BorrowedFd<'_>, name: &[u8]) -> Option<FileStat> {
+    let flags = FLAGS.difference(OFlag::O_ACCMODE);
+    let file = File::from(openat(directory, name, flags, Mode::empty()).ok()?);
+    let mut stat = fstat(&file).ok()?;
+    // While it grows nothing of it has been lost yet, and it need not say what is sure.
+    let sure = match is_written_here(&stat) {
+        true => size_of(&stat),
+        false => sure_length(&file, &stat),
+    };
+    let told = told_length(sure);
+    stat.st_size = i64::try_from(told).ok()?;
+    (told > 0).then_some(stat)
+}
+
+/// Removes a partial file that nobody works on; tells how many bytes it had.
+///
+/// # Errors
+/// Those of openat(2) and unlinkat(2).
+pub fn discard(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<u64>, Errno> {
+    match claim(directory, name, None)? {
+        Left::Partial(file) => {
+            unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?;
+            Ok(Some(size_of(&fstat(&*file)?)))
+        }
+        Left::Nothing | Left::InUse(_) => Ok(None),
+    }
+}
+
+/// A partial file that nobody works on, by its name.
+pub type Abandoned = (Vec<u8>, Claimed);
+
+/// Claims the partial files in a directory that holds nothing else, so that it can be removed; None where it holds anything
+/// else, or somebody works on one.
 ///
 /// # Errors
 /// Those of reading the directory.
-pub fn discard_all(directory: OwnedFd) -> Result<Option<Vec<u64>>, Errno> {
+pub fn claim_all(directory: OwnedFd) -> Result<Option<Vec<Abandoned>>, Errno> {
     let mut names = Vec::new();
     let copy = directory.try_clone().map_err(|_| Errno::EMFILE)?;
     for entry in nix::dir::Dir::from_fd(copy)? {
@@ -261,14 +219,50 @@ pub fn discard_all(directory: OwnedFd) -> Result<Option<Vec<u64>>, Errno> {
         }
         names.push(name);
     }
-    let mut gone = Vec::new();
+    let mut claimed = Vec::new();
     for name in names {
-        match Partial::take_existing(directory.as_fd(), &name)? {
-            Some(partial) => gone.push(partial.discard(directory.as_fd())),
-            None => return Ok(None),
+        match claim(directory.as_fd(), &name, None)? {
+            Left::Partial(file) => claimed.push((name, file)),
+            Left::Nothing => {}
+            Left::InUse(_) => return Ok(None),
         }
     }
-    Ok(Some(gone))
+    Ok(Some(claimed))
+}
+
+// ---- what it is to replace
+
+/// Inode and size of the finished file that had the name when the upload began.
+const REPLACES: &CStr = c"user.thriftpd.replaces";
+
+/// More than the longest value has, in bytes.
+const LONGEST: usize = 64;
+
+/// To be said with [`boot::mark`], of an upload that is to replace a file.
+pub fn note_replaced(file: &File, had: &FileStat) {
+    // Where it cannot be kept, the times have to do.
+    let _ = system::set_attribute(file.as_fd(), REPLACES, identity(had).as_bytes());
+}
+
+/// To be said of one that has.
+pub fn forget_replaced(file: &File) {
+    let _ = system::remove_attribute(file.as_fd(), REPLACES);
+}
+
+fn identity(stat: &FileStat) -> String {
+    format!("{} {}", stat.st_ino, stat.st_size)
+}
+
+/// Whether the partial file is of an upload that was to replace the finished file, and not left from before that.
+pub fn is_to_replace(file: &File, partial: &FileStat, finished: &FileStat) -> bool {
+    let noted = system::attribute(file.as_fd(), REPLACES, LONGEST);
+    if noted.is_ok_and(|noted| noted == identity(finished).as_bytes()) {
+        return true;
+    }
+    let modified = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
+    // Clients set the time of modification, and the time of change with it.
+    let changed = (finished.st_ctime, finished.st_ctime_nsec);
+    modified(partial) >= modified(finished).min(changed)
 }
 
 #[cfg(test)]
@@ -282,81 +276,117 @@ mod tests {
         File::open(path).unwrap().into()
     }
 
-    #[test]
-    fn names_fit_tell_targets_apart_and_are_known_again() {
-        let long = [b'x'; 255];
-        let mut other = long;
-        other[254] = b'y';
-        for slot in [0, SLOTS - 1] {
-            let name = name_of(&long, slot);
-            assert!(name.len() <= 255 && is_partial_name(&name));
-            assert_ne!(name, name_of(&other, slot));
+    fn taken(directory: &OwnedFd, name: &[u8]) -> Option<Claimed> {
+        match claim(directory.as_fd(), name, None).unwrap() {
+            Left::Partial(file) => Some(file),
+            Left::Nothing | Left::InUse(_) => None,
         }
-        assert!(!is_partial_name(b"picture.jpg") && !is_partial_name(b".thriftpd-notes"));
     }
 
     #[test]
-    fn each_upload_has_its_own_and_what_is_left_is_found_again() {
+    fn names_fit_everywhere_and_tell_accounts_and_targets_apart() {
+        let long = "x".repeat(255);
+        let wide = format!("x{}", "é".repeat(127));
+        let mut names = Vec::new();
+        for account in ["anna", "berta"] {
+            for target in [&long, &long[1..], &wide, "a"] {
+                names.push(name_of(account, target.as_bytes()));
+                names.push(spare_name(account, target.as_bytes()));
+            }
+        }
+        for name in &names {
+            assert!(name.len() <= 143 && is_partial_name(name));
+            assert!(std::str::from_utf8(name).is_ok(), "no character is cut");
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 16);
+        assert_eq!(name_of("anna", b"a"), name_of("anna", b"a"));
+        let not_text = [0xff; 255];
+        assert!(name_of("anna", &not_text).len() <= 143);
+    }
+
+    #[test]
+    fn less_than_all_of_it_is_told() {
+        for (sure, told) in [
+            (0, 0),
+            (1, 0),
+            (4096, 0),
+            (4097, 4096),
+            (8192, 4096),
+            (50_000, 49_152),
+        ] {
+            assert_eq!(told_length(sure), told, "{sure}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_found_again_by_who_left_it() {
         let directory = tempfile::tempdir().unwrap();
         let fd = open(directory.path());
-        let (first, left) = Partial::create(fd.as_fd(), b"file").unwrap();
-        assert_eq!(left, None);
-        let (second, _) = Partial::create(fd.as_fd(), b"file").unwrap();
-        assert_ne!(first.name, second.name);
-        assert_eq!(
-            Partial::create_first(fd.as_fd(), b"file").unwrap_err(),
-            Errno::EEXIST
-        );
-        boot::mark(first.file().as_fd(), true);
-        first.file().write_all(b"half").unwrap();
-        drop(second);
+        let (own, others) = (name_of("anna", b"file"), name_of("berta", b"file"));
+        let first = create(fd.as_fd(), &own, None).unwrap().unwrap();
+        assert!(create(fd.as_fd(), &own, None).unwrap().is_none());
+        assert!(matches!(claim(fd.as_fd(), &own, None), Ok(Left::InUse(_))));
+        let (spare, name) = create_spare(fd.as_fd(), ("anna", b"file"), None).unwrap();
+        boot::mark(first.as_fd(), true);
+        (&*first).write_all(&[7; 5000]).unwrap();
+        drop(spare);
         assert!(
-            discard_all(open(directory.path())).unwrap().is_none(),
+            claim_all(open(directory.path())).unwrap().is_none(),
             "one is under way"
         );
-        let name = first.name.clone();
         drop(first);
-        let (newest, stat) = newest(fd.as_fd(), b"file").unwrap();
-        assert_eq!((newest, stat.st_size), (name, 4));
-        let reopen = |target: &[u8]| Partial::reopen(fd.as_fd(), target).unwrap();
-        assert!(matches!(reopen(b"other"), Left::Nothing));
-        let taken = reopen(b"file");
-        assert!(matches!(taken, Left::Partial(_)));
-        assert!(matches!(reopen(b"file"), Left::InUse));
-        drop(taken);
-        let (again, left) = Partial::create(fd.as_fd(), b"file").unwrap();
-        assert_eq!(left, Some(4));
-        drop(again);
-        let mut gone = discard(fd.as_fd(), b"file");
-        gone.sort_unstable();
-        assert_eq!(gone, [0, 4]);
-        assert_eq!(discard(fd.as_fd(), b"file"), [0; 0]);
+        assert_eq!(told(fd.as_fd(), &own).unwrap().st_size, 4096);
+        assert!(told(fd.as_fd(), &others).is_none());
+        assert!(matches!(
+            claim(fd.as_fd(), &others, None),
+            Ok(Left::Nothing)
+        ));
+        assert_eq!(discard(fd.as_fd(), &name), Ok(Some(0)));
+        let all = claim_all(open(directory.path())).unwrap().unwrap();
+        assert_eq!(all.len(), 1);
+        assert_eq!(discard(fd.as_fd(), &own), Ok(None), "somebody holds it");
+        drop(all);
+        assert_eq!(discard(fd.as_fd(), &own), Ok(Some(5000)));
+        assert_eq!(discard(fd.as_fd(), &own), Ok(None));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn who_has_lost_the_name_takes_nothing_of_anothers_away() {
+    fn what_has_lost_the_name_takes_nothing_of_anothers_away() {
         let directory = tempfile::tempdir().unwrap();
         let fd = open(directory.path());
-        let (first, _) = Partial::create(fd.as_fd(), b"file").unwrap();
-        first.remove(fd.as_fd());
-        let (second, _) = Partial::create(fd.as_fd(), b"file").unwrap();
-        assert_eq!(first.name, second.name);
-        assert!(!first.has_its_name(fd.as_fd()) && second.has_its_name(fd.as_fd()));
-        first.remove(fd.as_fd());
-        assert!(second.has_its_name(fd.as_fd()));
+        let name = name_of("anna", b"file");
+        let first = create(fd.as_fd(), &name, None).unwrap().unwrap();
+        remove(fd.as_fd(), &name, &first.stat);
+        let second = create(fd.as_fd(), &name, None).unwrap().unwrap();
+        assert!(!has_name(fd.as_fd(), &name, &first.stat));
+        remove(fd.as_fd(), &name, &first.stat);
+        assert!(has_name(fd.as_fd(), &name, &second.stat));
     }
 
     #[test]
-    fn a_partial_that_has_become_the_file_is_not_taken_for_one() {
-        let directory = tempfile::tempdir().unwrap();
+    fn a_partial_is_older_than_a_file_that_came_behind_it_whatever_the_clock_says() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let fd = open(directory.path());
-        let (first, _) = Partial::create(fd.as_fd(), b"file").unwrap();
-        let at = |name: &[u8]| directory.path().join(std::str::from_utf8(name).unwrap());
-        fs::rename(at(&first.name), at(b"file")).unwrap();
-        drop(first);
-        let (second, _) = Partial::create(fd.as_fd(), b"file").unwrap();
-        second.file().write_all(b"new").unwrap();
-        assert_eq!(fs::read(at(b"file")).unwrap(), b"");
+        let name = name_of("anna", b"file");
+        let finished = directory.path().join("file");
+        fs::write(&finished, "one").unwrap();
+        let one = fstat(File::open(&finished).unwrap()).unwrap();
+        drop(create(fd.as_fd(), &name, None).unwrap());
+        let partial = taken(&fd, &name).unwrap();
+        let look = || fstat(&*partial).unwrap();
+        assert!(is_to_replace(&partial, &look(), &one));
+        // A clock that was not set put it into 1970.
+        partial.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert!(!is_to_replace(&partial, &look(), &one));
+        note_replaced(&partial, &one);
+        if system::attribute(partial.as_fd(), REPLACES, LONGEST).is_ok() {
+            assert!(is_to_replace(&partial, &look(), &one));
+        }
+        fs::write(&finished, "another").unwrap();
+        let another = fstat(File::open(&finished).unwrap()).unwrap();
+        assert!(!is_to_replace(&partial, &look(), &another));
     }
 }

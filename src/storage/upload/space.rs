@@ -49,10 +49,6 @@ impl Space {
         }
     }
 
-    pub fn is_metered(&self) -> bool {
-        self.meter.is_some()
-    }
-
     /// A file comes to be.
     ///
     /// # Errors

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::storage::disk::metadata::size_of;
+use crate::storage::disk::reserved::is_partial_name;
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::walk;
 use crate::storage::error::Error;
 use crate::storage::quota::meter::Metered;
-use crate::storage::upload::partial::{Partial, is_partial_name};
+use crate::storage::upload::partial;
 
 /// Partial files, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,9 +46,8 @@ pub fn remove_old_partials(
         if now.saturating_sub(modified) < kept {
             return false;
         }
-        match Partial::take_existing(directory, name) {
-            Ok(Some(partial)) => {
-                let size = partial.discard(directory);
+        match partial::discard(directory, name) {
+            Ok(Some(size)) => {
                 if let Some(meter) = metered.meter(directory) {
                     meter.went(size, 1);
                 }
@@ -105,8 +105,8 @@ mod tests {
         fs::write(deep.join("file"), "whole").unwrap();
         let directory: OwnedFd = fs::File::open(top.path()).unwrap().into();
         let name = in_use.file_name().unwrap().as_encoded_bytes();
-        let held = Partial::take_existing(directory.as_fd(), name).unwrap();
-        assert!(held.is_some());
+        let held = partial::claim(directory.as_fd(), name, None).unwrap();
+        assert!(matches!(held, partial::Left::Partial(_)));
 
         let three = Partials {
             files: 3,
