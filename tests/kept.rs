@@ -272,6 +272,30 @@ fn the_last_versions_of_an_overwritten_file_are_kept() {
     }
 }
 
+/// File systems that fold case by Unicode find the server's own directories under these names as well.
+#[test]
+fn no_character_that_is_not_seen_leads_to_the_old_versions() {
+    let server = server("versions = 2\nshow_versions = true");
+    let mut client = server.visitor();
+    client.stor("file", b"one");
+    client.stor("file", b"two");
+    for name in [
+        ".thri\u{200d}ftpd-versions",
+        ".thriftpd\u{ad}-VERSIONS",
+        "\u{feff}.thriftpd",
+        "\u{ff0e}thriftpd-versions",
+    ] {
+        for line in ["CWD", "RMDA", "MKD", "SIZE", "RNFR"] {
+            client.expect(format!("{line} {name}/file"), 553);
+            client.expect(format!("{line} {name}"), 553);
+        }
+        client
+            .upload(&format!("STOR {name}/file/x"), b"x")
+            .expect(553);
+    }
+    assert_eq!(contents(&server, "file"), ["one"]);
+}
+
 #[test]
 fn versions_of_uploads_in_place_are_copies() {
     let server = server("versions = 2\nuploads = \"direct\"");
