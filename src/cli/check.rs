@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
 
+use super::warnings::warnings;
 use super::{Outcome, cert, confinement};
 use crate::accounts::{Account, Rates, Reach};
 use crate::config::{Config, TlsMode};
@@ -41,6 +42,9 @@ pub fn run(arguments: &CheckArguments) -> Outcome {
     }
     print_waiting(&config);
     print_unfinished(&config);
+    for warning in warnings(&config) {
+        println!("warning: {warning}");
+    }
     let problems = problems(&config);
     for problem in &problems {
         println!("problem: {problem}");

@@ -520,6 +520,18 @@ mod tests {
             ("lock = \"-1d\"", "`lock`: expected a time"),
             ("versions = -1", "`versions`: expected a number from 0"),
             ("keep_days = 0", "`keep_days`: expected a number from 1"),
+            (
+                "uploads = \"direct\"\nlock = \"30d\"",
+                ":2: `lock`: uploads = \"direct\" and a lock exclude each other",
+            ),
+            (
+                "lock = \"30d\"\n[anonymous]\nroot = \"/srv\"\nuploads = \"direct\"",
+                ":4: `uploads`: uploads = \"direct\" and a lock exclude",
+            ),
+            (
+                "uploads = \"direct\"\n[anonymous]\nroot = \"/srv\"\n[[anonymous.folder]]\npath = \"/a\"\nroot = \"/x\"\nlock = 1",
+                ":7: `lock`: uploads",
+            ),
             ("keep_last = -1", "`keep_last`: expected a number from 0"),
             ("keep_free = \"100%\"", "`keep_free`: expected a part"),
             (
@@ -618,6 +630,14 @@ mod tests {
         assert_eq!(view.root, Path::new("/etc/thriftpd/pub"));
         assert_eq!(view.folders[0].rules.permissions, Permissions::READ_ONLY);
         assert_eq!(view.rules.permissions, Permissions::READ_ONLY);
+    }
+
+    #[test]
+    fn uploads_in_place_are_possible_where_the_lock_is_lifted() {
+        let text = "lock = \"30d\"\n[anonymous]\nroot = \"/srv\"\n[[anonymous.folder]]\npath = \"/a\"\nroot = \"/x\"\nlock = 0\nuploads = \"direct\"\n";
+        let config = check_text(text).unwrap();
+        let folder = &config.accounts.anonymous().unwrap().view.folders[0];
+        assert_eq!(folder.rules.lock, None);
     }
 
     #[test]

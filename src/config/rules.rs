@@ -8,7 +8,7 @@ use super::checked::{Checked, Checker};
 use super::file::{File, Folder, Seconds, User};
 use super::values::{parse_room, parse_size, parse_uploads, seconds};
 use crate::accounts::Program;
-use crate::storage::{Expiry, Permissions, Quota, Room, Rules};
+use crate::storage::{Expiry, Permissions, Quota, Room, Rules, Uploads};
 
 /// How long a program behind an upload may take, unless told otherwise.
 const PROGRAM_TIME: Duration = Duration::from_secs(300);
@@ -83,7 +83,7 @@ impl Checker<'_> {
                 .number("keep_last", written.keep_last, 0, 1_000_000)?
                 .map_or(default.expiry.spared, |last| last as u32),
         };
-        Ok(Rules {
+        let rules = Rules {
             permissions: self.permissions(
                 written.access,
                 written.permissions,
@@ -102,7 +102,21 @@ impl Checker<'_> {
             show_versions: written.show_versions.unwrap_or(default.show_versions),
             require_mount: written.require_mount,
             expiry,
-        })
+        };
+        let written = [
+            ("lock", written.lock.as_ref().map(Spanned::span)),
+            ("uploads", written.uploads.as_ref().map(Spanned::span)),
+        ];
+        let last = written
+            .into_iter()
+            .find_map(|(key, span)| Some((key, span?)));
+        match last {
+            Some((key, span)) if rules.lock.is_some() && rules.uploads == Uploads::Direct => {
+                let what = "uploads = \"direct\" and a lock exclude each other: an upload that is cut off would stay broken, for the lock keeps everybody from mending it; take \"atomic\", or no lock here (lock = 0)";
+                self.wrong(&span, key, what)
+            }
+            _ => Ok(rules),
+        }
     }
 
     pub fn min_free(&self, file: &File) -> Checked<Room> {
