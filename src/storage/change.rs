@@ -310,10 +310,10 @@ impl View {
         acl::give_directory(directory, made.as_fd(), self.modes).map_err(fail)?;
         if self.durable {
             match Order::of(made.as_fd()) {
-                order @ Order::Journal => after_change(order, made.as_fd()),
                 Order::Each => {
                     sync_directory(made.as_fd()).and_then(|()| sync_directory(directory))
                 }
+                order => after_change(order, made.as_fd()),
             }
             .map_err(fail)?;
         }

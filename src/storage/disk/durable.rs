@@ -24,17 +24,22 @@
 //! ext4 can be made to have fast commits (`mkfs.ext4 -O fast_commit`). Such a commit, which any session's fsync(2) may be, knows
 //! of some changes and not of others: of a rename, but not that the file's last blocks have been written since; and what Linux
 //! 6.18 makes of them after a crash is not always what was promised before. There nothing is flushed but by syncfs(2), which
-//! commits all in full, before the rename and behind it. That a disk has them shows only when something was flushed on it.
-use std::collections::BTreeSet;
+//! commits all in full, before the rename and behind it.
+//!
+//! Whether a disk has a journal and fast commits does not change while it is mounted, and is found out once: the kernel counts
+//! why a commit could not be a fast one, and a change of an attribute is such a reason. It counts nothing where there are none.
+use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, PosixFadviseAdvice, openat, posix_fadvise};
+use nix::libc::dev_t;
 use nix::sys::stat::{Mode, fstat, major, minor};
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
-use nix::unistd::{fsync, syncfs};
+use nix::unistd::{fdatasync, fsync, syncfs};
 
 use crate::storage::disk::system;
 
@@ -43,31 +48,60 @@ use crate::storage::disk::system;
 pub enum Order {
     /// One commit of the journal makes all changes before it durable.
     Journal,
+    /// The same, but a commit may be a fast one: only one of the whole file system is safe.
+    WholeJournal,
     /// Each file and each directory is flushed for itself.
     Each,
 }
 
+/// What was found out of ext4 disks: by device and by the number that the file system gives itself, for another disk may come
+/// by the same device. Whoever gives a disk other features (tune2fs(8)) and mounts it again starts the server again.
+static DISKS: Mutex<BTreeMap<(dev_t, String), Order>> = Mutex::new(BTreeMap::new());
+
 impl Order {
+    /// Of the disk on which a file or a directory is.
     pub fn of(file: BorrowedFd<'_>) -> Self {
-        let magic = fstatfs(file).map(|disk| disk.filesystem_type());
-        match magic {
-            Ok(XFS_SUPER_MAGIC) => Self::Journal,
-            Ok(EXT4_SUPER_MAGIC) if has_journal(file) => Self::Journal,
+        match fstatfs(file) {
+            Ok(disk) if disk.filesystem_type() == XFS_SUPER_MAGIC => Self::Journal,
+            Ok(disk) if disk.filesystem_type() == EXT4_SUPER_MAGIC => {
+                Self::of_ext4(file, format!("{:?}", disk.filesystem_id()))
+            }
             _ => Self::Each,
         }
+    }
+
+    fn of_ext4(file: BorrowedFd<'_>, number: String) -> Self {
+        let Ok(device) = fstat(file).map(|stat| stat.st_dev) else {
+            return Self::Each;
+        };
+        let disk = (device, number);
+        let known = |disks: &BTreeMap<_, Self>| disks.get(&disk).copied();
+        if let Some(order) = known(&DISKS.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return order;
+        }
+        // The table is free meanwhile, for this disk may hang: other sessions find out for themselves.
+        let order = match name_of(device).filter(|name| has_journal(name)) {
+            None => Self::Each,
+            Some(name) => match has_fast_commits(file, &name) {
+                Ok(false) => Self::Journal,
+                Ok(true) => Self::WholeJournal,
+                // Nobody knows. What is safe will do until somebody does.
+                Err(_) => return Self::WholeJournal,
+            },
+        };
+        let mut disks = DISKS.lock().unwrap_or_else(PoisonError::into_inner);
+        disks.insert(disk, order);
+        order
     }
 }
 
 /// Whether the ext file system has a journal: jbd2 shows one directory for each, by the name of the device.
-fn has_journal(file: BorrowedFd<'_>) -> bool {
-    let Some(name) = device(file) else {
-        return false;
-    };
+fn has_journal(name: &str) -> bool {
     let journals = std::fs::read_dir("/proc/fs/jbd2").into_iter().flatten();
     let mut journals = journals.flatten().map(|entry| entry.file_name());
     journals.any(|journal| {
         let number = journal.to_str().and_then(|journal| {
-            let rest = journal.strip_prefix(name.as_str())?;
+            let rest = journal.strip_prefix(name)?;
             rest.strip_prefix('-')
         });
         number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
@@ -75,75 +109,71 @@ fn has_journal(file: BorrowedFd<'_>) -> bool {
 }
 
 /// What the kernel calls the disk, such as `sda1`.
-fn device(file: BorrowedFd<'_>) -> Option<String> {
-    let device = fstat(file).ok()?.st_dev;
+fn name_of(device: dev_t) -> Option<String> {
     let link = format!("/sys/dev/block/{}:{}", major(device), minor(device));
     let link = std::fs::read_link(link).ok()?;
     Some(link.file_name()?.to_str()?.to_owned())
 }
 
-/// Flushes, and with it everything that was done before: the journal's order sees to that. Where there were fast commits, which
-/// have no such order, the whole file system is flushed, in a full commit.
-fn commit(file: BorrowedFd<'_>) -> Result<(), Errno> {
-    if !has_fast_commits(file) {
-        fsync(file)?;
-        if !has_fast_commits(file) {
-            return Ok(());
-        }
+/// Set for a moment where it is to be found out whether there are fast commits.
+const PROBE: &CStr = c"user.thriftpd.probe";
+
+/// Whether a flush of a file alone may be a fast commit. Changes a nameless file in the directory, or the file, to find out.
+///
+/// # Errors
+/// Those of writing: then nobody knows.
+fn has_fast_commits(file: BorrowedFd<'_>, device: &str) -> Result<bool, Errno> {
+    let information = format!("/proc/fs/ext4/{device}/fc_info");
+    let counted = || {
+        let information = std::fs::read_to_string(&information);
+        information.is_ok_and(|information| counts_fast_commits(&information))
+    };
+    if counted() {
+        return Ok(true);
     }
-    syncfs(file)
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let nameless = match openat(file, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Err(Errno::ENOTDIR) => None,
+        other => Some(other?),
+    };
+    let changed = nameless.as_ref().map_or(file, |nameless| nameless.as_fd());
+    system::set_attribute(changed, PROBE, b"1")?;
+    system::remove_attribute(changed, PROBE)?;
+    if counted() {
+        return Ok(true);
+    }
+    // A kernel to come may take the change of an attribute into a fast commit: then it is counted now.
+    fsync(changed)?;
+    Ok(counted())
 }
 
-/// Whether there was a fast commit since the disk was mounted, or one that had to be a full one.
-fn has_fast_commits(file: BorrowedFd<'_>) -> bool {
-    let information = device(file).and_then(|device| {
-        let information = format!("/proc/fs/ext4/{device}/fc_info");
-        std::fs::read_to_string(information).ok()
-    });
-    information.is_some_and(|information| counts_fast_commits(&information))
-}
-
+/// Whether there was a fast commit since the disk was mounted, or a reason for one that had to be a full one.
+///
 /// ```text
 /// fc stats:
 /// 12 commits
 /// 3 ineligible
+/// Ineligible reasons:
+/// "Extended attributes changed":	3
 /// ```
 fn counts_fast_commits(information: &str) -> bool {
-    let count = |line: &str| {
-        let (number, what) = line.trim().split_once(' ')?;
-        let counts = matches!(what, "commits" | "ineligible");
-        number.parse::<u64>().ok().filter(|_| counts)
+    let count = |line: &str| match line.trim().rsplit_once("\":") {
+        Some((_, count)) => count.trim().parse::<u64>().ok(),
+        None => {
+            let (count, what) = line.trim().split_once(' ')?;
+            let counts = matches!(what, "commits" | "ineligible");
+            count.parse().ok().filter(|_| counts)
+        }
     };
     information.lines().filter_map(count).any(|count| count > 0)
 }
 
-/// Disks on which something was flushed and no fast commit counted: by device and by the number that the file system gives
-/// itself, for another disk may come by the same device.
-static WITHOUT_FAST_COMMITS: Mutex<BTreeSet<(u64, String)>> = Mutex::new(BTreeSet::new());
-
-/// Whether a flush of this file alone may be a fast commit. Flushes it to find out, once a disk.
-fn may_have_fast_commits(file: BorrowedFd<'_>) -> Result<bool, Errno> {
-    if has_fast_commits(file) {
-        return Ok(true);
+/// Flushes, and with it everything that was done before: the journal's order sees to that.
+fn commit(order: Order, file: BorrowedFd<'_>) -> Result<(), Errno> {
+    match order {
+        Order::WholeJournal => syncfs(file),
+        Order::Journal | Order::Each => fsync(file),
     }
-    let disk = (
-        fstat(file)?.st_dev,
-        format!("{:?}", fstatfs(file)?.filesystem_id()),
-    );
-    // Others wait for the answer, or their flushes would be fast commits meanwhile.
-    let disks = WITHOUT_FAST_COMMITS.lock();
-    let mut disks = disks.unwrap_or_else(PoisonError::into_inner);
-    if disks.contains(&disk) {
-        return Ok(false);
-    }
-    if !has_fast_commits(file) {
-        fsync(file)?;
-    }
-    if has_fast_commits(file) {
-        return Ok(true);
-    }
-    disks.insert(disk);
-    Ok(false)
 }
 
 /// Makes the contents of a file durable that has its name, or never gets one.
@@ -151,10 +181,7 @@ fn may_have_fast_commits(file: BorrowedFd<'_>) -> Result<bool, Errno> {
 /// # Errors
 /// Those of writing.
 pub fn contents(order: Order, file: &File) -> Result<(), Errno> {
-    match order {
-        Order::Journal => commit(file.as_fd()),
-        Order::Each => fsync(file),
-    }
+    commit(order, file.as_fd())
 }
 
 /// Makes a file's contents safe to be given a name.
@@ -163,13 +190,9 @@ pub fn contents(order: Order, file: &File) -> Result<(), Errno> {
 /// Those of writing.
 pub fn before_rename(order: Order, file: &File) -> Result<(), Errno> {
     match order {
-        Order::Journal if may_have_fast_commits(file.as_fd())? => commit(file.as_fd()),
-        Order::Journal => match system::sync_file_range(file.as_fd(), 0, 0, true) {
-            Err(Errno::EINVAL | Errno::ENOSYS | Errno::ESPIPE) => fsync(file),
-            other => other,
-        },
+        Order::Journal => write_all(file),
         // With mode and owner, which the name is to show from the first moment.
-        Order::Each => fsync(file),
+        Order::WholeJournal | Order::Each => commit(order, file.as_fd()),
     }
 }
 
@@ -179,7 +202,7 @@ pub fn before_rename(order: Order, file: &File) -> Result<(), Errno> {
 /// Those of writing.
 pub fn after_rename(order: Order, file: &File, directory: BorrowedFd<'_>) -> Result<(), Errno> {
     match order {
-        Order::Journal => commit(file.as_fd()),
+        Order::Journal | Order::WholeJournal => commit(order, file.as_fd()),
         Order::Each => sync_directory(directory),
     }
 }
@@ -189,11 +212,10 @@ pub fn after_rename(order: Order, file: &File, directory: BorrowedFd<'_>) -> Res
 /// # Errors
 /// Those of writing.
 pub fn after_change(order: Order, directory: BorrowedFd<'_>) -> Result<(), Errno> {
-    let readable = open_for_sync(directory)?;
-    match (order, readable) {
+    match (order, open_for_sync(directory)?) {
         (_, None) => Ok(()),
-        (Order::Journal, Some(readable)) => commit(readable.as_fd()),
         (Order::Each, Some(readable)) => sync_readable(&readable),
+        (order, Some(readable)) => commit(order, readable.as_fd()),
     }
 }
 
@@ -239,13 +261,17 @@ const CACHED: u64 = 64 << 20;
 pub const UNSURE: u64 = 4 * WINDOW;
 
 /// Writes out what has been written while more comes, so that the last flush is short and no memory fills with dirty pages.
+///
+/// An upload that continues another may find pages that are not written yet: up to three windows before its offset, or any
+/// number where the other was not durable. With the first of its own bytes it waits for all of them, or what is [`UNSURE`] would
+/// lie behind what nobody waits for.
 #[derive(Debug)]
 pub struct Pace {
     on: bool,
     /// Up to where writing out has begun.
     started: u64,
-    /// From where it is still to be waited for.
-    waiting: u64,
+    /// Up to where it has been waited for, from the beginning of the file.
+    written: u64,
     first: u64,
 }
 
@@ -255,48 +281,63 @@ impl Pace {
         Self {
             on: durable,
             started: offset,
-            waiting: offset,
+            written: 0,
             first: offset,
         }
     }
 
-    /// To be told how far the file has been written. Waits for the window before the last one.
+    /// To be told how far the file has been written, from the first bytes on. Waits for the window before the last one.
     ///
     /// # Errors
     /// Those of writing: a disk that fails is noticed while bytes flow.
     pub fn reached(&mut self, file: &File, position: u64) -> Result<(), Errno> {
-        if !self.on || position.saturating_sub(self.started) < WINDOW {
+        if !self.on {
             return Ok(());
         }
-        let result = self.write_out(file, position);
-        match result {
-            Err(Errno::EINVAL | Errno::ENOSYS | Errno::ESPIPE) => {
-                self.on = false;
-                Ok(())
-            }
-            other => other,
+        if self.written < self.first {
+            write_all(file)?;
+            (self.written, self.started) = (position, position);
         }
-    }
-
-    fn write_out(&mut self, file: &File, position: u64) -> Result<(), Errno> {
+        if position.saturating_sub(self.started) < WINDOW {
+            return Ok(());
+        }
         let (begun, length) = range(self.started, position)?;
-        system::sync_file_range(file.as_fd(), begun, length, false)?;
-        let (waiting, length) = range(self.waiting, self.started)?;
-        if length > 0 {
-            system::sync_file_range(file.as_fd(), waiting, length, true)?;
-            if self.started - self.first > CACHED {
-                // Advice: what cannot be dropped stays.
-                let _ = posix_fadvise(
-                    file,
-                    waiting,
-                    length,
-                    PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-                );
+        match system::sync_file_range(file.as_fd(), begun, length, false) {
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::ESPIPE) => {
+                // Then this is the pace.
+                fdatasync(file)?;
+                self.written = position;
+            }
+            other => {
+                other?;
+                self.wait(file)?;
+                self.written = self.started;
             }
         }
-        self.waiting = self.started;
         self.started = position;
         Ok(())
+    }
+
+    fn wait(&self, file: &File) -> Result<(), Errno> {
+        let (from, length) = range(self.written, self.started)?;
+        if length == 0 {
+            return Ok(());
+        }
+        system::sync_file_range(file.as_fd(), from, length, true)?;
+        if self.started - self.first > CACHED {
+            // Advice: what cannot be dropped stays.
+            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            let _ = posix_fadvise(file, from, length, advice);
+        }
+        Ok(())
+    }
+}
+
+/// Writes out all that a file holds, and waits for it. Commits nothing where that can be had.
+fn write_all(file: &File) -> Result<(), Errno> {
+    match system::sync_file_range(file.as_fd(), 0, 0, true) {
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::ESPIPE) => fsync(file),
+        other => other,
     }
 }
 
@@ -311,11 +352,21 @@ mod tests {
 
     use super::*;
 
+    fn file() -> File {
+        tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap()
+    }
+
     #[test]
     fn fast_commits_are_told_from_none() {
-        let none = "fc stats:\n0 commits\n0 ineligible\n0 numblks\n0us avg_commit_time\n";
+        let none = "fc stats:\n0 commits\n0 ineligible\n0 numblks\n0us avg_commit_time\n\
+            Ineligible reasons:\n\"Extended attributes changed\":\t0\n\"Cross rename\":\t0\n";
         assert!(!counts_fast_commits(none) && !counts_fast_commits(""));
-        for (from, to) in [("0 commits", "7 commits"), ("0 ineligible", "1 ineligible")] {
+        let counts = [
+            ("0 commits", "7 commits"),
+            ("0 ineligible", "1 ineligible"),
+            ("changed\":\t0", "changed\":\t2"),
+        ];
+        for (from, to) in counts {
             assert!(counts_fast_commits(&none.replace(from, to)));
         }
         assert!(!counts_fast_commits(
@@ -324,16 +375,47 @@ mod tests {
     }
 
     #[test]
+    fn a_file_and_its_directory_are_on_the_same_disk() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let file = File::create(directory.path().join("file")).unwrap();
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let opened = nix::fcntl::open(directory.path(), flags, Mode::empty()).unwrap();
+        let order = Order::of(opened.as_fd());
+        assert_eq!(order, Order::of(file.as_fd()));
+        let left = std::fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(left, 1, "nothing is left of what was done to find out");
+        after_change(order, opened.as_fd()).unwrap();
+    }
+
+    #[test]
     fn a_paced_file_holds_what_was_written() {
-        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let mut file = file();
         let mut pace = Pace::new(true, 0);
         let slice = vec![7; 1 << 20];
         for number in 1..=100_u64 {
             file.write_all(&slice).unwrap();
             pace.reached(&file, number << 20).unwrap();
-            assert!((number << 20) - pace.waiting <= 2 * WINDOW + (1 << 20));
+            assert!((number << 20) - pace.written <= 2 * WINDOW + (1 << 20));
         }
         assert_eq!(file.metadata().unwrap().len(), 100 << 20);
         before_rename(Order::of(file.as_fd()), &file).unwrap();
+    }
+
+    /// However short its connections are: what nobody has waited for stays within the last bytes.
+    #[test]
+    fn an_upload_that_is_cut_off_and_resumed_again_and_again_keeps_the_pace() {
+        let mut file = file();
+        let slice = vec![7; 1 << 20];
+        let (mut position, mut sure) = (0, 0);
+        for slices in (1..=24).chain([1; 40]) {
+            let mut pace = Pace::new(true, position);
+            for _ in 0..slices {
+                file.write_all(&slice).unwrap();
+                position += 1 << 20;
+                assert!(position - sure <= UNSURE, "at {position} after {sure}");
+                pace.reached(&file, position).unwrap();
+                sure = sure.max(pace.written);
+            }
+        }
     }
 }

@@ -10,11 +10,20 @@ use nix::sys::stat::{fstat, fstatat};
 /// Device and inode of a directory, and a name in it.
 type Key = (u64, u64, Vec<u8>);
 
-static HELD: Mutex<BTreeSet<Key>> = Mutex::new(BTreeSet::new());
+struct Names {
+    held: BTreeSet<Key>,
+    /// Threads that wait for one: to wake nobody costs a system call as well.
+    waiting: usize,
+}
+
+static NAMES: Mutex<Names> = Mutex::new(Names {
+    held: BTreeSet::new(),
+    waiting: 0,
+});
 static RELEASED: Condvar = Condvar::new();
 
-fn held() -> MutexGuard<'static, BTreeSet<Key>> {
-    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+fn names() -> MutexGuard<'static, Names> {
+    NAMES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One name, which nobody else in this process gives or takes away while this lives. A disk that hangs holds up those who
@@ -52,19 +61,25 @@ impl HeldName {
     }
 
     fn wait(key: Key) -> Self {
-        let mut names = held();
-        while names.contains(&key) {
-            names = RELEASED.wait(names).unwrap_or_else(PoisonError::into_inner);
+        let mut names = names();
+        while names.held.contains(&key) {
+            names.waiting += 1;
+            let woken = RELEASED.wait(names);
+            names = woken.unwrap_or_else(PoisonError::into_inner);
+            names.waiting -= 1;
         }
-        names.insert(key.clone());
+        names.held.insert(key.clone());
         Self(key)
     }
 }
 
 impl Drop for HeldName {
     fn drop(&mut self) {
-        held().remove(&self.0);
-        RELEASED.notify_all();
+        let mut names = names();
+        names.held.remove(&self.0);
+        if names.waiting > 0 {
+            RELEASED.notify_all();
+        }
     }
 }
 

@@ -205,6 +205,11 @@ impl Root {
             Resolver::Kernel => ask_kernel_on_same_mount,
             Resolver::Walk => walk_on_same_mount,
         };
+        // To write when each directory was read costs more than to read it. Only owners may do without (open(2)).
+        let open = |base, relative| match open(base, relative, OFlag::O_NOATIME) {
+            Err(Errno::EPERM) => open(base, relative, OFlag::empty()),
+            other => other,
+        };
         match &self.base {
             Base::Held(fd) => open(fd.as_fd(), relative),
             Base::Guarded => open(open_mounted(&self.host_path)?.as_fd(), relative),
@@ -324,21 +329,29 @@ const DIRECTORY: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
 
-fn ask_kernel_on_same_mount(base: BorrowedFd<'_>, relative: &[u8]) -> Result<OwnedFd, Errno> {
+fn ask_kernel_on_same_mount(
+    base: BorrowedFd<'_>,
+    relative: &[u8],
+    more: OFlag,
+) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlag::RESOLVE_IN_ROOT
         | ResolveFlag::RESOLVE_NO_XDEV
         | ResolveFlag::RESOLVE_NO_SYMLINKS;
-    let how = OpenHow::new().flags(DIRECTORY).resolve(resolve);
+    let how = OpenHow::new().flags(DIRECTORY | more).resolve(resolve);
     let path = if relative.is_empty() { b"." } else { relative };
     openat2(base, path, how)
 }
 
 /// Another mount of the same file system is not noticed by it.
-fn walk_on_same_mount(base: BorrowedFd<'_>, relative: &[u8]) -> Result<OwnedFd, Errno> {
-    let mut here = openat(base, ".", DIRECTORY, Mode::empty())?;
+fn walk_on_same_mount(
+    base: BorrowedFd<'_>,
+    relative: &[u8],
+    more: OFlag,
+) -> Result<OwnedFd, Errno> {
+    let mut here = openat(base, ".", DIRECTORY | more, Mode::empty())?;
     let device = fstat(&here)?.st_dev;
     for name in components(relative) {
-        here = openat(&here, name.as_slice(), DIRECTORY, Mode::empty())?;
+        here = openat(&here, name.as_slice(), DIRECTORY | more, Mode::empty())?;
         if fstat(&here)?.st_dev != device {
             return Err(Errno::EXDEV);
         }

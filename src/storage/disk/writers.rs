@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs::File;
 use std::ops::Deref;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,8 @@ fn clock() -> u64 {
 }
 
 static WRITTEN: Mutex<BTreeMap<Key, Writer>> = Mutex::new(BTreeMap::new());
+/// Threads that wait for a release.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
 static RELEASED: Condvar = Condvar::new();
 
 fn written() -> MutexGuard<'static, BTreeMap<Key, Writer>> {
@@ -107,17 +109,21 @@ impl Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         written().remove(&self.0);
-        RELEASED.notify_all();
+        // To wake nobody costs a system call as well.
+        if WAITING.load(Ordering::SeqCst) > 0 {
+            RELEASED.notify_all();
+        }
     }
 }
 
 /// An open file that nobody else writes to while this lives.
 #[derive(Debug)]
 pub struct Claimed {
+    // Given up before the file is closed: its inode may be another file's then.
+    reserved: Reserved,
     file: File,
     /// As it was when it was claimed.
     pub stat: FileStat,
-    reserved: Reserved,
 }
 
 impl Claimed {
@@ -159,7 +165,7 @@ impl Deref for Claimed {
 
 impl Drop for Claimed {
     fn drop(&mut self) {
-        // The next writer must not find it locked, and the descriptor is closed only behind this.
+        // The next writer must not find it locked.
         let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&whole(libc::F_UNLCK)));
     }
 }
@@ -196,17 +202,12 @@ pub fn give_way(stat: &FileStat, account: &str) -> bool {
         }
     };
     end();
-    let deadline = Instant::now() + GIVES_WAY;
-    let mut written = written();
-    while written.contains_key(&key(stat)) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return false;
-        }
-        let waited = RELEASED.wait_timeout(written, left);
-        written = waited.unwrap_or_else(PoisonError::into_inner).0;
-    }
-    true
+    WAITING.fetch_add(1, Ordering::SeqCst);
+    let waited = RELEASED.wait_timeout_while(written(), GIVES_WAY, |written| {
+        written.contains_key(&key(stat))
+    });
+    WAITING.fetch_sub(1, Ordering::SeqCst);
+    !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
 }
 
 /// A lock of the whole file (fcntl(2), open file description locks).

@@ -272,11 +272,13 @@ impl Upload {
         self.position += bytes as u64;
         self.received += bytes as u64;
         self.file.moved();
+        let paced = self.pace.reached(&self.file, self.position);
+        paced.map_err(|errno| self.failed(errno))?;
+        // Behind that, for what was there before may have come at no pace at all.
         if !self.marked && self.position >= UNMARKED {
             self.mark();
         }
-        let paced = self.pace.reached(&self.file, self.position);
-        paced.map_err(|errno| self.failed(errno))
+        Ok(())
     }
 
     /// Has an unfinished file say what of it is sure to be there, and what it is to replace.
@@ -322,11 +324,11 @@ impl Upload {
 impl Drop for Upload {
     /// What holds nothing is worth no resuming.
     fn drop(&mut self) {
+        if matches!(&self.grows, Grows::Beside(beside) if beside.finished) {
+            return;
+        }
         let size = length(&self.file).unwrap_or(0);
         if let Grows::Beside(beside) = &self.grows {
-            if beside.finished {
-                return;
-            }
             let directory = beside.place.directory.as_fd();
             if size == 0 || !beside.resumable || beside.is_outdated(&self.file.stat) {
                 partial::remove(directory, &beside.name, &self.file.stat);
@@ -338,6 +340,7 @@ impl Drop for Upload {
                 // It may have been as good as finished.
                 self.mark();
             }
+            sweep::note(&self.host_path);
         }
         self.space.cut_surplus(&self.file, size);
         self.space.give_back(size);

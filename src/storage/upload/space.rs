@@ -218,6 +218,10 @@ pub fn available(disk: &Statvfs, min_free: Room) -> u64 {
         disk.blocks_available()
     };
     let size = disk.blocks().saturating_mul(disk.fragment_size());
+    if size == 0 {
+        // File systems that do not say (some network and FUSE ones): the disk itself tells when it is full.
+        return u64::MAX;
+    }
     let free = blocks.saturating_mul(disk.fragment_size());
     free.saturating_sub(min_free.of(size))
 }

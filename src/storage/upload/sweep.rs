@@ -1,7 +1,9 @@
 //! Finding what uploads have left in a whole tree, and taking it away when it is old.
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::storage::disk::metadata::size_of;
@@ -17,6 +19,19 @@ use crate::storage::upload::partial;
 pub struct Partials {
     pub files: u64,
     pub bytes: u64,
+}
+
+/// Directories of the host in which a walk has found no partial file and no upload was cut off since: their disks need not be
+/// woken.
+static CLEAN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn clean() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    CLEAN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// To be told when an upload to this path of the host has left a partial file.
+pub fn note(path: &Path) {
+    clean().retain(|top| !path.starts_with(top));
 }
 
 /// Counts the partial files below a directory of the host.
@@ -42,7 +57,13 @@ pub fn remove_old_partials(
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     });
     let kept = i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
-    each_partial(top, &mut |directory, name, modified| {
+    // Uploads that are cut off meanwhile take it out again.
+    if !clean().insert(top.to_owned()) {
+        return Ok(Partials::default());
+    }
+    let mut some_stay = false;
+    let removed = each_partial(top, &mut |directory, name, modified| {
+        some_stay = true;
         if now.saturating_sub(modified) < kept {
             return false;
         }
@@ -55,7 +76,12 @@ pub fn remove_old_partials(
             }
             _ => false,
         }
-    })
+    });
+    // What was removed may have been all; the next time tells.
+    if some_stay || removed.is_err() {
+        note(top);
+    }
+    removed
 }
 
 /// Counts the partial files that `visit` says yes to, which is told the directory, the name and the time of modification.
@@ -113,12 +139,21 @@ mod tests {
             bytes: 12,
         };
         assert_eq!(count_partials(top.path()).unwrap(), three);
-        let removed =
-            remove_old_partials(top.path(), Duration::from_secs(100), &Metered::default()).unwrap();
-        assert_eq!(removed, Partials { files: 1, bytes: 4 });
+        let kept = Duration::from_secs(100);
+        let remove = || remove_old_partials(top.path(), kept, &Metered::default()).unwrap();
+        assert_eq!(remove(), Partials { files: 1, bytes: 4 });
         let there = [&old, &new, &in_use, &elsewhere].map(|path| path.exists());
         assert_eq!(there, [false, true, true, true]);
         assert!(deep.join("file").exists());
         assert!(count_partials(&top.path().join("none")).is_err());
+        drop(held);
+        assert_eq!(remove(), Partials { files: 1, bytes: 4 });
+        fs::remove_file(&new).unwrap();
+        let is_clean = || clean().contains(top.path());
+        assert!(!is_clean());
+        assert_eq!(remove().files, 0);
+        assert!(is_clean());
+        note(&deep.join("file"));
+        assert!(!is_clean());
     }
 }
