@@ -186,10 +186,11 @@ impl View {
         meter: Option<&Meter>,
     ) -> Result<(), Unlinked> {
         let unlink = || unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+        // An upload that has just been given the name may have to give it back.
+        let _held = HeldName::of(directory, name).map_err(Unlinked::Refused)?;
         if rules.lock.is_none() && meter.is_none() {
             return unlink().map_err(Unlinked::Refused);
         }
-        let _held = HeldName::of(directory, name).map_err(Unlinked::Refused)?;
         let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
         let stat = stat.map_err(Unlinked::Refused)?;
         if let Some(until) = lock::locked_until(&stat, rules.lock) {

@@ -4,7 +4,11 @@
 //! The kernel of a client that dies may end the data connection in order a moment before it ends the control connection: then
 //! the end of the data is not the end of the file. So the front end is asked again and again whether the client is still
 //! there: before the file gets its name, and where the name comes before the last flush, behind that. What was replaced
-//! meanwhile changed places with the new file, and changes back when the client is gone by then.
+//! meanwhile changed places with the new file, and changes back when the client is gone by then. Until that is known the name is
+//! held: whoever else in this process wants to give or take it waits.
+//!
+//! The old file never has the name under which uploads are continued, or a server that is killed within the flush would leave
+//! it there, to be overwritten or continued with what is another file. It has one that nobody continues.
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
@@ -40,11 +44,11 @@ const HANG_UP_OF_NEW: Duration = Duration::from_millis(1);
 /// Asks whether the client is still there: until so long behind its last byte, for zero just once.
 pub type Look<'a, E> = dyn FnMut(Duration) -> Result<(), E> + 'a;
 
-/// What had the name, and now has that of the partial file.
+/// What had the name, and now has the one that the partial file had last.
 struct Exchanged {
     old: FileStat,
     /// Nobody else takes it for what an upload has left.
-    _reserved: Option<Reserved>,
+    _reserved: Reserved,
 }
 
 /// How the name is given.
@@ -61,7 +65,7 @@ enum Named {
     /// Bytes of the file that is gone.
     Replaced(u64),
     Exchanged(Exchanged),
-    /// The file system cannot exchange.
+    /// The file system cannot exchange, or somebody writes to the old file.
     Refused,
 }
 
@@ -87,13 +91,24 @@ impl Upload {
             // Where it cannot be kept it is told all the same.
             checksum::store(&self.file, sha256);
         }
-        match self.grows {
-            Grows::InPlace { .. } => {
+        match std::mem::replace(&mut self.grows, Grows::Settled) {
+            Grows::Beside(mut beside) => {
+                let mut at = beside.name.clone();
+                if let Err(error) = self.settle_beside(&beside, &mut at, look) {
+                    let place = &beside.place;
+                    if !partial::has_name(place.directory.as_fd(), &place.name, &self.file.stat) {
+                        beside.go_back(&at);
+                        self.grows = Grows::Beside(beside);
+                    }
+                    return Err(error);
+                }
+            }
+            in_place => {
+                self.grows = in_place;
                 self.settle_in_place().map_err(|errno| self.failed(errno))?;
                 look(HANG_UP)?;
                 self.must_have_its_name()?;
             }
-            Grows::Beside(_) => self.settle_beside(look)?,
         }
         Ok(Stored {
             size: self.position,
@@ -132,41 +147,39 @@ impl Upload {
         }
     }
 
-    fn settle_beside<E: From<Error>>(&mut self, look: &mut Look<'_, E>) -> Result<(), E> {
-        let Grows::Beside(beside) = &self.grows else {
-            return Ok(());
-        };
-        take_over_from(
-            &beside.place,
-            beside.had.is_some(),
-            &self.file,
-            beside.modes,
-        )
-        .and_then(|()| match self.durable {
-            true => before_rename(self.order, &self.file),
-            false => Ok(()),
-        })
-        .map_err(|errno| self.failed(errno))?;
+    /// `at` is the name that the partial file has now.
+    fn settle_beside<E: From<Error>>(
+        &self,
+        beside: &Beside,
+        at: &mut Vec<u8>,
+        look: &mut Look<'_, E>,
+    ) -> Result<(), E> {
+        let Beside { place, modes, .. } = beside;
+        let directory = place.directory.as_fd();
+        take_over_from(place, beside.had.is_some(), &self.file, *modes)
+            .and_then(|()| match self.durable {
+                true => before_rename(self.order, &self.file),
+                false => Ok(()),
+            })
+            .map_err(|errno| self.failed(errno))?;
+        let held = HeldName::of(directory, &place.name);
+        let _held = held.map_err(|errno| self.failed(errno))?;
         let mut way = match self.durable {
             true => Way::Exchange,
             false => Way::Replace,
         };
+        let mut is_kept = false;
         let named = loop {
             // What cannot be undone, or is not flushed behind it, is looked at before.
             look(match way {
                 Way::Exchange => Duration::ZERO,
                 Way::Replace => HANG_UP,
             })?;
-            match self.give_name(beside, way)? {
+            match self.give_name(beside, at, way, &mut is_kept)? {
                 Named::Refused => way = Way::Replace,
                 named => break named,
             }
         };
-        if self.marked {
-            boot::unmark(self.file.as_fd());
-            partial::forget_replaced(&self.file);
-        }
-        let directory = beside.place.directory.as_fd();
         let settled = match self.durable {
             true => after_rename(self.order, &self.file, directory),
             false => Ok(()),
@@ -177,16 +190,13 @@ impl Upload {
             Named::New if self.durable => look(HANG_UP_OF_NEW),
             _ => Ok(()),
         });
-        if let Err(gone) = settled {
-            let is_taken = self.take_name_back(beside, &named);
-            if let Grows::Beside(beside) = &mut self.grows {
-                beside.finished = !is_taken;
-            }
-            return Err(gone);
+        if settled.is_err() {
+            self.take_name_back(beside, at, &named);
+            return settled;
         }
         let gone = match &named {
             Named::Exchanged(Exchanged { old, .. }) => {
-                partial::remove(directory, &beside.name, old);
+                partial::remove(directory, at, old);
                 Some(size_of(old))
             }
             Named::Replaced(size) => Some(*size),
@@ -197,25 +207,31 @@ impl Upload {
         }
         if !beside.resumable {
             // What was cut off before is of no use to anybody, and would be continued some day.
-            let account = beside.holder.as_ref().map_or("", |holder| holder.account());
-            let name = partial::name_of(account, &beside.place.name);
+            let name = partial::name_of(beside.account(), &place.name);
             if let Ok(Some(size)) = partial::discard(directory, &name) {
                 self.space.went(size, 1);
             }
         }
-        if let Grows::Beside(beside) = &mut self.grows {
-            beside.finished = true;
+        // Not before: a server that is killed while the name is taken back would leave what nobody can continue.
+        if self.marked {
+            boot::unmark(self.file.as_fd());
+            partial::forget_replaced(&self.file);
         }
         Ok(())
     }
 
     /// Gives the partial file its name, and what had it its due.
-    fn give_name(&self, beside: &Beside, way: Way) -> Result<Named, Error> {
-        let Beside { name, place, .. } = beside;
+    fn give_name(
+        &self,
+        beside: &Beside,
+        name: &mut Vec<u8>,
+        way: Way,
+        is_kept: &mut bool,
+    ) -> Result<Named, Error> {
+        let place = &beside.place;
         let fail = |errno| self.failed(errno);
         let refuse = |kind| Error::new(kind, self.path.as_bytes());
         let directory = place.directory.as_fd();
-        let _held = HeldName::of(directory, &place.name).map_err(fail)?;
         if !partial::has_name(directory, name, &self.file.stat) {
             return Err(refuse(ErrorKind::Busy));
         }
@@ -244,62 +260,89 @@ impl Upload {
                 .map(|()| Named::New)
                 .map_err(fail);
         };
-        let reserved = reserve(&old, beside.holder.as_ref());
-        self.keep_version(beside)?;
-        match way {
-            Way::Exchange => {
-                let flags = RenameFlags::RENAME_EXCHANGE;
-                let to = place.name.as_slice();
-                match renameat2(directory, name.as_slice(), directory, to, flags) {
-                    Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(Named::Refused),
-                    other => other.map_err(fail).map(|()| {
-                        Named::Exchanged(Exchanged {
-                            old,
-                            _reserved: reserved,
-                        })
-                    }),
-                }
-            }
-            Way::Replace => renameat(directory, name.as_slice(), directory, place.name.as_slice())
+        let reserved = match way {
+            Way::Exchange => match reserve(&old, beside.holder.as_ref()) {
+                None => return Ok(Named::Refused),
+                reserved => reserved,
+            },
+            Way::Replace => None,
+        };
+        if !std::mem::replace(is_kept, true) {
+            self.keep_version(beside)?;
+        }
+        let Some(reserved) = reserved else {
+            return renameat(directory, name.as_slice(), directory, place.name.as_slice())
                 .map(|()| Named::Replaced(size_of(&old)))
-                .map_err(fail),
+                .map_err(fail);
+        };
+        if beside.resumable {
+            let aside = partial::spare_name(beside.account(), &place.name);
+            rename_to_new(directory, name, directory, &aside).map_err(fail)?;
+            *name = aside;
+        }
+        let (from, to) = (name.as_slice(), place.name.as_slice());
+        let exchanged = renameat2(directory, from, directory, to, RenameFlags::RENAME_EXCHANGE);
+        match exchanged {
+            Ok(()) => Ok(Named::Exchanged(Exchanged {
+                old,
+                _reserved: reserved,
+            })),
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(Named::Refused),
+            Err(errno) => Err(fail(errno)),
         }
     }
 
-    /// The client is gone, or the disk failed: the old file gets its name back, unless somebody has stored another meanwhile.
-    /// Whether the partial file has its own name again.
-    fn take_name_back(&self, beside: &Beside, named: &Named) -> bool {
-        let Beside { name, place, .. } = beside;
+    /// The client is gone, or the disk failed: the old file gets its name back, unless another program has given it to a file
+    /// meanwhile. `at` is the name that the partial file has then.
+    fn take_name_back(&self, beside: &Beside, at: &mut Vec<u8>, named: &Named) {
+        let place = &beside.place;
         let (directory, target) = (place.directory.as_fd(), place.name.as_slice());
-        let Ok(_held) = HeldName::of(directory, target) else {
-            return false;
-        };
         let is_ours = partial::has_name(directory, target, &self.file.stat);
         let taken = match named {
-            Named::New if is_ours => rename_to_new(directory, target, directory, name),
+            Named::New if is_ours => {
+                rename_to_new(directory, target, directory, at).or_else(|_| {
+                    // Another session has begun anew meanwhile, and has the name under which uploads are continued.
+                    *at = partial::spare_name(beside.account(), target);
+                    rename_to_new(directory, target, directory, at)
+                })
+            }
             Named::Exchanged(_) if is_ours => {
                 let flags = RenameFlags::RENAME_EXCHANGE;
-                renameat2(directory, target, directory, name.as_slice(), flags)
+                let exchanged = renameat2(directory, target, directory, at.as_slice(), flags);
+                exchanged.inspect(|()| {
+                    if rename_to_new(directory, at, directory, &beside.name).is_ok() {
+                        at.clone_from(&beside.name);
+                    }
+                })
             }
             Named::Exchanged(Exchanged { old, .. }) => {
-                partial::remove(directory, name, old);
-                return false;
+                partial::remove(directory, at, old);
+                self.space.went(size_of(old), 1);
+                return;
             }
-            _ => return false,
+            Named::Replaced(size) => {
+                self.space.went(*size, 1);
+                return;
+            }
+            Named::New | Named::Refused => return,
         };
-        // What is not whole must not look so behind a power cut either.
-        let taken = taken.and_then(|()| match self.durable {
-            true => after_rename(self.order, &self.file, directory),
-            false => Ok(()),
-        });
-        if let Err(errno) = taken {
-            log::error!(
-                "{}: the upload was cut off, but the file has its name already: {}",
-                self.host_path.display(),
+        let shown = self.host_path.display();
+        match taken {
+            Err(errno) => log::error!(
+                "{shown}: the upload was cut off, but the file has its name already: {}",
                 errno.desc()
-            );
+            ),
+            // What is not whole must not look so behind a power cut either.
+            Ok(()) if self.durable => {
+                if let Err(errno) = after_rename(self.order, &self.file, directory) {
+                    log::error!(
+                        "{shown}: the upload was cut off; that the old file has its name back cannot be flushed: {}",
+                        errno.desc()
+                    );
+                }
+            }
+            Ok(()) => {}
         }
-        taken.is_ok()
     }
 
     /// The file that is replaced becomes an old version.
