@@ -95,6 +95,33 @@ fn check_tells_what_will_be_served() {
 }
 
 #[test]
+fn check_names_who_can_get_at_what_others_have_protected() {
+    let place = Place::new();
+    let hash = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$bm90IGEgcmVhbCBkaWdlc3QgYXQgYWxsLi4uLi4";
+    let user = |name: &str, keys: &str| {
+        format!("[[user]]\nname = \"{name}\"\npassword = \"{hash}\"\nroot = \"root\"\n{keys}\n")
+    };
+    let text = [
+        format!("listen = [\"127.0.0.1:{}\"]\nsessions = 10\n", free_port()),
+        user("anna", "lock = \"30d\""),
+        user("bert", "access = \"read-write\""),
+        user("cam", "access = \"add-only\"\nkeep_free = \"5%\""),
+    ];
+    place.write(&text.concat());
+    let checked = place.check();
+    let text = out(&checked);
+    // That is the owner's to decide: nothing is wrong.
+    assert!(checked.status.success(), "{text}");
+    assert!(
+        text.contains("warning: lock: what anna has locked for 30 d in ")
+            && text.contains(" is open to bert, who has no lock there and may overwrite, append, delete, rename\n")
+            && text.contains("warning: keep_free: cam may only add files to "),
+        "{text}"
+    );
+    assert_eq!(text.matches("warning: ").count(), 2, "{text}");
+}
+
+#[test]
 fn check_tells_which_program_runs_for_whom_and_whether_it_can() {
     let place = Place::new();
     let program = place.home.path().join("program");

@@ -166,14 +166,14 @@ fn a_lock_ends_with_its_time_and_folders_have_their_own() {
 }
 
 #[test]
-fn uploads_in_place_are_locked_as_well() {
-    let server = server("lock = \"30d\"\nuploads = \"direct\"");
-    let mut client = server.visitor();
-    client.stor("file", b"precious");
-    for line in ["STOR file", "APPE file"] {
-        client.upload(line, b"x").expect(550).says("locked");
-    }
-    assert_eq!(server.read("file"), b"precious");
+fn who_is_not_bound_by_the_lock_of_others_is_named_at_the_start() {
+    let builder = Server::build().anonymous("lock = \"30d\"").with_flag_user();
+    let server = builder.start();
+    let line = server.wait_for_log("is open to t, who has no lock there");
+    assert!(
+        line.contains("WARN") && line.contains("what anonymous has locked for 30 d in "),
+        "{line}"
+    );
 }
 
 #[test]
@@ -270,6 +270,30 @@ fn the_last_versions_of_an_overwritten_file_are_kept() {
     ] {
         client.expect(line, 550);
     }
+}
+
+/// File systems that fold case by Unicode find the server's own directories under these names as well.
+#[test]
+fn no_character_that_is_not_seen_leads_to_the_old_versions() {
+    let server = server("versions = 2\nshow_versions = true");
+    let mut client = server.visitor();
+    client.stor("file", b"one");
+    client.stor("file", b"two");
+    for name in [
+        ".thri\u{200d}ftpd-versions",
+        ".thriftpd\u{ad}-VERSIONS",
+        "\u{feff}.thriftpd",
+        "\u{ff0e}thriftpd-versions",
+    ] {
+        for line in ["CWD", "RMDA", "MKD", "SIZE", "RNFR"] {
+            client.expect(format!("{line} {name}/file"), 553);
+            client.expect(format!("{line} {name}"), 553);
+        }
+        client
+            .upload(format!("STOR {name}/file/x"), b"x")
+            .expect(553);
+    }
+    assert_eq!(contents(&server, "file"), ["one"]);
 }
 
 #[test]

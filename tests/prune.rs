@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use common::mounts::{Mount, format, may_mount, program};
 use common::{Builder, Client, Finished, Mounted, Server, eventually, noise, run_client};
+
+use thriftpd::storage::integrity::checksum;
 
 const DAY: u64 = 24 * 3600;
 
@@ -44,6 +47,11 @@ impl Place {
     fn prune(&self, arguments: &[&str]) -> Finished {
         prune(self.home.path(), arguments)
     }
+
+    /// With a clock that is so many seconds ahead.
+    fn prune_ahead(&self, ahead: i64, arguments: &[&str]) -> Finished {
+        prune_ahead(self.home.path(), ahead, arguments)
+    }
 }
 
 fn everybody(keys: &str) -> String {
@@ -51,10 +59,33 @@ fn everybody(keys: &str) -> String {
 }
 
 fn prune(home: &Path, arguments: &[&str]) -> Finished {
+    prune_ahead(home, 0, arguments)
+}
+
+fn prune_ahead(home: &Path, ahead: i64, arguments: &[&str]) -> Finished {
     let mut command = Command::new(env!("CARGO_BIN_EXE_thriftpd"));
     command.arg("prune").args(arguments).arg("--config");
     command.arg(home.join("thriftpd.toml"));
+    command.env(CLOCK, ahead.to_string());
     run_client(&mut command, 60)
+}
+
+/// By how many seconds the program takes the clock to be ahead. With it nobody waits for the clock to be set.
+const CLOCK: &str = "THRIFTPD_TEST_CLOCK";
+
+/// Whether the program under test heeds that.
+fn clock_can_be_moved() -> bool {
+    let can = cfg!(debug_assertions);
+    if !can {
+        eprintln!("skipped: the clock of a release build cannot be moved");
+    }
+    can
+}
+
+/// One that takes old files away as soon as it is started.
+fn server(keys: &str) -> Builder {
+    let builder = Server::build().configuration(&everybody(keys));
+    builder.environment(CLOCK, "0")
 }
 
 fn old_file(path: &Path, days: u64) -> PathBuf {
@@ -116,7 +147,7 @@ fn old_files_go_with_the_directories_that_they_leave_empty() {
     let said = place.prune(&[]).succeeded();
     assert!(
         said.text()
-            .contains("removed 2 files of 16 bytes and 4 directories"),
+            .contains("removed 2 files of 16 bytes and 3 directories"),
         "{}",
         said.text()
     );
@@ -126,9 +157,10 @@ fn old_files_go_with_the_directories_that_they_leave_empty() {
     );
     assert_eq!(
         are_there(&[
-            &place.root().join("x"),
+            &place.root().join("x/y"),
             &place.root().join("a/b"),
-            &place.root().join("a")
+            // A camera never makes its directory again.
+            &place.root().join("x")
         ]),
         [false, false, true]
     );
@@ -200,8 +232,7 @@ fn locked_files_stay_however_old_they_say_they_are() {
 
 #[test]
 fn an_old_version_is_as_old_as_its_being_one() {
-    let configuration = everybody("keep_days = 10\nversions = 3");
-    let server = Server::build().configuration(&configuration).start();
+    let server = server("keep_days = 10\nversions = 3").start();
     let mut client = login(&server);
     client.stor("file", b"first");
     age(&server.path("file"), 5);
@@ -269,10 +300,12 @@ fn what_cannot_be_done_is_said_and_the_command_fails() {
 }
 
 #[test]
-fn the_server_does_it_when_it_starts() {
-    let configuration = everybody("keep_days = 5\nquota = \"1GB\"");
-    let builder = Server::build().configuration(&format!("log = \"debug\"\n{configuration}"));
-    let old = old_file(&builder.root().join("dir/old"), 50);
+fn the_server_does_it_when_its_clock_has_settled() {
+    if !clock_can_be_moved() {
+        return;
+    }
+    let builder = server("keep_days = 5\nquota = \"1GB\"").keys("log = \"debug\"\n");
+    let old = old_file(&builder.root().join("dir/sub/old"), 50);
     let new = old_file(&builder.root().join("new"), 1);
     let server = builder.start();
     let line = server.wait_for_log("directories that were empty then");
@@ -280,7 +313,7 @@ fn the_server_does_it_when_it_starts() {
         line.contains("removed 1 files of 8 bytes and 1 directories"),
         "{line}"
     );
-    server.wait_for_log("dir/old (8 bytes)");
+    server.wait_for_log("dir/sub/old (8 bytes)");
     assert_eq!(are_there(&[&old, &new]), [false, true]);
     // The quota knows.
     let mut client = login(&server);
@@ -291,11 +324,29 @@ fn the_server_does_it_when_it_starts() {
     );
 }
 
+/// Whether files of this directory can have extended attributes (xattr(7)).
+fn has_attributes(directory: &Path) -> bool {
+    let probe = directory.join("probe");
+    fs::write(&probe, "").unwrap();
+    let stores = checksum::store(&File::open(&probe).unwrap(), "");
+    fs::remove_file(&probe).unwrap();
+    stores
+}
+
 // ---- until the disk has room
 
 fn on_a_small_disk(keys: &str) -> Option<(Builder, Mounted)> {
-    let builder = Server::build().configuration(&everybody(keys));
+    let builder = server(keys);
+    if !clock_can_be_moved() {
+        return None;
+    }
     let disk = Mounted::in_memory(&builder, "size=4m")?;
+    if !has_attributes(builder.root()) {
+        eprintln!(
+            "skipped: no attributes in memory, so that files are as young as their last change"
+        );
+        return None;
+    }
     Some((builder, disk))
 }
 
@@ -311,7 +362,7 @@ fn large_file(root: &Path, name: &str, days: u64) -> PathBuf {
 #[test]
 fn the_oldest_go_until_there_is_room_and_no_more() {
     // Filled up before the server starts, which then makes room by itself.
-    let Some((builder, _disk)) = on_a_small_disk("keep_free = \"1MiB\"") else {
+    let Some((builder, _disk)) = on_a_small_disk("keep_free = \"1000KiB\"") else {
         return;
     };
     // 3.75 MiB of 4.
@@ -438,9 +489,7 @@ impl Drop for Unmount {
 
 #[test]
 fn what_was_stored_today_stays_whatever_time_its_client_gives_it() {
-    let server = Server::build()
-        .configuration(&everybody("keep_days = 30"))
-        .start();
+    let server = server("keep_days = 30").start();
     let mut client = login(&server);
     for line in ["MFMT 20200101000000", "SITE UTIME 202001010000"] {
         let name = line.split(' ').next().unwrap();
@@ -457,4 +506,232 @@ fn what_was_stored_today_stays_whatever_time_its_client_gives_it() {
         are_there(&[&server.path("MFMT"), &server.path("SITE"), &old]),
         [true, true, false]
     );
+}
+
+// ---- what is kept in any case
+
+#[test]
+fn the_last_files_of_a_directory_stay_however_old_they_are() {
+    let place = Place::with("keep_days = 5\nkeep_last = 2");
+    let [gone, kept] =
+        [[30, 20], [10, 6]].map(|days| days.map(|days| place.file(&format!("a/{days}"), days)));
+    let young = [1, 2].map(|days| place.file(&format!("b/{days}"), days));
+    let old = place.file("b/old", 6);
+    let alone = place.file("c/d/alone", 1000);
+    for _ in 0..2 {
+        place.prune(&[]).succeeded();
+        assert_eq!(are_there(&[&gone[0], &gone[1], &old]), [false; 3]);
+        assert_eq!(
+            are_there(&[&kept[0], &kept[1], &young[0], &young[1], &alone]),
+            [true; 5]
+        );
+    }
+}
+
+#[test]
+fn the_last_files_of_a_directory_stay_on_a_full_disk() {
+    let Some((builder, _disk)) = on_a_small_disk("keep_free = \"99%\"\nkeep_last = 3") else {
+        return;
+    };
+    let root = builder.root().to_owned();
+    let files: Vec<PathBuf> = (1..10)
+        .map(|days| large_file(&root, &format!("d/{days}"), days))
+        .collect();
+    let server = builder.start();
+    let said = prune(server.home(), &[]).failed();
+    assert!(
+        said.stderr.contains("bytes too few are free"),
+        "{}",
+        said.stderr
+    );
+    let there: Vec<bool> = files.iter().map(|path| path.exists()).collect();
+    assert_eq!(there[..3], [true; 3]);
+    assert_eq!(there[3..], [false; 6]);
+}
+
+#[test]
+fn who_is_overdue_loses_nothing_by_age() {
+    let server = server("keep_days = 30\nexpect_every = \"1d\"").start();
+    let old = old_file(&server.path("old"), 31);
+    let said = prune(server.home(), &[]).succeeded();
+    assert!(
+        said.text().contains(
+            "keep_days is not obeyed while uploads are overdue (anonymous; setting: expect_every)"
+        ),
+        "{}",
+        said.text()
+    );
+    assert!(old.exists());
+    login(&server).stor("new", b"backup");
+    prune(server.home(), &[]).succeeded();
+    assert_eq!(are_there(&[&old, &server.path("new")]), [false, true]);
+}
+
+// ---- clocks
+
+#[test]
+fn nothing_is_taken_away_while_a_start_is_fresh() {
+    let builder = Server::build().configuration(&everybody("keep_days = 5"));
+    let old = old_file(&builder.root().join("old"), 50);
+    let server = builder.start();
+    // The first thing it ever did.
+    login(&server).stor("file", b"x");
+    assert!(old.exists());
+    drop(server);
+}
+
+const YEARS: i64 = 400 * DAY as i64;
+
+#[test]
+fn a_clock_that_is_a_year_ahead_takes_nothing_away() {
+    if !clock_can_be_moved() {
+        return;
+    }
+    for keys in [
+        "keep_days = 30",
+        "keep_days = 30\nlock = \"60d\"",
+        "keep_free = \"99%\"\nlock = \"60d\"",
+    ] {
+        let place = Place::with(keys);
+        let files = [place.file("sub/new", 0), place.file("old", 40)];
+        let before = snapshot(&place.root());
+        // Twice, for the first time must not become what is known.
+        for _ in 0..2 {
+            let said = place.prune_ahead(YEARS, &[]).failed();
+            assert!(
+                said.stderr
+                    .contains("/root: nothing is taken away: the clock says ")
+                    && said
+                        .stderr
+                        .contains("400 days after the newest time known here")
+                    && said.stderr.contains("--believe-clock"),
+                "{}",
+                said.stderr
+            );
+            assert_eq!(snapshot(&place.root()), before);
+        }
+        if keys == "keep_days = 30" {
+            // A host that was off for a year gets going again.
+            place.prune_ahead(YEARS, &["--believe-clock"]).succeeded();
+            assert_eq!(are_there(&[&files[0], &files[1]]), [false; 2]);
+            place.file("later", 400);
+            place.prune_ahead(YEARS + DAY as i64, &[]).succeeded();
+            // And one whose clock was wrong then.
+            let said = place.prune(&[]).failed();
+            assert!(
+                said.stderr
+                    .contains("which is before the newest time known here"),
+                "{}",
+                said.stderr
+            );
+            place.prune(&["--believe-clock"]).succeeded();
+            place.prune(&[]).succeeded();
+        }
+    }
+}
+
+#[test]
+fn a_server_whose_clock_is_a_year_ahead_takes_nothing_away_whatever_is_stored_meanwhile() {
+    if !clock_can_be_moved() {
+        return;
+    }
+    let builder = server("keep_days = 30\nlock = \"10d\"");
+    let old = old_file(&builder.root().join("old"), 40);
+    let young = old_file(&builder.root().join("young"), 1);
+    let left = old_file(&builder.root().join(".thriftpd-clip-0123-0.partial"), 1);
+    for _ in 0..2 {
+        let ahead = builder.clone().environment(CLOCK, &YEARS.to_string());
+        let server = ahead.start();
+        login(&server).stor("now", b"by the wrong clock");
+        let line = server.wait_for_log("nothing is taken away: the clock says");
+        assert!(line.contains("--believe-clock"), "{line}");
+        assert_eq!(are_there(&[&old, &young, &left]), [true; 3]);
+        fs::remove_file(server.path("now")).unwrap();
+    }
+}
+
+#[test]
+fn while_the_clock_is_not_set_nothing_is_taken_away() {
+    if !clock_can_be_moved() {
+        return;
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let unset = 3600 - now.unwrap().as_secs() as i64;
+    let place = Place::with("keep_days = 30");
+    let old = place.file("old", 40);
+    for arguments in [&[][..], &["--believe-clock"]] {
+        let said = place.prune_ahead(unset, arguments).failed();
+        assert!(
+            said.stderr.contains("the clock is not set"),
+            "{}",
+            said.stderr
+        );
+    }
+    assert!(old.exists());
+    place.prune(&[]).succeeded();
+    assert!(!old.exists());
+}
+
+/// A Raspberry Pi has no clock of its own: what it stores before it has asked for the time is of 1970.
+#[test]
+fn what_was_stored_before_the_clock_was_set_counts_from_its_being_found() {
+    if !clock_can_be_moved() || !may_mount() {
+        return;
+    }
+    let place = Place::with("keep_days = 30\nkeep_free = \"1%\"");
+    let image = place.home.path().join("image");
+    if let Err(why) = format(&image, 8 << 20, &["mkfs.ext4", "-q"]) {
+        return eprintln!("skipped: {why}");
+    }
+    let Some(debugfs) = program("debugfs") else {
+        return eprintln!("skipped: debugfs, which sets times, is not installed");
+    };
+    let mount = || Mount::image(&image, "ext4", "noatime", &place.root());
+    match mount() {
+        Ok(mounted) => {
+            for name in ["stored", "sound"] {
+                fs::write(place.root().join(name), "clip").unwrap();
+            }
+            mounted.unmount();
+        }
+        Err(why) => return eprintln!("skipped: no ext4 here: {why}"),
+    }
+    for field in ["ctime", "mtime", "crtime"] {
+        let mut command = Command::new(&debugfs);
+        let request = format!("set_inode_field /stored {field} @86400");
+        command.args(["-w", "-R", &request]).arg(&image);
+        run_client(&mut command, 20).succeeded();
+    }
+    let _mounted = mount().unwrap();
+    let stored = place.root().join("stored");
+    assert_eq!(fs::metadata(&stored).unwrap().ctime(), 86_400);
+    place.prune(&[]).succeeded();
+    place.prune(&[]).succeeded();
+    assert!(stored.exists());
+    // From now on it is as old as that, and no older.
+    assert!(fs::metadata(&stored).unwrap().ctime() > 86_400);
+    let in_days = |days: i64| {
+        place
+            .prune_ahead(days * DAY as i64, &["--believe-clock"])
+            .succeeded();
+        stored.exists()
+    };
+    assert!(in_days(29) && !in_days(31));
+}
+
+#[test]
+fn where_nothing_can_be_noted_a_file_is_as_young_as_its_last_change() {
+    if !clock_can_be_moved() || !may_mount() {
+        return;
+    }
+    let place = Place::with("keep_days = 30");
+    // Attributes are what this file system does not have.
+    let _disk = Mount::with(&["-t", "ramfs", "ramfs"], &place.root());
+    assert!(!has_attributes(&place.root()));
+    let picture = place.file("picture", 400);
+    place.prune(&[]).succeeded();
+    assert!(picture.exists());
+    let said = place.prune_ahead(31 * DAY as i64, &["--believe-clock"]);
+    assert!(said.succeeded().text().contains("removed 1 files"));
+    assert!(!picture.exists());
 }

@@ -94,6 +94,16 @@ impl Account {
         }
     }
 
+    /// Whether the last upload, at a time in seconds since 1970, is longer ago than it should be. A time that lies as far ahead
+    /// says nothing: the clock was wrong then, or is wrong now.
+    pub fn is_overdue(&self, last: Option<i64>, now: i64) -> bool {
+        let Some(expected) = self.expect_every else {
+            return false;
+        };
+        let age = last.map(|last| now.saturating_sub(last).unsigned_abs());
+        age.is_none_or(|age| age > expected.as_secs())
+    }
+
     /// Whether a client whose certificate bears these names may be this user. Without a certificate asked for, any may.
     pub fn accepts_certificate(&self, names: &[String]) -> bool {
         let asked = self.certificate.as_ref();

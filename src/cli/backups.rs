@@ -132,21 +132,21 @@ fn counted(count: u64, unit: &str) -> String {
     format!("{count} {unit}{many}")
 }
 
-/// The sentence about a user whose last upload is longer ago than it should be. A time that lies as far ahead says nothing:
-/// the clock was wrong then, or is wrong now.
+/// The sentence about a user whose last upload is longer ago than it should be.
 fn what_is_overdue(account: &Account, last: Option<&LastUpload>, now: Timestamp) -> Option<String> {
     let expected = i64::try_from(account.expect_every?.as_secs()).unwrap_or(i64::MAX);
-    let age = last.map(|last| now.as_second().saturating_sub(last.time));
-    let came = match age {
-        Some(age) if age.saturating_abs() <= expected => return None,
-        Some(age) => format!("the last came {}", ago(age)),
+    let (last, now) = (last.map(|last| last.time), now.as_second());
+    let came = match last {
+        Some(last) => format!("the last came {}", ago(now.saturating_sub(last))),
         None => "none has come yet".to_owned(),
     };
-    Some(format!(
-        "{}: overdue: an upload is expected every {}, and {came}",
-        account.name,
-        in_words(expected)
-    ))
+    account.is_overdue(last, now).then(|| {
+        format!(
+            "{}: overdue: an upload is expected every {}, and {came}",
+            account.name,
+            in_words(expected)
+        )
+    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
 
+use super::warnings::warnings;
 use super::{Outcome, cert, confinement};
 use crate::accounts::{Account, Rates, Reach};
 use crate::config::{Config, TlsMode};
@@ -12,7 +13,9 @@ use crate::server::limits::open_files_needed;
 use crate::server::privileges::{self, Identity};
 use crate::server::upkeep::areas::directories;
 use crate::server::{environment, listen, sandbox};
-use crate::storage::{Partials, Permission, Permissions, Rules, count_partials, is_mounted};
+use crate::storage::{
+    Partials, Permission, Permissions, Rules, clock_is_set, count_partials, is_mounted,
+};
 use crate::tls::{Settings, Tls};
 
 /// read a configuration file and say what is wrong, or what will be served
@@ -39,6 +42,9 @@ pub fn run(arguments: &CheckArguments) -> Outcome {
     }
     print_waiting(&config);
     print_unfinished(&config);
+    for warning in warnings(&config) {
+        println!("warning: {warning}");
+    }
     let problems = problems(&config);
     for problem in &problems {
         println!("problem: {problem}");
@@ -314,7 +320,7 @@ fn problems(config: &Config) -> Vec<String> {
             ));
         }
     }
-    if !environment::clock_is_set() {
+    if !clock_is_set() {
         problems
             .push("clock: it is before 2020: set it, or files will carry wrong times".to_owned());
     }

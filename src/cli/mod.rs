@@ -11,6 +11,7 @@ pub mod serve;
 pub mod user;
 mod users;
 pub mod verify;
+mod warnings;
 
 use argh::FromArgs;
 

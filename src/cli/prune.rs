@@ -5,8 +5,8 @@ use argh::FromArgs;
 
 use super::Outcome;
 use crate::config::Config;
-use crate::server::upkeep::prune::{Said, carry_out, plans, summary};
-use crate::storage::Pruning;
+use crate::server::upkeep::prune::{CLOCK_ADVICE, Said, carry_out, last_believed, plans, summary};
+use crate::storage::{Clock, Moment, Pruning};
 
 /// take away files that are older than they may be, and the oldest ones until a disk has room
 #[derive(FromArgs, Debug)]
@@ -15,6 +15,9 @@ pub struct PruneArguments {
     /// take nothing away, but tell what would be
     #[argh(switch)]
     dry_run: bool,
+    /// the clock is right although it is far from the newest time that is known
+    #[argh(switch)]
+    believe_clock: bool,
     /// the configuration file (TOML)
     #[argh(option, arg_name = "file")]
     config: PathBuf,
@@ -24,7 +27,15 @@ pub struct PruneArguments {
 /// How many things could not be done; each was told on standard error.
 pub fn run(arguments: &PruneArguments) -> Outcome {
     let config = Config::load(&arguments.config).map_err(|error| error.to_string())?;
-    let plans = plans(&config);
+    let clock = Clock {
+        now: Moment::now(),
+        believed: last_believed(&config),
+        running_since: i64::MAX,
+        misdated: None,
+        is_vouched_for: arguments.believe_clock,
+    };
+    // What runs on the command line acts as who has typed it.
+    let plans = plans(&config, clock.now.time, false);
     if plans.is_empty() {
         println!(
             "{}: nothing is ever taken away (settings: keep_days, keep_free)",
@@ -40,11 +51,15 @@ pub fn run(arguments: &PruneArguments) -> Outcome {
         if let Some(note) = &plan.note {
             println!("{note}");
         }
-        let done = carry_out(&pruning, &mut |said| match said {
+        let done = carry_out(&pruning, &clock, &mut |said| match said {
             Said::Gone(line) if arguments.dry_run => println!("{line}"),
             Said::Gone(_) => {}
             Said::Trouble(line) => {
                 eprintln!("thriftpd: {line}");
+                troubles += 1;
+            }
+            Said::Doubt(line) => {
+                eprintln!("thriftpd: {line} ({CLOCK_ADVICE})");
                 troubles += 1;
             }
         });

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use argh::FromArgs;
 
+use super::warnings::warnings;
 use super::{Outcome, cert, confinement, users};
 use crate::accounts::{Account, Password, Program, remember_names};
 use crate::config::{
@@ -96,6 +97,9 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     }
     let roots = roots(&config)?;
     tell_of_missing_disks(&config);
+    for warning in warnings(&config) {
+        log::warn!("{warning}");
+    }
     let certificate = cert::provide(&mut config, file.as_deref())
         .map_err(|error| format!("cannot make a certificate: {error}"))?;
     let tls = open_tls(&config)?;

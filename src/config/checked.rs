@@ -520,6 +520,19 @@ mod tests {
             ("lock = \"-1d\"", "`lock`: expected a time"),
             ("versions = -1", "`versions`: expected a number from 0"),
             ("keep_days = 0", "`keep_days`: expected a number from 1"),
+            (
+                "uploads = \"direct\"\nlock = \"30d\"",
+                ":2: `lock`: uploads = \"direct\" and a lock exclude each other",
+            ),
+            (
+                "lock = \"30d\"\n[anonymous]\nroot = \"/srv\"\nuploads = \"direct\"",
+                ":4: `uploads`: uploads = \"direct\" and a lock exclude",
+            ),
+            (
+                "uploads = \"direct\"\n[anonymous]\nroot = \"/srv\"\n[[anonymous.folder]]\npath = \"/a\"\nroot = \"/x\"\nlock = 1",
+                ":7: `lock`: uploads",
+            ),
+            ("keep_last = -1", "`keep_last`: expected a number from 0"),
             ("keep_free = \"100%\"", "`keep_free`: expected a part"),
             (
                 "on_upload = [\"stored\"]",
@@ -620,6 +633,14 @@ mod tests {
     }
 
     #[test]
+    fn uploads_in_place_are_possible_where_the_lock_is_lifted() {
+        let text = "lock = \"30d\"\n[anonymous]\nroot = \"/srv\"\n[[anonymous.folder]]\npath = \"/a\"\nroot = \"/x\"\nlock = 0\nuploads = \"direct\"\n";
+        let config = check_text(text).unwrap();
+        let folder = &config.accounts.anonymous().unwrap().view.folders[0];
+        assert_eq!(folder.rules.lock, None);
+    }
+
+    #[test]
     fn what_a_folder_does_not_say_is_as_for_its_user_and_the_server() {
         let config = check_text(
             "lock = \"30d\"\nversions = 3\nkeep_free = \"10%\"\n[anonymous]\nroot = \"pub\"\nversions = 2\n\
@@ -632,7 +653,7 @@ mod tests {
         assert_eq!(rules.lock, Some(Duration::from_secs(30 * 24 * 3600)));
         assert_eq!((folder.lock, folder.permissions), (None, Permissions::ALL));
         assert!(folder.require_mount && !rules.require_mount);
-        assert_eq!(folder.keep.free.unwrap().of(1000), 100);
+        assert_eq!(folder.expiry.free.unwrap().of(1000), 100);
         assert_eq!(view.metered.limit.bytes, Some(1_000_000));
     }
 }

@@ -34,6 +34,7 @@ pub struct File {
     pub show_versions: Option<bool>,
     pub keep_days: Option<Spanned<i64>>,
     pub keep_free: Option<Spanned<String>>,
+    pub keep_last: Option<Spanned<i64>>,
     pub on_upload: Option<Spanned<Vec<String>>>,
     pub on_upload_timeout: Option<Spanned<Seconds>>,
     pub on_upload_at_once: Option<Spanned<i64>>,
@@ -163,6 +164,7 @@ pub struct User {
     pub show_versions: Option<bool>,
     pub keep_days: Option<Spanned<i64>>,
     pub keep_free: Option<Spanned<String>>,
+    pub keep_last: Option<Spanned<i64>>,
     pub expect_every: Option<Spanned<Seconds>>,
     pub on_upload: Option<Spanned<Vec<String>>>,
     pub allow: Option<Spanned<OneOrMany>>,
@@ -191,4 +193,5 @@ pub struct Folder {
     pub show_versions: Option<bool>,
     pub keep_days: Option<Spanned<i64>>,
     pub keep_free: Option<Spanned<String>>,
+    pub keep_last: Option<Spanned<i64>>,
 }

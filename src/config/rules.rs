@@ -8,7 +8,7 @@ use super::checked::{Checked, Checker};
 use super::file::{File, Folder, Seconds, User};
 use super::values::{parse_room, parse_size, parse_uploads, seconds};
 use crate::accounts::Program;
-use crate::storage::{Keep, Permissions, Quota, Room, Rules};
+use crate::storage::{Expiry, Permissions, Quota, Room, Rules, Uploads};
 
 /// How long a program behind an upload may take, unless told otherwise.
 const PROGRAM_TIME: Duration = Duration::from_secs(300);
@@ -26,6 +26,7 @@ struct Written<'a> {
     show_versions: Option<bool>,
     keep_days: &'a Option<Spanned<i64>>,
     keep_free: &'a Option<Spanned<String>>,
+    keep_last: &'a Option<Spanned<i64>>,
     require_mount: bool,
 }
 
@@ -40,6 +41,7 @@ macro_rules! written {
             show_versions: $table.show_versions,
             keep_days: &$table.keep_days,
             keep_free: &$table.keep_free,
+            keep_last: &$table.keep_last,
             require_mount: $require_mount,
         }
     };
@@ -69,16 +71,19 @@ impl Checker<'_> {
 
     fn rules(&self, written: &Written<'_>, default: &Rules) -> Checked<Rules> {
         let uploads = self.parsed("uploads", written.uploads, parse_uploads)?;
-        let keep = Keep {
+        let expiry = Expiry {
             days: self
                 .number("keep_days", written.keep_days, 1, 36_500)?
                 .map(|days| days as u32)
-                .or(default.keep.days),
+                .or(default.expiry.days),
             free: self
                 .parsed("keep_free", written.keep_free, parse_room)?
-                .or(default.keep.free),
+                .or(default.expiry.free),
+            spared: self
+                .number("keep_last", written.keep_last, 0, 1_000_000)?
+                .map_or(default.expiry.spared, |last| last as u32),
         };
-        Ok(Rules {
+        let rules = Rules {
             permissions: self.permissions(
                 written.access,
                 written.permissions,
@@ -96,8 +101,22 @@ impl Checker<'_> {
                 .map_or(default.versions, |versions| versions as usize),
             show_versions: written.show_versions.unwrap_or(default.show_versions),
             require_mount: written.require_mount,
-            keep,
-        })
+            expiry,
+        };
+        let written = [
+            ("lock", written.lock.as_ref().map(Spanned::span)),
+            ("uploads", written.uploads.as_ref().map(Spanned::span)),
+        ];
+        let last = written
+            .into_iter()
+            .find_map(|(key, span)| Some((key, span?)));
+        match last {
+            Some((key, span)) if rules.lock.is_some() && rules.uploads == Uploads::Direct => {
+                let what = "uploads = \"direct\" and a lock exclude each other: an upload that is cut off would stay broken, for the lock keeps everybody from mending it; take \"atomic\", or no lock here (lock = 0)";
+                self.wrong(&span, key, what)
+            }
+            _ => Ok(rules),
+        }
     }
 
     pub fn min_free(&self, file: &File) -> Checked<Room> {

@@ -3,7 +3,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::SystemTime;
 
 use nix::fcntl::AtFlags;
 use nix::sys::resource::{Resource, getrlimit};
@@ -70,12 +69,4 @@ fn may(path: &Path, identity: &Identity, wanted: AccessFlags, bits: u32) -> io::
             Ok((metadata.mode() >> shift) & bits == bits)
         }
     }
-}
-
-/// Whether the clock was set: small hosts without a battery start in 1970, and files would carry that.
-pub fn clock_is_set() -> bool {
-    const YEAR_2020: u64 = 1_577_836_800;
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .is_ok_and(|since| since.as_secs() >= YEAR_2020)
 }

@@ -37,6 +37,7 @@ mod upload;
 mod view;
 
 pub use disk::acl::Modes;
+pub use disk::clock::{Moment, is_set as clock_is_set, settling};
 pub use disk::metadata::{Kind, forget_identity};
 pub use disk::mount::is_mounted;
 pub use disk::owners::{group_id, group_name, user_name};
@@ -54,8 +55,9 @@ pub use quota::counts::{
     rescan as rescan_counts, usage as usage_of,
 };
 pub use quota::meter::Metered;
-pub use retention::prune::{Fate, Pruned, Pruning, prune};
-pub use rules::{Keep, Quota, Room, Rules, Uploads, Usage};
+pub use retention::doubt::{Clock, believed, establish};
+pub use retention::prune::{Fate, NotPruned, Pruned, Pruning, prune};
+pub use rules::{Expiry, Quota, Room, Rules, Uploads, Usage};
 pub use upload::sweep::{Partials, count_partials, remove_old_partials};
 pub use upload::{How, Stored, Upload};
 pub use view::{Download, FolderSpec, View, ViewSpec};

@@ -26,21 +26,23 @@ pub struct Rules {
     pub show_versions: bool,
     /// Nothing is done here while no file system is mounted at this very directory.
     pub require_mount: bool,
-    pub keep: Keep,
+    pub expiry: Expiry,
 }
 
 /// What is taken away in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keep {
+pub struct Expiry {
     /// Files older than this.
     pub days: Option<u32>,
     /// The oldest files, until so much of the disk is free.
     pub free: Option<Room>,
+    /// So many files of each directory stay in any case, the youngest ones.
+    pub spared: u32,
 }
 
-impl Keep {
-    pub fn is_everything(self) -> bool {
-        self == Self::default()
+impl Expiry {
+    pub fn takes_anything(self) -> bool {
+        self.days.is_some() || self.free.is_some()
     }
 }
 
@@ -103,7 +105,7 @@ impl Rules {
             versions: 0,
             show_versions: false,
             require_mount: false,
-            keep: Keep::default(),
+            expiry: Expiry::default(),
         }
     }
 }

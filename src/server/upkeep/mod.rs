@@ -3,16 +3,28 @@
 pub mod areas;
 pub mod prune;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
+
 use crate::config::Config;
 use crate::observe::printable;
-use crate::storage::{Error, Partials, close_counts, recover_counts, remove_old_partials};
+use crate::storage::{
+    Clock, Error, Moment, Partials, close_counts, establish, recover_counts, remove_old_partials,
+    settling,
+};
 use areas::{as_owner, counted, directories};
-use prune::prune_all;
+use prune::{CLOCK_ADVICE, last_believed, prune_all};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A clock that was moved by less gives files no wrong age, in seconds.
+const SLIGHT: i64 = 600;
 
 /// Starts a thread that sleeps the day over and ends with the process; without it everything else works. `config` yields the
 /// settings of the moment. `identities`: what is a user's is touched as that user of the system.
@@ -21,17 +33,108 @@ pub fn start(config: impl Fn() -> Arc<Config> + Send + 'static, identities: bool
         .name("upkeep".into())
         .stack_size(256 * 1024)
         .spawn(move || {
+            let mut upkeep = Upkeep::begin(&config(), identities);
+            sleep(settling());
             loop {
-                let settings = config();
-                sweep(&settings, identities);
-                prune_all(&settings, identities);
-                // For a day nobody needs them.
-                drop(settings);
-                std::thread::sleep(DAY);
+                // For a day nobody needs the settings.
+                let pause = upkeep.work(&config());
+                sleep(pause);
             }
         });
     if let Err(error) = started {
         log::warn!("nothing is taken away once a day: {error}");
+    }
+}
+
+/// What the thread knows from one time to the next.
+struct Upkeep {
+    identities: bool,
+    /// When the process began to store files.
+    running_since: i64,
+    /// Up to here the clock was right, or the files that it gave a wrong time to are known.
+    checked: Moment,
+    /// The last moment that was believed; the disk that knows it may be away the next time.
+    believed: Option<Moment>,
+    was_believed: bool,
+}
+
+impl Upkeep {
+    fn begin(config: &Config, identities: bool) -> Self {
+        let now = Moment::now();
+        for (top, require_mount) in prune::tops(config) {
+            as_owner(config, &top, identities, || {
+                establish(&top, require_mount, now.time);
+            });
+        }
+        Self {
+            identities,
+            running_since: now.time,
+            believed: None,
+            was_believed: true,
+            checked: now,
+        }
+    }
+
+    /// Does what is due, and tells how long there is nothing to do.
+    fn work(&mut self, config: &Config) -> Duration {
+        let now = Moment::now();
+        let clock = Clock {
+            misdated: misdated(&self.checked, &now),
+            believed: last_believed(config).or_else(|| self.believed.clone()),
+            running_since: self.running_since,
+            is_vouched_for: false,
+            now,
+        };
+        let is_believed = match clock.doubt_without_files(config.keep_partial) {
+            Some(doubt) => {
+                log::warn!("nothing is taken away: {doubt} ({CLOCK_ADVICE})");
+                false
+            }
+            None => {
+                sweep(config, self.identities);
+                prune_all(config, &clock, self.identities)
+            }
+        };
+        // It may be set within the hour; who does not set it then is not told so every hour.
+        let pause = if self.was_believed && !is_believed {
+            HOUR
+        } else {
+            DAY
+        };
+        self.was_believed = is_believed;
+        if is_believed {
+            self.checked = clock.now.clone();
+            self.believed = Some(clock.now);
+        }
+        pause
+    }
+}
+
+/// The times that a clock gave to files between two moments before it was set: they are those of the old clock.
+fn misdated(then: &Moment, now: &Moment) -> Option<RangeInclusive<i64>> {
+    let moved = now.moved_since(then)?;
+    let until = now.time.saturating_sub(moved);
+    (moved.abs() > SLIGHT).then_some(then.time..=until)
+}
+
+/// Sleeps while the system does, too: a day is a day.
+fn sleep(pause: Duration) {
+    let end = Moment::now()
+        .since_boot
+        .saturating_add_unsigned(pause.as_secs());
+    loop {
+        let left = end.saturating_sub(Moment::now().since_boot);
+        if left <= 0 {
+            return;
+        }
+        let left = TimeSpec::new(left, 0);
+        // Whatever ends it early, there is a rest to sleep.
+        let flags = ClockNanosleepFlags::empty();
+        if let Err(Errno::EINVAL | Errno::EOPNOTSUPP) =
+            clock_nanosleep(ClockId::CLOCK_BOOTTIME, flags, &left)
+        {
+            std::thread::sleep(pause);
+        }
     }
 }
 
@@ -80,5 +183,27 @@ fn report(shown: &str, removed: Result<Partials, Error>) {
         Ok(_) => {}
         // A disk that is not there today may be tomorrow.
         Err(error) => log::warn!("{shown}: cannot look for unfinished uploads: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_stored_before_the_clock_was_set_is_known_by_its_time() {
+        let at = |time, since_boot| Moment {
+            time,
+            since_boot,
+            boot: "b".to_owned(),
+        };
+        let then = at(1000, 50);
+        assert_eq!(misdated(&then, &at(1300, 350)), None);
+        assert_eq!(misdated(&then, &at(1299 + SLIGHT, 350)), None);
+        assert_eq!(misdated(&then, &at(900_000, 350)), Some(1000..=1300));
+        assert_eq!(
+            misdated(&at(900_000, 50), &at(1300, 350)),
+            Some(900_000..=900_300)
+        );
     }
 }

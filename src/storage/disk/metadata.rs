@@ -1,7 +1,6 @@
 //! Facts of a file, and what the kernel's mode bits allow on it.
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::stat::FileStat;
 use nix::unistd::getgroups;
@@ -35,14 +34,6 @@ pub fn is_same_file(one: &FileStat, other: &FileStat) -> bool {
 pub fn is_unchanged(then: &FileStat, now: &FileStat) -> bool {
     let facts = |stat: &FileStat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
     is_same_file(then, now) && facts(then) == facts(now)
-}
-
-/// The time, in seconds since 1970.
-pub fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    })
 }
 
 /// In bytes.

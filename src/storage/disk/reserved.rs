@@ -19,8 +19,28 @@ pub fn is_partial_name(name: &[u8]) -> bool {
 }
 
 /// Whether the name is the server's own, or may lead to one that is: file systems that fold case, drop dots and spaces at the
-/// end, or make short names (vfat, exFAT; `THRIFT~1`, `TH1A2B~1`) find it under more spellings than one.
+/// end, or make short names (vfat, exFAT; `THRIFT~1`, `TH1A2B~1`) find it under more spellings than one. Those that fold case by
+/// Unicode (ext4 and f2fs with `casefold`, ZFS, shares of other systems) also pass over characters that are not seen, such as
+/// U+200D and U+00AD, and some take a wide letter for a plain one. Which ones differs by version; so no character beyond ASCII
+/// tells a name from ours, and wide ones are plain.
 pub fn is_reserved(name: &[u8]) -> bool {
+    if name.is_ascii() {
+        return is_own(name);
+    }
+    is_own(&plain(name))
+}
+
+/// The name with wide characters (U+FF01 to U+FF5E) made plain and all others beyond ASCII left out.
+fn plain(name: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(name);
+    let plain = text.chars().filter_map(|character| match character {
+        '\u{ff01}'..='\u{ff5e}' => u8::try_from(u32::from(character) - 0xfee0).ok(),
+        other => u8::try_from(other).ok().filter(u8::is_ascii),
+    });
+    plain.collect()
+}
+
+fn is_own(name: &[u8]) -> bool {
     let begins = |front: &[u8]| {
         let own = name.get(..front.len());
         own.is_some_and(|own| own.eq_ignore_ascii_case(front))
@@ -63,6 +83,13 @@ mod tests {
             b"THRIFT~1",
             b"thrift~2.PAR",
             b"TH1a2B~1",
+            ".thri\u{200d}ftpd-versions".as_bytes(),
+            ".thriftpd\u{ad}".as_bytes(),
+            "\u{feff}.THRIFTPD\u{2060}-x.partial".as_bytes(),
+            ".t\u{fe0f}h\u{34f}r\u{e0001}ift\u{180b}pd-".as_bytes(),
+            "\u{ff0e}thriftpd".as_bytes(),
+            "\u{ff34}hrift~1".as_bytes(),
+            b".thri\xffftpd-x",
         ] {
             assert!(is_reserved(ours), "{}", String::from_utf8_lossy(ours));
         }
@@ -74,6 +101,10 @@ mod tests {
             b"thrift~",
             b"thrift~x",
             b"th1a2x~1",
+            "\u{200d}.thrift".as_bytes(),
+            ".thr\u{200d}iftpdx".as_bytes(),
+            "Gr\u{fc}\u{df}e".as_bytes(),
+            b"\xff\xfe",
             b"",
         ] {
             assert!(!is_reserved(other), "{}", String::from_utf8_lossy(other));

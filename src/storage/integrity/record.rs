@@ -23,7 +23,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
-use crate::storage::disk::metadata::{Kind, kind, now};
+use crate::storage::disk::clock::now;
+use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::reserved::STATE;
 use crate::storage::disk::root::Root;
 use crate::storage::error::Error;

@@ -1,11 +1,15 @@
-//! When a file was stored, where its time of modification no longer says so: clients that mirror set that to the time of the
-//! original, which may be years ago, and what came today is not to go tomorrow (setting: `keep_days`).
+//! When a file was stored, where its times do not say so: clients that mirror set the time of modification to that of the
+//! original, which may be years ago, and a clock that was not set gives files a time of 1970. What came today is not to go
+//! tomorrow (setting: `keep_days`).
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
-use nix::sys::stat::fstat;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, fstat};
 
-use crate::storage::disk::metadata::{Kind, kind, now};
+use crate::storage::disk::clock::now;
+use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::system;
 
 /// Seconds since 1970.
@@ -29,11 +33,37 @@ pub fn remember(file: BorrowedFd<'_>) {
     }
 }
 
-/// What is remembered of a regular file, in seconds since 1970.
-pub fn of(directory: BorrowedFd<'_>, name: &[u8]) -> Option<i64> {
+/// What a file says of the time when it was stored, beside its own times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// In seconds since 1970.
+    At(i64),
+    /// Nothing: no client has set its time.
+    Unnoted,
+    /// The file system has no attributes: a client may have set its time.
+    Unknowable,
+}
+
+/// What is known of a regular file.
+pub fn of(directory: BorrowedFd<'_>, name: &[u8]) -> Arrival {
     let directory = format!("/proc/self/fd/{}/", directory.as_raw_fd());
-    let path = CString::new([directory.as_bytes(), name].concat()).ok()?;
-    parse(&system::attribute_of_path(&path, ATTRIBUTE, LONGEST).ok()?)
+    let Ok(path) = CString::new([directory.as_bytes(), name].concat()) else {
+        return Arrival::Unknowable;
+    };
+    match system::attribute_of_path(&path, ATTRIBUTE, LONGEST) {
+        Ok(value) => parse(&value).map_or(Arrival::Unnoted, Arrival::At),
+        Err(Errno::ENODATA) => Arrival::Unnoted,
+        Err(_) => Arrival::Unknowable,
+    }
+}
+
+/// Notes of a regular file whose times are those of a wrong clock that it was stored at this time. The system counts that as a
+/// change of the file, so that a lock counts from here, too. Where it cannot be noted, nothing is.
+pub fn correct(directory: BorrowedFd<'_>, name: &[u8], time: i64) {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    if let Ok(file) = openat(directory, name, flags | OFlag::O_CLOEXEC, Mode::empty()) {
+        let _ = system::set_attribute(file.as_fd(), ATTRIBUTE, time.to_string().as_bytes());
+    }
 }
 
 fn parse(value: &[u8]) -> Option<i64> {
@@ -62,14 +92,16 @@ mod tests {
             file.set_modified(time).unwrap();
         };
         let known = || of(top.as_fd(), b"file");
-        assert_eq!(known(), None);
+        assert_eq!(known(), Arrival::Unnoted);
         for (time, stored) in [(1000, 1000), (500, 1000), (2000, 2000)] {
             set(time);
             remember(file.as_fd());
-            assert_eq!(known(), Some(stored));
+            assert_eq!(known(), Arrival::At(stored));
         }
         set(1 << 33);
         remember(file.as_fd());
-        assert!(known().unwrap() <= now());
+        assert!(matches!(known(), Arrival::At(stored) if stored <= now()));
+        correct(top.as_fd(), b"file", 3000);
+        assert_eq!(known(), Arrival::At(3000));
     }
 }

@@ -5,8 +5,10 @@
 //! | `lock` | files that are too young to be changed |
 //! | `versions` | old versions of files that were replaced |
 //! | `arrival` | when a file was stored whose time a client has set |
+//! | `doubt` | whether the clock can be believed |
 //! | `prune` | taking old files away |
 pub mod arrival;
+pub mod doubt;
 pub mod lock;
 pub mod prune;
 pub mod versions;

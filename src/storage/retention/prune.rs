@@ -1,13 +1,16 @@
 //! Taking old files away: those older than so many days, and the oldest ones until so much of a disk is free.
 //!
-//! Files are as old as their time of modification says, or by `keep_days` as their arrival where a client has set that time;
-//! old versions as long as they are old versions (their time of change, for they keep the time of modification of the file
-//! that was). What is taken away is looked at once more in the very moment:
+//! Files are as old as their time of modification says, and no older than their arrival where a client has set that time; where
+//! the file system cannot note that, no older than their time of change. Old versions are as old as their being that (their
+//! time of change, for they have the time of modification of the file that was). A file to which a wrong clock gave its times
+//! is as old as its being found. Nothing is done while the clock is not believed. What is taken away is looked at once more in the very moment:
 //! it is moved aside under a name of ours first, and moved back when it is not what was found before, so that nothing is
 //! removed that was stored meanwhile, whoever stored it. Nothing is followed, and nothing beyond a mount point is touched.
 //!
 //! However many files there are, only the oldest ones are remembered, and the tree is walked again when those do not suffice.
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -22,7 +25,8 @@ use nix::sys::stat::{FileStat, Mode, fstatat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 
-use crate::storage::disk::metadata::{Kind, is_unchanged, kind, now, size_of};
+use crate::storage::disk::clock::SET_SINCE;
+use crate::storage::disk::metadata::{Kind, is_unchanged, kind, size_of};
 use crate::storage::disk::names::HeldName;
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
 use crate::storage::disk::root::Root;
@@ -30,7 +34,8 @@ use crate::storage::disk::walk::{Met, below, walk_mount};
 use crate::storage::disk::writers;
 use crate::storage::error::Error;
 use crate::storage::quota::meter::{Meter, Metered};
-use crate::storage::retention::arrival;
+use crate::storage::retention::arrival::{self, Arrival};
+use crate::storage::retention::doubt::{Clock, Doubt, leap};
 use crate::storage::retention::lock::locked_until;
 use crate::storage::rules::Room;
 use crate::storage::upload::available;
@@ -48,6 +53,8 @@ pub struct Pruning {
     pub days: Option<u32>,
     /// The oldest files, until so much of the disk is free: the least of these. Empty: none.
     pub free: Vec<Room>,
+    /// So many files of each directory stay, the youngest ones.
+    pub spared: usize,
     /// Files younger than this stay.
     pub lock: Option<Duration>,
     /// Nothing is taken away while no file system is mounted at the directory.
@@ -84,21 +91,55 @@ pub enum Fate<'a> {
     Failed(&'a Path, String),
 }
 
+/// Why nothing was done.
+#[derive(Debug)]
+pub enum NotPruned {
+    Error(Error),
+    Doubt(Doubt),
+}
+
+impl From<Error> for NotPruned {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl fmt::Display for NotPruned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Error(error) => error.fmt(f),
+            Self::Doubt(doubt) => doubt.fmt(f),
+        }
+    }
+}
+
 /// Takes away what is too old or in the way.
 ///
 /// # Errors
-/// `NotMounted`; when the directory itself cannot be opened or its disk not be looked at.
-pub fn prune(pruning: &Pruning, tell: &mut dyn FnMut(Fate<'_>)) -> Result<Pruned, Error> {
+/// `NotMounted`; when the directory itself cannot be opened or its disk not be looked at; when the clock is not believed.
+pub fn prune(
+    pruning: &Pruning,
+    clock: &Clock,
+    tell: &mut dyn FnMut(Fate<'_>),
+) -> Result<Pruned, NotPruned> {
     let fail = |errno| Error::from_errno(errno, pruning.top.as_os_str().as_bytes());
     // Held all the time: not another disk half-way.
     let root =
         Root::open_or_guard(&pruning.top, pruning.require_mount).and_then(|root| root.again());
     let root = root.map_err(fail)?;
+    let leap = leap(pruning.days, pruning.lock);
+    if let Some(doubt) = clock.doubt(&root, leap).map_err(fail)? {
+        return Err(NotPruned::Doubt(doubt));
+    }
+    if !pruning.dry_run {
+        // On a full disk it may be impossible, and then it is not known the next time.
+        let _ = clock.remember(&root);
+    }
     let mut work = Work {
         apart: pruning.apart_below(),
         root,
         pruning,
-        now: now(),
+        clock,
         ledger: None,
         pruned: Pruned::default(),
         failures_told: false,
@@ -139,20 +180,48 @@ struct Key {
     name: Vec<u8>,
 }
 
-impl Key {
-    fn of(met: &Met<'_>, relative: &Rc<[u8]>) -> Self {
-        let is_file = !is_in_versions(met.relative);
-        let stat = met.stat;
-        let time = match is_file {
-            true => (stat.st_mtime, stat.st_mtime_nsec),
-            false => (stat.st_ctime, stat.st_ctime_nsec),
-        };
-        Self {
-            is_file,
-            time,
+/// A regular file that the rules are about, in the directory that is gone through.
+struct Found<'a> {
+    directory: BorrowedFd<'a>,
+    relative: &'a [u8],
+    name: &'a [u8],
+    stat: &'a FileStat,
+    /// It is no old version.
+    is_file: bool,
+    /// When it was stored.
+    time: (i64, i64),
+}
+
+impl Found<'_> {
+    fn key(&self, relative: &Rc<[u8]>) -> Key {
+        Key {
+            is_file: self.is_file,
+            time: self.time,
             relative: Rc::clone(relative),
-            name: met.name.to_vec(),
+            name: self.name.to_vec(),
         }
+    }
+}
+
+/// The youngest files of one directory, as many as stay in any case.
+#[derive(Default)]
+struct Spared {
+    relative: Vec<u8>,
+    found: BinaryHeap<Reverse<Candidate>>,
+}
+
+impl Spared {
+    /// Takes one more; the oldest is given back where there are too many.
+    fn add(&mut self, relative: &[u8], candidate: Candidate, most: usize) -> Option<Candidate> {
+        if self.relative != relative {
+            self.found.clear();
+            self.relative = relative.to_vec();
+        }
+        self.found.push(Reverse(candidate));
+        let too_many = self.found.len() > most;
+        too_many
+            .then(|| self.found.pop())?
+            .map(|Reverse(oldest)| oldest)
     }
 }
 
@@ -223,7 +292,7 @@ struct Work<'a> {
     root: Root,
     pruning: &'a Pruning,
     apart: Vec<Vec<u8>>,
-    now: i64,
+    clock: &'a Clock,
     /// Counts for the quotas what goes from the directory where the last file went.
     ledger: Option<(Vec<u8>, Option<Meter>)>,
     pruned: Pruned,
@@ -233,18 +302,19 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Shows all files that the rules are about.
-    fn walk(&mut self, visit: &mut dyn FnMut(&mut Self, &Met<'_>)) -> Result<(), Errno> {
+    /// Shows all files that may go.
+    fn walk(&mut self, visit: &mut dyn FnMut(&mut Self, &Found<'_>)) -> Result<(), Errno> {
         let apart = std::mem::take(&mut self.apart);
         let enter = |path: &[u8]| {
             let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
             (path == VERSIONS || !is_reserved(name)) && !apart.iter().any(|apart| apart == path)
         };
         let root = self.root.again()?;
+        let mut spared = Spared::default();
         let walked = walk_mount(&root, b"", &enter, &mut |met| {
             match met {
                 Ok(met) if kind(met.stat) == Kind::File && !is_reserved(met.name) => {
-                    visit(self, met);
+                    self.meet(met, &mut spared, visit);
                 }
                 Ok(_) => {}
                 Err(missed) if missed.errno == Errno::EXDEV => {}
@@ -258,16 +328,61 @@ impl Work<'_> {
         walked
     }
 
+    fn meet(
+        &mut self,
+        met: &Met<'_>,
+        spared: &mut Spared,
+        visit: &mut dyn FnMut(&mut Self, &Found<'_>),
+    ) {
+        let is_file = !is_in_versions(met.relative);
+        let mut found = Found {
+            directory: met.directory,
+            relative: met.relative,
+            name: met.name,
+            stat: met.stat,
+            is_file,
+            time: self.time_of(met, is_file),
+        };
+        if self.pruning.spared == 0 || !is_file {
+            return visit(self, &found);
+        }
+        // It is of the same directory.
+        let (key, stat) = (found.key(&Rc::from([])), *met.stat);
+        let oldest = spared.add(met.relative, Candidate { key, stat }, self.pruning.spared);
+        if let Some(Candidate { key, stat }) = oldest {
+            (found.name, found.stat, found.time) = (&key.name, &stat, key.time);
+            visit(self, &found);
+        }
+    }
+
+    /// When the file was stored, in seconds since 1970 and nanoseconds.
+    fn time_of(&self, met: &Met<'_>, is_file: bool) -> (i64, i64) {
+        let modified = (met.stat.st_mtime, met.stat.st_mtime_nsec);
+        let changed = (met.stat.st_ctime, met.stat.st_ctime_nsec);
+        let time = match is_file.then(|| arrival::of(met.directory, met.name)) {
+            None => changed,
+            Some(Arrival::At(stored)) => modified.max((stored, 0)),
+            Some(Arrival::Unnoted) => modified,
+            Some(Arrival::Unknowable) => modified.max(changed),
+        };
+        if !self.clock.is_wrong(changed.0) && time.0 >= SET_SINCE {
+            return time;
+        }
+        let now = self.clock.now.time;
+        if !self.pruning.dry_run {
+            arrival::correct(met.directory, met.name, now);
+        }
+        (now, 0)
+    }
+
     fn is_locked(&self, stat: &FileStat) -> bool {
         locked_until(stat, self.pruning.lock).is_some()
     }
 
-    fn is_too_old(&self, key: &Key, met: &Met<'_>) -> bool {
-        let Some(days) = self.pruning.days else {
-            return false;
-        };
-        let is_old = |time: i64| self.now.saturating_sub(time) > i64::from(days) * DAY;
-        is_old(key.time.0) && arrival::of(met.directory, met.name).is_none_or(is_old)
+    fn is_too_old(&self, found: &Found<'_>) -> bool {
+        let age = self.clock.now.time.saturating_sub(found.time.0);
+        let most = self.pruning.days.map(|days| i64::from(days) * DAY);
+        most.is_some_and(|most| age > most)
     }
 
     // ---- by age
@@ -278,14 +393,12 @@ impl Work<'_> {
         if self.pruning.days.is_none() {
             return Ok(freed);
         }
-        let nowhere: Rc<[u8]> = Rc::from([]);
-        self.walk(&mut |work, met| {
-            let key = Key::of(met, &nowhere);
-            if work.is_too_old(&key, met)
-                && !work.is_locked(met.stat)
-                && work.remove(met.directory, met.relative, met.name, met.stat)
+        self.walk(&mut |work, found| {
+            if work.is_too_old(found)
+                && !work.is_locked(found.stat)
+                && work.remove(found.directory, found.relative, found.name, found.stat)
             {
-                freed += frees(met.stat);
+                freed += frees(found.stat);
             }
         })?;
         Ok(freed)
@@ -359,22 +472,22 @@ impl Work<'_> {
         };
         let mut locked = 0;
         let mut relative: Rc<[u8]> = Rc::from([]);
-        self.walk(&mut |work, met| {
-            if *relative != *met.relative {
-                relative = Rc::from(met.relative);
+        self.walk(&mut |work, found| {
+            if *relative != *found.relative {
+                relative = Rc::from(found.relative);
             }
-            let key = Key::of(met, &relative);
-            if work.is_locked(met.stat) {
+            let key = found.key(&relative);
+            if work.is_locked(found.stat) {
                 locked += 1;
                 return;
             }
             let dealt_with = last.is_some_and(|last| key <= *last)
                 // Nobody gains by its end.
-                || met.stat.st_blocks == 0
+                || found.stat.st_blocks == 0
                 // It is gone already but for its being a dry run.
-                || work.pruning.dry_run && work.is_too_old(&key, met);
+                || work.pruning.dry_run && work.is_too_old(found);
             if !dealt_with {
-                let stat = *met.stat;
+                let stat = *found.stat;
                 oldest.add(Candidate { key, stat });
             }
         })?;
@@ -450,13 +563,15 @@ impl Work<'_> {
         }
     }
 
-    /// The directory in which something was removed, if that was the last in it, and then the one above.
+    /// The directory in which something was removed, if that was the last in it, and then the one above. What lies in the root
+    /// itself stays: whoever made it may not make it again, as cameras do not.
     fn remove_empty(&mut self, relative: &[u8]) {
         let mut relative = relative;
         while !relative.is_empty() {
             let (above, name) = match relative.iter().rposition(|&byte| byte == b'/') {
                 Some(slash) => (&relative[..slash], &relative[slash + 1..]),
-                None => (&b""[..], relative),
+                None if relative == VERSIONS => (&b""[..], relative),
+                None => return,
             };
             let removed = self
                 .root
