@@ -27,7 +27,7 @@ use crate::storage::disk::writers::{Holder, Reserved};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest};
 use crate::storage::retention::lock::locked_until;
-use crate::storage::retention::versions::{self, Keeping};
+use crate::storage::retention::versions::{Copied, Made, Version, Versioning, Versions};
 
 /// How long behind its last byte a client may still turn out to be gone. A process that is killed ends its connections within
 /// a millisecond (22 to 713 microseconds were seen), one that tidies up takes some more.
@@ -63,6 +63,8 @@ enum Named {
     Exchanged(Exchanged),
     /// The file system cannot exchange.
     Refused,
+    /// The old version has to be a copy, which is not to be made while the name is held.
+    NeedsCopy,
 }
 
 impl Upload {
@@ -151,14 +153,16 @@ impl Upload {
             true => Way::Exchange,
             false => Way::Replace,
         };
-        let named = loop {
+        let mut copied = None;
+        let (named, version) = loop {
             // What cannot be undone, or is not flushed behind it, is looked at before.
             look(match way {
                 Way::Exchange => Duration::ZERO,
                 Way::Replace => HANG_UP,
             })?;
-            match self.give_name(beside, way)? {
-                Named::Refused => way = Way::Replace,
+            match self.give_name(beside, way, copied.take())? {
+                (Named::Refused, _) => way = Way::Replace,
+                (Named::NeedsCopy, _) => copied = self.copy_old(beside)?,
                 named => break named,
             }
         };
@@ -179,6 +183,9 @@ impl Upload {
         });
         if let Err(gone) = settled {
             let is_taken = self.take_name_back(beside, &named);
+            if !is_taken {
+                self.let_stand(version);
+            }
             if let Grows::Beside(beside) = &mut self.grows {
                 beside.finished = !is_taken;
             }
@@ -190,8 +197,9 @@ impl Upload {
                 Some(size_of(old))
             }
             Named::Replaced(size) => Some(*size),
-            Named::New | Named::Refused => None,
+            Named::New | Named::Refused | Named::NeedsCopy => None,
         };
+        self.let_stand(version);
         if let Some(size) = gone.filter(|_| beside.keeps.is_none()) {
             self.space.went(size, 1);
         }
@@ -210,7 +218,12 @@ impl Upload {
     }
 
     /// Gives the partial file its name, and what had it its due.
-    fn give_name(&self, beside: &Beside, way: Way) -> Result<Named, Error> {
+    fn give_name(
+        &self,
+        beside: &Beside,
+        way: Way,
+        copied: Option<Copied>,
+    ) -> Result<(Named, Option<Version>), Error> {
         let Beside { name, place, .. } = beside;
         let fail = |errno| self.failed(errno);
         let refuse = |kind| Error::new(kind, self.path.as_bytes());
@@ -224,7 +237,7 @@ impl Upload {
             self.space.fits_without((0, 0)).map_err(refuse)?;
             match rename_to_new(directory, name, directory, &place.name) {
                 Err(Errno::EEXIST) if beside.may_replace => {}
-                other => return other.map(|()| Named::New).map_err(fail),
+                other => return other.map(|()| (Named::New, None)).map_err(fail),
             }
         }
         let old = old_file(place).map_err(fail)?;
@@ -241,12 +254,16 @@ impl Upload {
         self.space.fits_without(replaced).map_err(refuse)?;
         let Some(old) = old else {
             return rename_to_new(directory, name, directory, &place.name)
-                .map(|()| Named::New)
+                .map(|()| (Named::New, None))
                 .map_err(fail);
         };
+        let version = match self.version_of(beside, &old, copied).map_err(fail)? {
+            Some(Made::NeedsCopy) => return Ok((Named::NeedsCopy, None)),
+            Some(Made::Version(version)) => Some(version),
+            None => None,
+        };
         let reserved = reserve(&old, beside.holder.as_ref());
-        self.keep_version(beside)?;
-        match way {
+        let named = match way {
             Way::Exchange => {
                 let flags = RenameFlags::RENAME_EXCHANGE;
                 let to = place.name.as_slice();
@@ -263,7 +280,8 @@ impl Upload {
             Way::Replace => renameat(directory, name.as_slice(), directory, place.name.as_slice())
                 .map(|()| Named::Replaced(size_of(&old)))
                 .map_err(fail),
-        }
+        };
+        Ok((named?, version))
     }
 
     /// The client is gone, or the disk failed: the old file gets its name back, unless somebody has stored another meanwhile.
@@ -302,21 +320,58 @@ impl Upload {
         taken.is_ok()
     }
 
-    /// The file that is replaced becomes an old version.
-    fn keep_version(&self, beside: &Beside) -> Result<(), Error> {
-        let Some((root, relative)) = &beside.keeps else {
-            return Ok(());
+    /// An old version of the file that is going to be replaced; None where none are kept. `copied` is what was copied before.
+    fn version_of(
+        &self,
+        beside: &Beside,
+        old: &FileStat,
+        copied: Option<Copied>,
+    ) -> Result<Option<Made>, Errno> {
+        if let Some(copied) = copied {
+            return copied.of_unchanged(old).map(Some);
+        }
+        let Place { directory, name } = &beside.place;
+        let versions = self.versions(beside)?;
+        versions
+            .map(|versions| versions.link(directory.as_fd(), name))
+            .transpose()
+    }
+
+    /// Copies the old file where it cannot have a second name; None when it is gone.
+    fn copy_old(&self, beside: &Beside) -> Result<Option<Copied>, Error> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let place = &beside.place;
+        let old = match openat(
+            &place.directory,
+            place.name.as_slice(),
+            flags,
+            Mode::empty(),
+        ) {
+            Err(Errno::ENOENT) => return Ok(None),
+            other => other.map_err(|errno| self.failed(errno))?,
         };
-        let keeping = Keeping {
+        let versions = self.versions(beside);
+        let copied = versions.and_then(|versions| versions.map(|to| to.copy(&old)).transpose());
+        copied.map_err(|errno| self.failed(errno))
+    }
+
+    fn versions(&self, beside: &Beside) -> Result<Option<Versions>, Errno> {
+        let Some((root, relative)) = &beside.keeps else {
+            return Ok(None);
+        };
+        let how = Versioning {
             most: beside.rules.versions,
             durable: self.durable,
             order: self.order,
+            min_free: beside.min_free,
         };
-        let gone = versions::keep(root, relative, &beside.place, keeping);
-        for size in gone.map_err(|errno| self.failed(errno))? {
-            self.space.went(size, 1);
+        Versions::of(root, relative, how).map(Some)
+    }
+
+    fn let_stand(&self, version: Option<Version>) {
+        for gone in version.map(Version::stand).unwrap_or_default() {
+            self.space.went(gone, 1);
         }
-        Ok(())
     }
 }
 
