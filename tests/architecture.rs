@@ -1,6 +1,6 @@
 //! The layers of the house, checked on its source: which room may know which.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::Path;
 
@@ -175,6 +175,135 @@ fn rooms_import_each_other_in_no_circle() {
         left.remove(room);
     }
     assert!(left.is_empty(), "a circle among {left:?}: {graph:?}");
+}
+
+/// What a `use` names, one path for each member of its groups.
+fn members(import: &str) -> Vec<String> {
+    let Some((before, group)) = import.split_once('{') else {
+        let path = import.split(" as ").next().unwrap();
+        return vec![path.trim().to_owned()];
+    };
+    // Braces and words of other lines are no import.
+    let Some(group) = group.rfind('}').map(|end| &group[..end]) else {
+        return Vec::new();
+    };
+    let (mut depth, mut found, mut member) = (0, Vec::new(), String::new());
+    for c in group.chars().chain([',']) {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        if c == ',' && depth == 0 {
+            let path = format!("{}{}", before.trim(), std::mem::take(&mut member).trim());
+            found.extend(members(&path));
+        } else {
+            member.push(c);
+        }
+    }
+    found
+}
+
+/// The module that a file is, such as `ftp::commands`.
+fn module_of(file: &str) -> Vec<&str> {
+    let mut module: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
+    if matches!(module.last(), Some(&"mod" | &"lib" | &"main")) {
+        module.pop();
+    }
+    module
+}
+
+/// The files that each file's `use` lines name. A room that shows to others what lies within it does not use it.
+fn files_imported(sources: &BTreeMap<String, String>) -> BTreeMap<&str, BTreeSet<&str>> {
+    let inner = sources.keys().filter(|file| file.contains('/'));
+    let by_module: BTreeMap<Vec<&str>, &str> =
+        inner.map(|file| (module_of(file), file.as_str())).collect();
+    let mut graph = BTreeMap::new();
+    for (file, code) in sources {
+        let imported: &mut BTreeSet<&str> = graph.entry(file.as_str()).or_default();
+        for (at, word) in code.match_indices("use ") {
+            let before = code[..at].rsplit('\n').next().unwrap().trim();
+            let shows = before.starts_with("pub");
+            if !(before.is_empty() || shows) {
+                continue;
+            }
+            let import = code[at + word.len()..].split(';').next().unwrap();
+            for path in members(import) {
+                let mut steps: VecDeque<&str> = path.split("::").collect();
+                let mut module = module_of(file);
+                match steps[0] {
+                    "super" => {}
+                    "self" => drop(steps.pop_front()),
+                    "crate" => {
+                        steps.pop_front();
+                        module.clear();
+                    }
+                    // A file of the room, or somebody else's crate.
+                    first if by_module.contains_key(&[&module[..], &[first]].concat()) => {
+                        if shows {
+                            continue;
+                        }
+                    }
+                    _ => continue,
+                }
+                while steps.front() == Some(&"super") {
+                    steps.pop_front();
+                    module.pop();
+                }
+                module.extend(steps);
+                // What is named lies in the longest part that is a file.
+                while !module.is_empty() {
+                    if let Some(other) = by_module.get(&module) {
+                        if other != file {
+                            imported.insert(*other);
+                        }
+                        break;
+                    }
+                    module.pop();
+                }
+            }
+        }
+    }
+    graph
+}
+
+/// The shortest way from a file back to itself.
+fn ring<'a>(graph: &BTreeMap<&'a str, BTreeSet<&'a str>>, start: &'a str) -> Option<Vec<&'a str>> {
+    let mut seen = BTreeSet::new();
+    let mut ways = VecDeque::from([vec![start]]);
+    while let Some(way) = ways.pop_front() {
+        for &next in &graph[way[way.len() - 1]] {
+            if next == start {
+                return Some(way);
+            }
+            if seen.insert(next) {
+                ways.push_back([&way[..], &[next]].concat());
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn no_files_import_each_other_directly_or_in_a_ring() {
+    let sources = sources();
+    let graph = files_imported(&sources);
+    for (file, other) in [
+        ("ftp/session.rs", "ftp/control.rs"),
+        ("ftp/mod.rs", "ftp/session.rs"),
+        ("ftp/commands/transfer.rs", "storage/mod.rs"),
+    ] {
+        assert!(graph[file].contains(other), "{file} is seen to use {other}");
+    }
+    let rings: BTreeSet<String> = graph
+        .keys()
+        .filter_map(|file| ring(&graph, file))
+        .map(|mut ring| {
+            // The same ring is found from each of its files.
+            let first = ring.iter().min().unwrap();
+            let first = ring.iter().position(|file| file == first).unwrap();
+            ring.rotate_left(first);
+            ring.push(ring[0]);
+            ring.join(" -> ")
+        })
+        .collect();
+    assert!(rings.is_empty(), "these import each other: {rings:#?}");
 }
 
 #[test]

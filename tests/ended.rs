@@ -9,14 +9,18 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use common::secure::{Secure, client_config, handshake};
-use common::{Client, PASSWORD, PATIENCE, USER, data_connection, eventually, noise, reset};
+use common::secure::{Secure, client_config, close_notify, handshake};
+use common::{
+    Client, PASSWORD, PATIENCE, Reply, Server, USER, assert_same_bytes, data_connection,
+    eventually, noise, reset,
+};
 use rustls::version::TLS13;
 use tempfile::TempDir;
 use thriftpd::accounts::{Account, Accounts, Password, Rates};
 use thriftpd::config::{Config, plain_view};
 use thriftpd::ftp::data::rate::Buckets;
-use thriftpd::ftp::{Ftp, Shared, ban_rules};
+use thriftpd::ftp::shared::ban_rules;
+use thriftpd::ftp::{Ftp, Shared};
 use thriftpd::observe::sessions::Sessions;
 use thriftpd::server::admission::Admission;
 use thriftpd::server::bans::Bans;
@@ -346,4 +350,137 @@ fn a_session_that_goes_on_without_its_control_connection_is_ended() {
     eventually("the data connection is reset", || {
         data.read(&mut [0]).is_err()
     });
+}
+
+// ---- for another session of the same account
+
+/// An upload may be taken over when it has stood still for so long.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// Bytes of the upload that the frozen client has sent, and from where the other one goes on.
+const SENT: usize = 100_000;
+const FROM: usize = 90_000;
+
+/// One of two clients of the same user, in the clear or not.
+trait Resumes {
+    fn ask(&mut self, line: &str) -> Reply;
+    /// STOR of these bytes, or why not.
+    fn store(&mut self, bytes: &[u8]) -> Reply;
+    fn last_words(&mut self) -> Reply;
+    fn is_over(&mut self) -> bool;
+}
+
+impl Resumes for Client {
+    fn ask(&mut self, line: &str) -> Reply {
+        self.command(line)
+    }
+    fn store(&mut self, bytes: &[u8]) -> Reply {
+        self.upload("STOR file", bytes)
+    }
+    fn last_words(&mut self) -> Reply {
+        self.reply()
+    }
+    fn is_over(&mut self) -> bool {
+        self.reply_or_end().is_none()
+    }
+}
+
+impl Resumes for Secure {
+    fn ask(&mut self, line: &str) -> Reply {
+        self.command(line)
+    }
+    fn store(&mut self, bytes: &[u8]) -> Reply {
+        let data = self.epsv();
+        let opening = self.command("STOR file");
+        if opening.code != 150 {
+            return opening;
+        }
+        let mut data = handshake(&self.config, "localhost", data).unwrap();
+        data.write_all(bytes).unwrap();
+        close_notify(&mut data);
+        self.reply()
+    }
+    fn last_words(&mut self) -> Reply {
+        self.reply()
+    }
+    fn is_over(&mut self) -> bool {
+        self.reply_or_end().is_none()
+    }
+}
+
+/// The frozen client has sent its bytes and keeps its connections open; the other one is refused at first, and goes on in
+/// the end.
+fn goes_on(server: &Server, frozen: &mut dyn Resumes, other: &mut dyn Resumes) {
+    let contents = noise(200_000);
+    let begun = Instant::now();
+    let mut attempt = || {
+        assert_eq!(other.ask(&format!("REST {FROM}")).code, 350);
+        other.store(&contents[FROM..])
+    };
+    let refused = attempt().expect(450);
+    assert!(
+        begun.elapsed() < QUIET,
+        "too slow to show it: {}",
+        refused.text()
+    );
+    let deadline = begun + QUIET + PATIENCE;
+    let done = loop {
+        // Not a wait for the server: it is to refuse until the time has come.
+        std::thread::sleep(Duration::from_millis(200));
+        let reply = attempt();
+        if reply.code != 450 || Instant::now() > deadline {
+            break reply;
+        }
+    };
+    done.expect(226);
+    assert!(
+        begun.elapsed() > QUIET - Duration::from_secs(1),
+        "too early"
+    );
+    assert_same_bytes(&server.read("file"), &contents);
+    frozen
+        .last_words()
+        .expect(421)
+        .says("another session of yours");
+    assert!(frozen.is_over());
+    let path = server.path("file");
+    server.wait_for_log(&format!("STOR {} {SENT} bytes", path.display()));
+    server.wait_for_log("the session was ended");
+}
+
+/// Bytes of the upload that are written, wherever it grows.
+fn written(server: &Server) -> u64 {
+    let names = fs::read_dir(server.path("")).unwrap().flatten();
+    let files = names.filter_map(|entry| entry.metadata().ok());
+    let files = files.filter(fs::Metadata::is_file);
+    files.map(|metadata| metadata.len()).max().unwrap_or(0)
+}
+
+#[test]
+fn a_frozen_upload_gives_way_to_the_same_account() {
+    let server = Server::start();
+    let mut frozen = server.client();
+    let _data = frozen.begin_upload("STOR file", &noise(200_000)[..SENT]);
+    eventually("all of it is written", || written(&server) == SENT as u64);
+    goes_on(&server, &mut frozen, &mut server.client());
+}
+
+#[test]
+fn a_frozen_encrypted_upload_gives_way_to_the_same_account() {
+    let server = Server::start();
+    let mut frozen = Secure::client(&server, client_config(&TLS13));
+    let mut data = frozen.open("STOR file");
+    data.write_all(&noise(200_000)[..SENT]).unwrap();
+    eventually("all of it is written", || written(&server) == SENT as u64);
+    let mut other = Secure::client(&server, client_config(&TLS13));
+    goes_on(&server, &mut frozen, &mut other);
+}
+
+#[test]
+fn a_frozen_upload_in_place_gives_way_to_the_same_account() {
+    let server = Server::build().keys("uploads = \"direct\"\n").start();
+    let mut frozen = server.client();
+    let _data = frozen.begin_upload("STOR file", &noise(200_000)[..SENT]);
+    eventually("all of it is written", || written(&server) == SENT as u64);
+    goes_on(&server, &mut frozen, &mut server.client());
 }

@@ -71,6 +71,31 @@ fn stou_makes_a_new_name_and_tells_it() {
 }
 
 #[test]
+fn stou_finds_a_name_at_once_however_many_are_taken() {
+    let server = Server::start();
+    server.write("file", "the first");
+    for number in 1..=12_000 {
+        server.write(format!("file.{number}"), "");
+    }
+    let mut client = server.client();
+    let mut names = std::collections::BTreeSet::new();
+    for number in 0..20 {
+        let data = client.epsv();
+        let opening = client.expect("STOU", 150);
+        let name = opening.text().replace("150 FILE: ", "");
+        assert!(name.starts_with("file."), "{name}");
+        let contents = format!("content {number}");
+        (&data).write_all(contents.as_bytes()).unwrap();
+        drop(data);
+        client.reply().expect(226);
+        assert_eq!(server.read(&name), contents.as_bytes());
+        names.insert(name);
+    }
+    assert_eq!(names.len(), 20);
+    assert_eq!(server.read("file"), b"the first");
+}
+
+#[test]
 fn rest_resumes_a_download() {
     let server = Server::start();
     let bytes = noise(300_000);

@@ -8,8 +8,8 @@ use argh::FromArgs;
 use super::Outcome;
 use crate::config::{Config, parse_time};
 use crate::server::addresses::source;
-use crate::server::ban_file::BanFile;
-use crate::server::bans::{Banned, now, tidy};
+use crate::server::ban_file::{BanFile, Banned};
+use crate::server::bans::{now, tidy};
 
 /// show and change who is kept out for failed logins
 #[derive(FromArgs, Debug)]

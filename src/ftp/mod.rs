@@ -5,6 +5,7 @@
 //! | `protocol` | the grammars of the RFCs: bytes in, values out; no sockets, no files |
 //! | `control` | the control connection: lines and replies |
 //! | `chatter` | how much a client may say before its login |
+//! | `shared` | what all sessions share |
 //! | `session` | the session's state |
 //! | `security` | how a session is encrypted |
 //! | `data` | data connections and what flows over them |
@@ -18,47 +19,26 @@ pub mod data;
 pub mod protocol;
 pub mod security;
 pub mod session;
+pub mod shared;
 
 use std::io::Write as _;
 use std::net::{IpAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use data::rate::Buckets;
 use data::socket::prepare_control;
 use protocol::command::{Command, is_http_request};
 use protocol::line::Line;
 use protocol::reply::Reply;
 use session::{Next, Session};
+use shared::ban_rules;
+
+pub use shared::Shared;
 
 use crate::config::{Config, TlsMode};
-use crate::observe::sessions::Sessions;
-use crate::observe::transfer_log::TransferLog;
-use crate::server::admission::{Admission, Refused};
-use crate::server::bans::{self, Bans};
+use crate::server::admission::Refused;
 use crate::server::ending::Ending;
-use crate::server::runner::Runner;
 use crate::server::{Connection, FrontEnd, Limits};
 use crate::tls::Tls;
-
-/// What all sessions share.
-#[derive(Debug)]
-pub struct Shared {
-    pub admission: Admission,
-    pub bans: Bans,
-    /// What flows from clients, and to them.
-    pub up: Buckets,
-    pub down: Buckets,
-    pub sessions: Arc<Sessions>,
-    pub transfer_log: Option<TransferLog>,
-    /// Those that are run behind uploads.
-    pub programs: Arc<Runner>,
-    /// Active data connections can come from port 20.
-    pub may_bind_low_ports: bool,
-    /// Sessions act as the users of the system that they belong to.
-    pub identities: bool,
-    /// The listeners from this one on begin with TLS.
-    pub explicit_listeners: usize,
-}
 
 /// Reads the configuration again; the error is what is wrong with it.
 pub type Reload = dyn Fn() -> Result<Config, String> + Send + Sync;
@@ -202,15 +182,6 @@ impl FrontEnd for Ftp {
             }
             Err(error) => log::error!("the configuration stays as it was: {error}"),
         }
-    }
-}
-
-/// When somebody is banned, as configured.
-pub fn ban_rules(config: &Config) -> bans::Rules {
-    bans::Rules {
-        after: config.abuse.ban_after,
-        time: config.abuse.ban_for,
-        loopback: config.abuse.ban_loopback,
     }
 }
 

@@ -13,7 +13,7 @@ use super::protocol::facts::Facts;
 use super::protocol::line::Line;
 use super::protocol::reply::Reply;
 use super::security::{AfterReply, Security, data_needs_tls, login_needs_tls};
-use super::{Shared, ban_rules};
+use super::shared::{Shared, ban_rules};
 use crate::accounts::{Account, Rates};
 use crate::config::Config;
 use crate::observe::sessions::Row;

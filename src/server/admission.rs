@@ -11,11 +11,21 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Limits;
 use super::addresses::{canonical, source};
 
 /// Sessions that were cut off and have not noticed yet may be so many more than `sessions`.
 const LEAVING: usize = 16;
+
+/// How many sessions may be served at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub sessions: usize,
+    pub sessions_per_address: usize,
+    /// Sessions without a login, and connections besides whose clients have said nothing.
+    pub before_login: usize,
+    /// From the connection to the login, in all.
+    pub login: Duration,
+}
 
 /// Why a connection is not served, or no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The file that keeps bans: a line each, an address and the second since 1970 at which it ends. It is written in place, so
 //! that the server, which opened it before it gave up its rights, needs none of them for it.
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::IpAddr;
@@ -11,7 +12,6 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::addresses::source;
-use super::bans::Banned;
 
 /// Bytes that are read: more than the server ever writes.
 const LARGEST: usize = 1024 * 1024;
@@ -20,6 +20,9 @@ const LARGEST: usize = 1024 * 1024;
 const PATIENCE: Duration = Duration::from_millis(200);
 
 const HEAD: &str = "# Addresses that thriftpd keeps out, each with the end of its ban in seconds since 1970.\n# Change it with `thriftpd ban`.\n";
+
+/// Banned addresses with the end of the ban, in seconds since 1970.
+pub type Banned = BTreeMap<IpAddr, u64>;
 
 /// The open file.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Failed logins by address, and who is kept out for them. Tables of a fixed size: however many attackers there are, the
 //! least dangerous are forgotten first.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::addresses::source;
-use super::ban_file::BanFile;
+use super::ban_file::{BanFile, Banned};
 
 /// Addresses whose failures are counted, and addresses banned.
 const MOST: usize = 2048;
@@ -36,9 +36,6 @@ pub struct Failed {
     /// It was one too many.
     pub banned: bool,
 }
-
-/// Banned addresses with the end of the ban, in seconds since 1970.
-pub type Banned = BTreeMap<IpAddr, u64>;
 
 /// The failures and bans of one server.
 #[derive(Debug, Default)]

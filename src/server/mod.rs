@@ -49,10 +49,12 @@ pub mod upkeep;
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use admission::{Refused, Slot};
 use stop::Stop;
+
+pub use admission::Limits;
 
 /// An admitted control connection.
 #[derive(Debug)]
@@ -67,17 +69,6 @@ pub struct Connection {
     /// Counts this connection for as long as it lives.
     pub slot: Slot,
     pub stop: Arc<Stop>,
-}
-
-/// How many sessions may be served at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub sessions: usize,
-    pub sessions_per_address: usize,
-    /// Sessions without a login, and connections besides whose clients have said nothing.
-    pub before_login: usize,
-    /// From the connection to the login, in all.
-    pub login: Duration,
 }
 
 /// A protocol served on control connections.

@@ -30,6 +30,9 @@ use crate::storage::upload::partial::{self, Left};
 use crate::storage::upload::{How, Target, Upload};
 use crate::storage::view::{Located, View};
 
+/// Names that STOU tries: even where a million are taken, the second is free but once in four thousand times.
+const UNIQUE_NAMES_TRIED: usize = 16;
+
 impl View {
     /// # Errors
     /// `NotPermitted`, `IsADirectory`, `NotAFile`, `BeyondEnd`; the rest is the kernel's.
@@ -41,19 +44,22 @@ impl View {
         Upload::begin(&self.target(path, &located)?, how)
     }
 
-    /// A new file in the directory whose name begins with `prefix` (RFC 959 STOU).
+    /// A new file in the directory whose name begins with `prefix` (RFC 959 STOU): that name itself where it is free, else one
+    /// at random, so that thousands of names which are taken cost no more tries than one.
     ///
     /// # Errors
-    /// As [`View::begin_upload`]; `Exists` when no name is free.
+    /// As [`View::begin_upload`]; `Exists` when no name is found.
     pub fn begin_unique_upload(
         &self,
         directory: &VirtualPath,
         prefix: &[u8],
     ) -> Result<Upload, Error> {
-        for number in 0..10_000 {
+        for attempt in 0..UNIQUE_NAMES_TRIED {
             let mut name = prefix.to_vec();
-            if number > 0 {
-                name.extend(format!(".{number}").into_bytes());
+            if attempt > 0 {
+                let random = getrandom::u32();
+                let random = random.map_err(|_| Error::from_errno(Errno::EIO, prefix))?;
+                name.extend(format!(".{random:08x}").into_bytes());
             }
             let path = directory.join(&name)?;
             if self.leads_to_folder(&path) {

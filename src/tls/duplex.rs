@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rustls::ServerConnection;
 
-use super::stream::{read_again, truncated};
+use super::socket::{read_again, truncated};
 
 /// Bytes read from the socket at a time.
 const SLICE: usize = 4 * 1024;

@@ -11,13 +11,7 @@ use super::duplex::Duplex;
 use super::inbound::Inbound;
 use super::stream::Encryption;
 use super::suites::is_chacha;
-use super::tickets::{Cached, Owner, Tickets};
-
-/// Bytes of a session's name in its tickets.
-pub const SESSION_ID: usize = 16;
-
-/// Names one control connection in the tickets that it and its data connections give out.
-pub type SessionId = [u8; SESSION_ID];
+use super::tickets::{Cached, Owner, SessionId, Tickets};
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use rustls::unbuffered::{
 };
 use rustls::{CommonState, Error};
 
-use super::stream::{read_again, truncated};
+use super::socket::{read_again, truncated};
 
 /// Bytes read from the socket at a time, and room for what is left of the record before.
 const SLICE: usize = 256 * 1024 + 32 * 1024;

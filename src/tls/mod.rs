@@ -11,6 +11,7 @@
 //! | `handshake` | a connection on its way to being encrypted |
 //! | `stream` | a connection in the clear or encrypted |
 //! | `duplex`, `inbound` | encryption both ways, and of uploads |
+//! | `socket` | what encryption reads from, and how an end looks that nobody meant |
 //! | `sealing` | the keys of what is sent, for the kernel |
 //!
 //! rustls does the work, with the cryptography of ring: TLS 1.2 and 1.3, AEAD suites only, no renegotiation.
@@ -21,16 +22,18 @@ mod inbound;
 mod sealing;
 mod self_signed;
 mod service;
+mod socket;
 mod stream;
 mod suites;
 mod tickets;
 
 pub use certificate::{Certificate, CertificateError, Source};
-pub use handshake::{Answers, Handshake, HandshakeError, Need, Purpose, SESSION_ID, SessionId};
+pub use handshake::{Answers, Handshake, HandshakeError, Need, Purpose};
 pub use sealing::{Cipher, Sealing};
 pub use self_signed::{Made, ensure, renew};
 pub use service::{Reuse, Settings, Tls};
 pub use stream::{Encryption, Stream};
+pub use tickets::{SESSION_ID, SessionId};
 
 /// The cryptography that everything here is done with.
 pub fn provider() -> rustls::crypto::CryptoProvider {

@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use rustls::server::{ProducesTickets, StoresServerSessions};
 
-use super::handshake::{SESSION_ID, SessionId};
+/// Bytes of a session's name in its tickets.
+pub const SESSION_ID: usize = 16;
+
+/// Names one control connection in the tickets that it and its data connections give out.
+pub type SessionId = [u8; SESSION_ID];
 
 /// Whose sessions a connection makes and resumes.
 #[derive(Clone, Copy, Debug)]

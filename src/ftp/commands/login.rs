@@ -3,11 +3,11 @@ use std::sync::Arc;
 
 use super::Answer;
 use crate::accounts::{Account, Busy, SystemUser};
-use crate::ftp::ban_rules;
 use crate::ftp::protocol::host::parse_host;
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::security::AfterReply;
 use crate::ftp::session::{Login, Refusal, Session, Visitor};
+use crate::ftp::shared::ban_rules;
 use crate::observe::printable;
 use crate::server::admission::Refused;
 use crate::server::identity::{self, Acting};

@@ -367,7 +367,8 @@ fn receive_into(
     received.sha256 = stored.and_then(|stored| stored.sha256);
     log_transfer(session, verb, &host_path, Direction::Incoming, &received);
     if received.outcome.is_complete() {
-        uploaded::follow_up(session, &name, &host_path, size, &received)?;
+        let (bytes, sha256) = ((size, received.bytes), received.sha256.as_deref());
+        uploaded::follow_up(session, &name, &host_path, bytes, sha256)?;
     }
     let done = if durable {
         "Stored and synced to disk"

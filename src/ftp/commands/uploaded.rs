@@ -2,14 +2,13 @@
 //! program is run (setting: `on_upload`). Neither can fail the upload.
 use std::path::Path;
 
-use super::transfer::Transferred;
 use crate::ftp::security::AfterReply;
 use crate::ftp::session::{Refusal, Session};
 use crate::observe::printable;
 use crate::server::runner::Wanted;
 use crate::storage::VirtualPath;
 
-/// Notes the upload, of a file that has `size` bytes now, and has the program run behind the reply.
+/// Notes the upload, of a file that has `size` bytes now, `received` of them new, and has the program run behind the reply.
 ///
 /// # Errors
 /// 530, of a session that nobody is logged in to.
@@ -17,14 +16,14 @@ pub fn follow_up(
     session: &mut Session,
     path: &VirtualPath,
     host_path: &Path,
-    size: u64,
-    received: &Transferred,
+    (size, received): (u64, u64),
+    sha256: Option<&str>,
 ) -> Result<(), Refusal> {
     let visitor = session.visitor()?;
     let account = &visitor.account;
     visitor
         .view
-        .note_upload(&account.name, path, size, received.bytes);
+        .note_upload(&account.name, path, size, received);
     let Some(program) = &account.on_upload else {
         return Ok(());
     };
@@ -46,7 +45,7 @@ pub fn follow_up(
             account.name.clone().into_bytes(),
             size.to_string().into_bytes(),
             session.peer.ip().to_string().into_bytes(),
-            received.sha256.clone().unwrap_or_default().into_bytes(),
+            sha256.unwrap_or_default().as_bytes().to_vec(),
         ],
     };
     session.after_reply = Some(AfterReply::Run(Box::new(wanted)));

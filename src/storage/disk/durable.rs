@@ -154,7 +154,7 @@ fn has_fast_commits(file: BorrowedFd<'_>, device: &str) -> Result<bool, Errno> {
 /// 12 commits
 /// 3 ineligible
 /// Ineligible reasons:
-/// "Extended attributes changed":	3
+/// "Extended attributes changed":  3
 /// ```
 fn counts_fast_commits(information: &str) -> bool {
     let count = |line: &str| match line.trim().rsplit_once("\":") {

@@ -1,0 +1,39 @@
+//! What all sessions share.
+use std::sync::Arc;
+
+use super::data::rate::Buckets;
+use crate::config::Config;
+use crate::observe::sessions::Sessions;
+use crate::observe::transfer_log::TransferLog;
+use crate::server::admission::Admission;
+use crate::server::bans::{self, Bans};
+use crate::server::runner::Runner;
+
+/// One for the whole front end.
+#[derive(Debug)]
+pub struct Shared {
+    pub admission: Admission,
+    pub bans: Bans,
+    /// What flows from clients, and to them.
+    pub up: Buckets,
+    pub down: Buckets,
+    pub sessions: Arc<Sessions>,
+    pub transfer_log: Option<TransferLog>,
+    /// Those that are run behind uploads.
+    pub programs: Arc<Runner>,
+    /// Active data connections can come from port 20.
+    pub may_bind_low_ports: bool,
+    /// Sessions act as the users of the system that they belong to.
+    pub identities: bool,
+    /// The listeners from this one on begin with TLS.
+    pub explicit_listeners: usize,
+}
+
+/// When somebody is banned, as configured.
+pub fn ban_rules(config: &Config) -> bans::Rules {
+    bans::Rules {
+        after: config.abuse.ban_after,
+        time: config.abuse.ban_for,
+        loopback: config.abuse.ban_loopback,
+    }
+}
