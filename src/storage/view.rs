@@ -28,9 +28,7 @@ use crate::storage::path::VirtualPath;
 use crate::storage::permissions::{Permission, Permissions};
 use crate::storage::quota::counts;
 use crate::storage::quota::meter::Metered;
-use crate::storage::rules::Usage;
-use crate::storage::rules::{Quota, Room, Rules};
-use crate::storage::upload::available;
+use crate::storage::rules::{Quota, Room, Rules, Usage, available};
 use crate::storage::upload::partial;
 
 /// A directory of the host shown at a virtual path.
@@ -223,16 +221,6 @@ impl View {
             located.permissions = located.permissions_of_versions();
         }
         located
-    }
-
-    /// What holds where the path lies.
-    pub(super) fn rules_at(&self, path: &VirtualPath) -> &Rules {
-        let inside = self.folders.iter().filter_map(|folder| {
-            let relative = path.below(&folder.spec.path)?;
-            Some((relative.len(), &folder.spec.rules))
-        });
-        let nearest = inside.min_by_key(|(length, _)| *length);
-        nearest.map_or(&self.rules, |(_, rules)| rules)
     }
 
     /// Remembers that the user has stored a file of `size` bytes, of which so many came now. What keeps that from being
