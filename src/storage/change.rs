@@ -93,7 +93,7 @@ impl View {
             metered: &self.metered,
             checksums: self.checksums,
             holder: self.holder.as_ref(),
-            told: self.take_told(path),
+            told: &self.told,
         })
     }
 
@@ -131,6 +131,7 @@ impl View {
         renaming.run()?;
         for place in [&old, &new] {
             self.discard_partial(place);
+            self.told.set(place, None);
         }
         if self.durable {
             let order = Order::of(new.directory.as_fd());
@@ -149,6 +150,7 @@ impl View {
     /// `NotPermitted(Delete)`, `IsADirectory`, `Locked`; the rest is the kernel's.
     pub fn remove_file(&self, path: &VirtualPath) -> Result<(), Error> {
         let (located, place) = self.removable(path, Permission::Delete)?;
+        self.told.set(&place, None);
         let fail = |errno| Error::from_errno(errno, path.as_bytes());
         let name = Named {
             root: located.root.map_err(fail)?,
