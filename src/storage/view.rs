@@ -189,6 +189,11 @@ impl View {
         self.holder = Some(holder);
     }
 
+    /// Whose session it is; empty where that was not said.
+    pub(super) fn account(&self) -> &str {
+        self.holder.as_ref().map_or("", Holder::account)
+    }
+
     // ---- where things are
 
     /// The longest folder that the path lies in, or else the root.
@@ -354,9 +359,8 @@ impl View {
         };
         let located = self.locate(path);
         let place = located.root.and_then(|root| root.place(located.relative));
-        let account = self.holder.as_ref().map_or("", Holder::account);
         let left = place.ok().and_then(|place| {
-            let name = partial::name_of(account, &place.name);
+            let name = partial::name_of(self.account(), &place.name);
             partial::told(place.directory.as_fd(), &name)
         });
         let told = left.map(|stat| (path.clone(), size_of(&stat)));

@@ -26,6 +26,7 @@ use crate::storage::disk::root::Place;
 use crate::storage::disk::writers::{Holder, Reserved};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest};
+use crate::storage::retention::fresh;
 use crate::storage::retention::lock::locked_until;
 use crate::storage::retention::versions::{Copied, Made, Version, Versioning, Versions};
 
@@ -95,12 +96,29 @@ impl Upload {
                 look(HANG_UP)?;
                 self.must_have_its_name()?;
             }
-            Grows::Beside(_) => self.settle_beside(look)?,
+            Grows::Beside(_) => {
+                self.settle_beside(look)?;
+                self.note_fresh();
+            }
         }
         Ok(Stored {
             size: self.position,
             sha256,
         })
+    }
+
+    /// Under a lock the client may still do what clients do right behind an upload. What continues a finished file was there
+    /// before.
+    fn note_fresh(&self) {
+        let Grows::Beside(beside) = &self.grows else {
+            return;
+        };
+        if beside.rules.lock.is_some() && beside.clone_of.is_none() {
+            let account = beside.holder.as_ref().map_or("", Holder::account);
+            if let Ok(stat) = fstat(&*self.file) {
+                fresh::note(account, &stat);
+            }
+        }
     }
 
     fn settle_in_place(&self) -> Result<(), Errno> {
