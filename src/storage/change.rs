@@ -199,6 +199,8 @@ impl View {
         let unlink = || unlinkat(directory, last, UnlinkatFlags::NoRemoveDir);
         let keeps = rules.versions > 0 && !is_reserved(last);
         if rules.lock.is_none() && meter.is_none() && !keeps {
+            // An upload that has just been given the name may have to give it back.
+            let _held = HeldName::of(directory, last)?;
             return unlink().map_err(Unlinked::Refused);
         }
         let mut copied: Option<Copied> = None;

@@ -378,7 +378,6 @@ impl Upload {
             keeps,
             rules: *target.rules,
             holder: target.holder.cloned(),
-            finished: false,
         }));
         Ok(Self::of(target, partial.file, grows, space, position))
     }

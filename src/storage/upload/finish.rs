@@ -4,7 +4,11 @@
 //! The kernel of a client that dies may end the data connection in order a moment before it ends the control connection: then
 //! the end of the data is not the end of the file. So the front end is asked again and again whether the client is still
 //! there: before the file gets its name, and where the name comes before the last flush, behind that. What was replaced
-//! meanwhile changed places with the new file, and changes back when the client is gone by then.
+//! meanwhile changed places with the new file, and changes back when the client is gone by then. Until that is known the name is
+//! held: whoever else in this process wants to give or take it waits.
+//!
+//! The old file never has the name under which uploads are continued, or a server that is killed within the flush would leave
+//! it there, to be overwritten or continued with what is another file. It has one that nobody continues.
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
@@ -41,11 +45,11 @@ const HANG_UP_OF_NEW: Duration = Duration::from_millis(1);
 /// Asks whether the client is still there: until so long behind its last byte, for zero just once.
 pub type Look<'a, E> = dyn FnMut(Duration) -> Result<(), E> + 'a;
 
-/// What had the name, and now has that of the partial file.
+/// What had the name, and now has the one that the partial file had last.
 struct Exchanged {
     old: FileStat,
     /// Nobody else takes it for what an upload has left.
-    _reserved: Option<Reserved>,
+    _reserved: Reserved,
 }
 
 /// How the name is given.
@@ -62,7 +66,7 @@ enum Named {
     /// Bytes of the file that is gone.
     Replaced(u64),
     Exchanged(Exchanged),
-    /// The file system cannot exchange.
+    /// The file system cannot exchange, or somebody writes to the old file.
     Refused,
     /// The old version has to be a copy, which is not to be made while the name is held.
     NeedsCopy,
@@ -90,35 +94,29 @@ impl Upload {
             // Where it cannot be kept it is told all the same.
             checksum::store(&self.file, sha256);
         }
-        match self.grows {
-            Grows::InPlace { .. } => {
+        match std::mem::replace(&mut self.grows, Grows::Settled) {
+            Grows::Beside(mut beside) => {
+                let mut at = beside.name.clone();
+                if let Err(error) = self.settle_beside(&beside, &mut at, look) {
+                    let place = &beside.place;
+                    if !partial::has_name(place.directory.as_fd(), &place.name, &self.file.stat) {
+                        beside.go_back(&at);
+                        self.grows = Grows::Beside(beside);
+                    }
+                    return Err(error);
+                }
+            }
+            in_place => {
+                self.grows = in_place;
                 self.settle_in_place().map_err(|errno| self.failed(errno))?;
                 look(HANG_UP)?;
                 self.must_have_its_name()?;
-            }
-            Grows::Beside(_) => {
-                self.settle_beside(look)?;
-                self.note_fresh();
             }
         }
         Ok(Stored {
             size: self.position,
             sha256,
         })
-    }
-
-    /// Under a lock the client may still do what clients do right behind an upload. What continues a finished file was there
-    /// before.
-    fn note_fresh(&self) {
-        let Grows::Beside(beside) = &self.grows else {
-            return;
-        };
-        if beside.rules.lock.is_some() && beside.clone_of.is_none() {
-            let account = beside.holder.as_ref().map_or("", Holder::account);
-            if let Ok(stat) = fstat(&*self.file) {
-                fresh::note(account, &stat);
-            }
-        }
     }
 
     fn settle_in_place(&self) -> Result<(), Errno> {
@@ -152,43 +150,45 @@ impl Upload {
         }
     }
 
-    fn settle_beside<E: From<Error>>(&mut self, look: &mut Look<'_, E>) -> Result<(), E> {
-        let Grows::Beside(beside) = &self.grows else {
-            return Ok(());
-        };
-        take_over_from(
-            &beside.place,
-            beside.had.is_some(),
-            &self.file,
-            beside.modes,
-        )
-        .and_then(|()| match self.durable {
-            true => before_rename(self.order, &self.file),
-            false => Ok(()),
-        })
-        .map_err(|errno| self.failed(errno))?;
+    /// `at` is the name that the partial file has now.
+    fn settle_beside<E: From<Error>>(
+        &self,
+        beside: &Beside,
+        at: &mut Vec<u8>,
+        look: &mut Look<'_, E>,
+    ) -> Result<(), E> {
+        let Beside { place, modes, .. } = beside;
+        let directory = place.directory.as_fd();
+        take_over_from(place, beside.had.is_some(), &self.file, *modes)
+            .and_then(|()| match self.durable {
+                true => before_rename(self.order, &self.file),
+                false => Ok(()),
+            })
+            .map_err(|errno| self.failed(errno))?;
         let mut way = match self.durable {
             true => Way::Exchange,
             false => Way::Replace,
         };
-        let mut copied = None;
+        let (mut held, mut copied) = (None, None);
         let (named, version) = loop {
+            if held.is_none() {
+                let name = HeldName::of(directory, &place.name);
+                held = Some(name.map_err(|errno| self.failed(errno))?);
+            }
             // What cannot be undone, or is not flushed behind it, is looked at before.
             look(match way {
                 Way::Exchange => Duration::ZERO,
                 Way::Replace => HANG_UP,
             })?;
-            match self.give_name(beside, way, copied.take())? {
+            match self.give_name(beside, at, way, copied.take())? {
                 (Named::Refused, _) => way = Way::Replace,
-                (Named::NeedsCopy, _) => copied = self.copy_old(beside)?,
+                (Named::NeedsCopy, _) => {
+                    drop(held.take());
+                    copied = self.copy_old(beside)?;
+                }
                 named => break named,
             }
         };
-        if self.marked {
-            boot::unmark(self.file.as_fd());
-            partial::forget_replaced(&self.file);
-        }
-        let directory = beside.place.directory.as_fd();
         let settled = match self.durable {
             true => after_rename(self.order, &self.file, directory),
             false => Ok(()),
@@ -199,19 +199,15 @@ impl Upload {
             Named::New if self.durable => look(HANG_UP_OF_NEW),
             _ => Ok(()),
         });
-        if let Err(gone) = settled {
-            let is_taken = self.take_name_back(beside, &named);
-            if !is_taken {
+        if settled.is_err() {
+            if !self.take_name_back(beside, at, &named) {
                 self.let_stand(version);
             }
-            if let Grows::Beside(beside) = &mut self.grows {
-                beside.finished = !is_taken;
-            }
-            return Err(gone);
+            return settled;
         }
         let gone = match &named {
             Named::Exchanged(Exchanged { old, .. }) => {
-                partial::remove(directory, &beside.name, old);
+                partial::remove(directory, at, old);
                 Some(size_of(old))
             }
             Named::Replaced(size) => Some(*size),
@@ -223,14 +219,21 @@ impl Upload {
         }
         if !beside.resumable {
             // What was cut off before is of no use to anybody, and would be continued some day.
-            let account = beside.holder.as_ref().map_or("", |holder| holder.account());
-            let name = partial::name_of(account, &beside.place.name);
+            let name = partial::name_of(beside.account(), &place.name);
             if let Ok(Some(size)) = partial::discard(directory, &name) {
                 self.space.went(size, 1);
             }
         }
-        if let Grows::Beside(beside) = &mut self.grows {
-            beside.finished = true;
+        // Not before: a server that is killed while the name is taken back would leave what nobody can continue.
+        if self.marked {
+            boot::unmark(self.file.as_fd());
+            partial::forget_replaced(&self.file);
+        }
+        // What continues a finished file was there before.
+        if beside.rules.lock.is_some() && beside.clone_of.is_none() {
+            if let Ok(stat) = fstat(&*self.file) {
+                fresh::note(beside.account(), &stat);
+            }
         }
         Ok(())
     }
@@ -239,14 +242,14 @@ impl Upload {
     fn give_name(
         &self,
         beside: &Beside,
+        name: &mut Vec<u8>,
         way: Way,
         copied: Option<Copied>,
     ) -> Result<(Named, Option<Version>), Error> {
-        let Beside { name, place, .. } = beside;
+        let place = &beside.place;
         let fail = |errno| self.failed(errno);
         let refuse = |kind| Error::new(kind, self.path.as_bytes());
         let directory = place.directory.as_fd();
-        let _held = HeldName::of(directory, &place.name).map_err(fail)?;
         if !partial::has_name(directory, name, &self.file.stat) {
             return Err(refuse(ErrorKind::Busy));
         }
@@ -275,67 +278,97 @@ impl Upload {
                 .map(|()| (Named::New, None))
                 .map_err(fail);
         };
+        let reserved = match way {
+            Way::Exchange => match reserve(&old, beside.holder.as_ref()) {
+                None => return Ok((Named::Refused, None)),
+                reserved => reserved,
+            },
+            Way::Replace => None,
+        };
         let version = match self.version_of(beside, &old, copied).map_err(fail)? {
             Some(Made::NeedsCopy) => return Ok((Named::NeedsCopy, None)),
             Some(Made::Version(version)) => Some(version),
             None => None,
         };
-        let reserved = reserve(&old, beside.holder.as_ref());
-        let named = match way {
-            Way::Exchange => {
-                let flags = RenameFlags::RENAME_EXCHANGE;
-                let to = place.name.as_slice();
-                match renameat2(directory, name.as_slice(), directory, to, flags) {
-                    Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(Named::Refused),
-                    other => other.map_err(fail).map(|()| {
-                        Named::Exchanged(Exchanged {
-                            old,
-                            _reserved: reserved,
-                        })
-                    }),
-                }
-            }
-            Way::Replace => renameat(directory, name.as_slice(), directory, place.name.as_slice())
-                .map(|()| Named::Replaced(size_of(&old)))
-                .map_err(fail),
+        let Some(reserved) = reserved else {
+            return renameat(directory, name.as_slice(), directory, place.name.as_slice())
+                .map(|()| (Named::Replaced(size_of(&old)), version))
+                .map_err(fail);
         };
-        Ok((named?, version))
+        if beside.resumable {
+            let aside = partial::spare_name(beside.account(), &place.name);
+            rename_to_new(directory, name, directory, &aside).map_err(fail)?;
+            *name = aside;
+        }
+        let (from, to) = (name.as_slice(), place.name.as_slice());
+        match renameat2(directory, from, directory, to, RenameFlags::RENAME_EXCHANGE) {
+            Ok(()) => {
+                let named = Named::Exchanged(Exchanged {
+                    old,
+                    _reserved: reserved,
+                });
+                Ok((named, version))
+            }
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok((Named::Refused, None)),
+            Err(errno) => Err(fail(errno)),
+        }
     }
 
-    /// The client is gone, or the disk failed: the old file gets its name back, unless somebody has stored another meanwhile.
-    /// Whether the partial file has its own name again.
-    fn take_name_back(&self, beside: &Beside, named: &Named) -> bool {
-        let Beside { name, place, .. } = beside;
+    /// The client is gone, or the disk failed: the old file gets its name back, unless another program has given it to a file
+    /// meanwhile: then false. `at` is the name that the partial file has then.
+    fn take_name_back(&self, beside: &Beside, at: &mut Vec<u8>, named: &Named) -> bool {
+        let place = &beside.place;
         let (directory, target) = (place.directory.as_fd(), place.name.as_slice());
-        let Ok(_held) = HeldName::of(directory, target) else {
-            return false;
-        };
         let is_ours = partial::has_name(directory, target, &self.file.stat);
         let taken = match named {
-            Named::New if is_ours => rename_to_new(directory, target, directory, name),
+            Named::New if is_ours => {
+                rename_to_new(directory, target, directory, at).or_else(|_| {
+                    // Another session has begun anew meanwhile, and has the name under which uploads are continued.
+                    *at = partial::spare_name(beside.account(), target);
+                    rename_to_new(directory, target, directory, at)
+                })
+            }
             Named::Exchanged(_) if is_ours => {
                 let flags = RenameFlags::RENAME_EXCHANGE;
-                renameat2(directory, target, directory, name.as_slice(), flags)
+                let exchanged = renameat2(directory, target, directory, at.as_slice(), flags);
+                exchanged.inspect(|()| {
+                    if rename_to_new(directory, at, directory, &beside.name).is_ok() {
+                        at.clone_from(&beside.name);
+                    }
+                })
             }
             Named::Exchanged(Exchanged { old, .. }) => {
-                partial::remove(directory, name, old);
+                partial::remove(directory, at, old);
+                self.space.went(size_of(old), 1);
                 return false;
             }
-            _ => return false,
+            Named::Replaced(size) => {
+                self.space.went(*size, 1);
+                return false;
+            }
+            Named::New | Named::Refused | Named::NeedsCopy => return false,
         };
-        // What is not whole must not look so behind a power cut either.
-        let taken = taken.and_then(|()| match self.durable {
-            true => after_rename(self.order, &self.file, directory),
-            false => Ok(()),
-        });
-        if let Err(errno) = taken {
-            log::error!(
-                "{}: the upload was cut off, but the file has its name already: {}",
-                self.host_path.display(),
-                errno.desc()
-            );
+        let shown = self.host_path.display();
+        match taken {
+            Err(errno) => {
+                log::error!(
+                    "{shown}: the upload was cut off, but the file has its name already: {}",
+                    errno.desc()
+                );
+                return false;
+            }
+            // What is not whole must not look so behind a power cut either.
+            Ok(()) if self.durable => {
+                if let Err(errno) = after_rename(self.order, &self.file, directory) {
+                    log::error!(
+                        "{shown}: the upload was cut off; that the old file has its name back cannot be flushed: {}",
+                        errno.desc()
+                    );
+                }
+            }
+            Ok(()) => {}
         }
-        taken.is_ok()
+        true
     }
 
     /// An old version of the file that is going to be replaced; None where none are kept. `copied` is what was copied before.

@@ -30,6 +30,7 @@ use crate::storage::disk::acl::Modes;
 use crate::storage::disk::boot;
 use crate::storage::disk::durable::{self, Order, Pace};
 use crate::storage::disk::metadata::{is_same_file, size_of};
+use crate::storage::disk::names::rename_to_new;
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::writers::{Claimed, Holder};
 use crate::storage::error::{Error, ErrorKind};
@@ -119,6 +120,8 @@ enum Grows {
     },
     /// A partial file that takes the target's place in the end.
     Beside(Box<Beside>),
+    /// It has taken it.
+    Settled,
 }
 
 #[derive(Debug)]
@@ -141,7 +144,6 @@ struct Beside {
     rules: Rules,
     min_free: Room,
     holder: Option<Holder>,
-    finished: bool,
 }
 
 /// Bytes of an upload that are not worth marking: clients are told of less, and send them again.
@@ -331,7 +333,7 @@ impl Upload {
 impl Drop for Upload {
     /// What holds nothing is worth no resuming.
     fn drop(&mut self) {
-        if matches!(&self.grows, Grows::Beside(beside) if beside.finished) {
+        if matches!(self.grows, Grows::Settled) {
             return;
         }
         let size = length(&self.file).unwrap_or(0);
@@ -361,6 +363,19 @@ impl Drop for Upload {
 }
 
 impl Beside {
+    fn account(&self) -> &str {
+        self.holder.as_ref().map_or("", Holder::account)
+    }
+
+    /// The partial file, which has the name `at`, gets its own again, to be continued. Where another has that by now, it cannot be.
+    fn go_back(&mut self, at: &[u8]) {
+        let directory = self.place.directory.as_fd();
+        if at != self.name && rename_to_new(directory, at, directory, &self.name).is_err() {
+            self.name = at.to_vec();
+            self.resumable = false;
+        }
+    }
+
     /// Whether another file was stored under the name since this upload began, or the partial file was taken away. To
     /// continue this one later would mix the two.
     fn is_outdated(&self, ours: &FileStat) -> bool {

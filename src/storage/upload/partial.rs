@@ -31,7 +31,7 @@ pub fn name_of(account: &str, target: &[u8]) -> Vec<u8> {
 }
 
 /// A name for an upload beside that one, which nobody continues.
-fn spare_name(account: &str, target: &[u8]) -> Vec<u8> {
+pub fn spare_name(account: &str, target: &[u8]) -> Vec<u8> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     named(
