@@ -10,7 +10,7 @@
 //! The old file never has the name under which uploads are continued, or a server that is killed within the flush would leave
 //! it there, to be overwritten or continued with what is another file. It has one that nobody continues.
 use std::fs::File;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -49,7 +49,17 @@ pub type Look<'a, E> = dyn FnMut(Duration) -> Result<(), E> + 'a;
 struct Exchanged {
     old: FileStat,
     /// Nobody else takes it for what an upload has left.
-    _reserved: Reserved,
+    reserved: Reserved,
+}
+
+impl Exchanged {
+    /// The old file goes, which has this name; tells how many bytes it had.
+    fn remove(self, directory: BorrowedFd<'_>, name: &[u8]) -> u64 {
+        // Given up before: its inode may be that of a new file at once.
+        drop(self.reserved);
+        partial::remove(directory, name, &self.old);
+        size_of(&self.old)
+    }
 }
 
 /// How the name is given.
@@ -200,17 +210,14 @@ impl Upload {
             _ => Ok(()),
         });
         if settled.is_err() {
-            if !self.take_name_back(beside, at, &named) {
+            if !self.take_name_back(beside, at, named) {
                 self.let_stand(version);
             }
             return settled;
         }
-        let gone = match &named {
-            Named::Exchanged(Exchanged { old, .. }) => {
-                partial::remove(directory, at, old);
-                Some(size_of(old))
-            }
-            Named::Replaced(size) => Some(*size),
+        let gone = match named {
+            Named::Exchanged(exchanged) => Some(exchanged.remove(directory, at)),
+            Named::Replaced(size) => Some(size),
             Named::New | Named::Refused | Named::NeedsCopy => None,
         };
         self.let_stand(version);
@@ -303,10 +310,7 @@ impl Upload {
         let (from, to) = (name.as_slice(), place.name.as_slice());
         match renameat2(directory, from, directory, to, RenameFlags::RENAME_EXCHANGE) {
             Ok(()) => {
-                let named = Named::Exchanged(Exchanged {
-                    old,
-                    _reserved: reserved,
-                });
+                let named = Named::Exchanged(Exchanged { old, reserved });
                 Ok((named, version))
             }
             Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok((Named::Refused, None)),
@@ -316,7 +320,7 @@ impl Upload {
 
     /// The client is gone, or the disk failed: the old file gets its name back, unless another program has given it to a file
     /// meanwhile: then false. `at` is the name that the partial file has then.
-    fn take_name_back(&self, beside: &Beside, at: &mut Vec<u8>, named: &Named) -> bool {
+    fn take_name_back(&self, beside: &Beside, at: &mut Vec<u8>, named: Named) -> bool {
         let place = &beside.place;
         let (directory, target) = (place.directory.as_fd(), place.name.as_slice());
         let is_ours = partial::has_name(directory, target, &self.file.stat);
@@ -337,13 +341,12 @@ impl Upload {
                     }
                 })
             }
-            Named::Exchanged(Exchanged { old, .. }) => {
-                partial::remove(directory, at, old);
-                self.space.went(size_of(old), 1);
+            Named::Exchanged(exchanged) => {
+                self.space.went(exchanged.remove(directory, at), 1);
                 return false;
             }
             Named::Replaced(size) => {
-                self.space.went(*size, 1);
+                self.space.went(size, 1);
                 return false;
             }
             Named::New | Named::Refused | Named::NeedsCopy => return false,
