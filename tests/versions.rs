@@ -1,6 +1,9 @@
 //! What is taken away stays as an old version, whichever way a client takes it away, and what stays makes none.
 
 mod common;
+#[allow(dead_code)]
+#[path = "common/shelf.rs"]
+mod shelf;
 
 use std::fs;
 use std::path::Path;
@@ -9,6 +12,7 @@ use std::time::Duration;
 
 use common::mounts::{Mount, may_mount};
 use common::{Client, PASSWORD, Server, USER, eventually, lftp, noise, rclone, run_client};
+use shelf::{Abilities, Shelf};
 use thriftpd::accounts::Password;
 
 fn server(keys: &str) -> Server {
@@ -123,7 +127,98 @@ fn a_copy_that_would_take_what_has_to_stay_free_is_not_made_and_the_file_stays()
     assert!(server.exists("disk/file"));
 }
 
+/// A file system where no file has a second name, as exFAT.
+fn on_a_shelf_without_links(keys: &str) -> Option<(Server, Shelf)> {
+    if !may_mount() {
+        return None;
+    }
+    let builder = Server::build().anonymous(keys);
+    let shelf = Shelf::mount(builder.root(), Abilities::ALL.without_links())?;
+    Some((builder.start(), shelf))
+}
+
+/// Lets flushes through until one waits while this holds.
+fn until_it_waits(shelf: &Shelf, holds: &dyn Fn() -> bool) {
+    loop {
+        shelf.gate.wait();
+        if holds() {
+            return;
+        }
+        shelf.gate.pass();
+    }
+}
+
+#[test]
+fn where_there_are_no_links_every_way_to_take_a_file_away_leaves_a_version() {
+    let Some((server, _shelf)) = on_a_shelf_without_links("versions = 4") else {
+        return;
+    };
+    let mut client = server.visitor();
+    client.stor("file", b"one");
+    client.stor("file", b"two");
+    client.stor("other", b"three");
+    rename(&mut client, "other", "file").expect(250);
+    client.expect("DELE file", 250);
+    assert_eq!(versions(&server, "file"), ["one", "two", "three"]);
+    let left = fs::read_dir(server.path(".thriftpd-versions/file")).unwrap();
+    assert_eq!(left.count(), 3);
+}
+
+#[test]
+fn a_copy_is_made_while_nobody_waits_for_the_name() {
+    let Some((server, shelf)) = on_a_shelf_without_links("versions = 4") else {
+        return;
+    };
+    let mut other = server.visitor();
+    other.stor("file", b"one");
+    let mut client = server.visitor();
+    shelf.gate.close();
+    drop(client.begin_upload("STOR file", b"two"));
+    // Its own bytes are flushed, and then the copy of what it replaces.
+    let is_copied = || {
+        let made = fs::read_dir(server.path(".thriftpd-versions/file"));
+        made.is_ok_and(|mut made| made.next().is_some())
+    };
+    until_it_waits(&shelf, &is_copied);
+    assert!(!client.has_reply_waiting());
+    other.expect("DELE file", 250);
+    shelf.gate.open();
+    client.reply().expect(226);
+    assert_eq!(server.read("file"), b"two");
+    // What was deleted meanwhile is one version, and the copy none.
+    assert_eq!(versions(&server, "file"), ["one"]);
+    let left = fs::read_dir(server.path(".thriftpd-versions/file")).unwrap();
+    assert_eq!(left.count(), 1);
+}
+
 // ---- what stays makes no version
+
+#[test]
+fn an_upload_whose_client_goes_during_the_last_flush_makes_no_version_and_thins_none() {
+    if !may_mount() {
+        return;
+    }
+    for abilities in [Abilities::ALL, Abilities::ALL.without_links()] {
+        let builder = Server::build().anonymous("versions = 1");
+        let Some(shelf) = Shelf::mount(builder.root(), abilities) else {
+            return;
+        };
+        let server = builder.start();
+        let mut client = server.visitor();
+        client.stor("file", b"one");
+        client.stor("file", b"two");
+        let mut dying = server.visitor();
+        shelf.gate.close();
+        drop(dying.begin_upload("STOR file", b"three"));
+        // It has its name by then.
+        until_it_waits(&shelf, &|| server.read("file") == b"three");
+        drop(dying);
+        shelf.gate.open();
+        server.wait_for_log("control connection lost");
+        assert_eq!(server.read("file"), b"two");
+        assert_eq!(versions(&server, "file"), ["one"]);
+    }
+}
 
 #[test]
 fn a_rename_that_fails_makes_no_version_and_thins_none() {

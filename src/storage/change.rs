@@ -3,7 +3,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstatat, futimens, mkdirat};
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fstatat, futimens, mkdirat,
+};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -15,7 +17,6 @@ use crate::storage::disk::reserved::{is_partial_name, is_reserved};
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::tree;
 use crate::storage::disk::walk::{Missed, below};
-use crate::storage::disk::writers::Holder;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum;
 use crate::storage::path::VirtualPath;
@@ -23,8 +24,8 @@ use crate::storage::permissions::Permission;
 use crate::storage::quota::counts;
 use crate::storage::quota::meter::Meter;
 use crate::storage::retention::arrival;
-use crate::storage::retention::lock;
 use crate::storage::retention::versions::{Copied, Made, Versioning, Versions};
+use crate::storage::retention::{fresh, lock};
 use crate::storage::rules::Rules;
 use crate::storage::upload::partial::{self, Left};
 use crate::storage::upload::{How, Target, Upload};
@@ -174,8 +175,7 @@ impl View {
     /// be what the name will stand for. Whether there was any.
     fn discard_partial(&self, place: &Place) -> bool {
         let directory = place.directory.as_fd();
-        let account = self.holder.as_ref().map_or("", Holder::account);
-        let left = partial::discard(directory, &partial::name_of(account, &place.name));
+        let left = partial::discard(directory, &partial::name_of(self.account(), &place.name));
         let Ok(Some(size)) = left else {
             return false;
         };
@@ -399,21 +399,25 @@ impl View {
     /// after a power cut a file may be as young as its upload, and a client that compares stores it again.
     ///
     /// # Errors
-    /// `NotPermitted(Touch)`, `Locked`; the rest is the kernel's.
+    /// `NotPermitted(Touch)`, `Locked` unless the account has just stored the file; the rest is the kernel's.
     pub fn set_times(
         &self,
         path: &VirtualPath,
         modified: i64,
         accessed: Option<i64>,
     ) -> Result<(), Error> {
-        let fd = self.open_for_attributes(path, Permission::Touch, None)?;
+        let fd = self.open_for_attributes(path, Attribute::Times)?;
         let accessed = accessed.map_or(TimeSpec::UTIME_OMIT, |seconds| TimeSpec::new(seconds, 0));
+        let before = fstat(&fd);
         let checksum = checksum::valid_record(fd.as_fd());
         arrival::remember(fd.as_fd());
         futimens(&fd, &accessed, &TimeSpec::new(modified, 0))
             .map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
         if let Some(checksum) = checksum {
             checksum::keep_for_time(fd.as_fd(), checksum, (modified, 0));
+        }
+        if let (Ok(before), Ok(after)) = (before, fstat(&fd)) {
+            fresh::renew(self.account(), &before, &after);
         }
         Ok(())
     }
@@ -423,7 +427,7 @@ impl View {
     /// # Errors
     /// `NotPermitted(Chmod)`, `Locked`; the rest is the kernel's.
     pub fn set_mode(&self, path: &VirtualPath, mode: u32) -> Result<(), Error> {
-        let fd = self.open_for_attributes(path, Permission::Chmod, Some(mode))?;
+        let fd = self.open_for_attributes(path, Attribute::Mode(mode))?;
         let mode = Mode::from_bits_truncate(mode & 0o777);
         let set = match fchmod(&fd, mode) {
             // Of a directory that cannot be read.
@@ -436,14 +440,17 @@ impl View {
         set.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
     }
 
-    /// Files and directories only: opening a device can do something. `mode` is the one that is going to be set; for that a
-    /// directory which cannot be read is opened as a mere path.
+    /// Files and directories only: opening a device can do something. For its mode a directory which cannot be read is opened
+    /// as a mere path.
     fn open_for_attributes(
         &self,
         path: &VirtualPath,
-        permission: Permission,
-        mode: Option<u32>,
+        attribute: Attribute,
     ) -> Result<OwnedFd, Error> {
+        let (permission, mode) = match attribute {
+            Attribute::Times => (Permission::Touch, None),
+            Attribute::Mode(mode) => (Permission::Chmod, Some(mode)),
+        };
         let located = self.permitted(path, permission)?;
         let fail = |errno| Error::from_errno(errno, path.as_bytes());
         let root = located.root.map_err(fail)?;
@@ -452,7 +459,9 @@ impl View {
             Kind::File | Kind::Directory => {}
             _ => return Err(Error::new(ErrorKind::NotAFile, path.as_bytes())),
         }
-        lock::check(&stat, located.rules.lock, path.as_bytes())?;
+        if mode.is_some() || !self.has_just_stored(&stat) {
+            lock::check(&stat, located.rules.lock, path.as_bytes())?;
+        }
         let is_directory = kind(&stat) == Kind::Directory;
         if is_directory && !mode.is_some_and(|mode| only_opens(&stat, mode)) {
             let (relative, lock) = (located.relative, located.rules.lock);
@@ -460,17 +469,35 @@ impl View {
         }
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let open = |access| root.open_below(located.relative, flags | access, Mode::empty());
-        match open(OFlag::O_RDONLY) {
+        let opened = match open(OFlag::O_RDONLY) {
             Err(Errno::EACCES) if is_directory && mode.is_some() => {
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
                 root.open_below(located.relative, flags, Mode::empty())
-                    .map_err(fail)
             }
             // Owners can set the mode of files that they cannot read.
-            Err(Errno::EACCES) => open(OFlag::O_WRONLY).map_err(fail),
-            other => other.map_err(fail),
+            Err(Errno::EACCES) => open(OFlag::O_WRONLY),
+            other => other,
+        };
+        let opened = opened.map_err(fail)?;
+        // What has the name by now may be locked.
+        match fstat(&opened) {
+            Ok(now) if is_same_file(&now, &stat) => Ok(opened),
+            _ => Err(Error::new(ErrorKind::Busy, path.as_bytes())),
         }
     }
+
+    /// Whether the account of this session has stored the file some minutes ago at most.
+    fn has_just_stored(&self, stat: &FileStat) -> bool {
+        fresh::is_fresh(self.account(), stat)
+    }
+}
+
+/// What is going to be set.
+#[derive(Clone, Copy)]
+enum Attribute {
+    Times,
+    /// The permission bits.
+    Mode(u32),
 }
 
 /// Whether the mode takes no right from anybody, and lets nobody write but the owner: that harms no file, and is how a directory
@@ -563,7 +590,9 @@ impl Renaming<'_> {
     ) -> Result<bool, Error> {
         let (from, to) = (self.from.2, self.to.2);
         let source = self.stat(from, self.from.0)?;
-        lock::check(&source, self.rules.lock, self.from.0.as_bytes())?;
+        if !self.view.has_just_stored(&source) {
+            lock::check(&source, self.rules.lock, self.from.0.as_bytes())?;
+        }
         let target = self.stat(to, self.to.0).ok();
         let is_same = |target: &FileStat| is_same_file(target, &source);
         let target = target.filter(|target| kind(target) != Kind::Directory && !is_same(target));
@@ -605,6 +634,9 @@ impl Renaming<'_> {
             }
         }
         done?;
+        if let Ok(renamed) = self.stat(to, self.to.0) {
+            fresh::renew(self.view.account(), &source, &renamed);
+        }
         let gone = match (version, old) {
             (Some(version), _) => version.stand(),
             (None, Some(old)) => vec![size_of(&old)],

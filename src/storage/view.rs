@@ -188,6 +188,11 @@ impl View {
         self.holder = Some(holder);
     }
 
+    /// Whose session it is; empty where that was not said.
+    pub(super) fn account(&self) -> &str {
+        self.holder.as_ref().map_or("", Holder::account)
+    }
+
     // ---- where things are
 
     /// The longest folder that the path lies in, or else the root.
@@ -377,8 +382,7 @@ impl View {
         let Some(place) = place() else {
             return Err(error);
         };
-        let account = self.holder.as_ref().map_or("", Holder::account);
-        let name = partial::name_of(account, &place.name);
+        let name = partial::name_of(self.account(), &place.name);
         let left = partial::told(place.directory.as_fd(), &name);
         if left.is_some() || !self.told.is_empty() {
             tell(&place, left.as_ref().map(size_of));

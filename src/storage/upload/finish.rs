@@ -30,6 +30,7 @@ use crate::storage::disk::root::Place;
 use crate::storage::disk::writers::{Holder, Reserved};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest};
+use crate::storage::retention::fresh;
 use crate::storage::retention::lock::locked_until;
 use crate::storage::retention::versions::{Copied, Made, Version, Versioning, Versions};
 
@@ -238,6 +239,12 @@ impl Upload {
         if self.marked {
             boot::unmark(self.file.as_fd());
             partial::forget_replaced(&self.file);
+        }
+        // What continues a finished file was there before.
+        if beside.rules.lock.is_some() && beside.clone_of.is_none() {
+            if let Ok(stat) = fstat(&*self.file) {
+                fresh::note(beside.account(), &stat);
+            }
         }
         Ok(())
     }
