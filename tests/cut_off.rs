@@ -84,7 +84,12 @@ fn what_waits_in_the_socket_when_the_control_connection_goes_is_kept() {
     let server = Server::start();
     let contents = noise(500_000);
     // The last ones begin beyond the size from which pages are moved, and not copied.
-    for (before, arrived) in [(0, 50_000), (0, 1), (10_000, 60_000), (300_000, 350_000)] {
+    for (before, arrived) in [
+        (0, 50_000),
+        (0, 9_000),
+        (10_000, 60_000),
+        (300_000, 350_000),
+    ] {
         for (index, end) in ENDS.iter().enumerate() {
             let name = format!("file-{before}-{arrived}-{index}");
             let mut client = server.client();

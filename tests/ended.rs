@@ -24,6 +24,7 @@ use thriftpd::ftp::{Ftp, Shared};
 use thriftpd::observe::sessions::Sessions;
 use thriftpd::server::admission::Admission;
 use thriftpd::server::bans::Bans;
+use thriftpd::server::ending::Ending;
 use thriftpd::server::stop::Stop;
 use thriftpd::server::{Connection, FrontEnd as _};
 use thriftpd::storage::{Permissions, Room};
@@ -108,9 +109,10 @@ impl House {
             stop: Arc::new(Stop::new().unwrap()),
         };
         let ftp = Arc::clone(&self.ftp);
+        let ending = Arc::new(Ending::new().unwrap());
         let (over, end) = mpsc::channel();
         std::thread::spawn(move || {
-            ftp.serve(connection);
+            ftp.serve(connection, ending);
             let _ = over.send(());
         });
         let mut client = Client::over_stream(stream, address);

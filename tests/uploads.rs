@@ -311,7 +311,11 @@ fn what_nobody_continues_is_told_by_check_and_removed_after_a_while() {
         told.contains("unfinished uploads in") && told.contains(": 2 of 5004 bytes"),
         "{told}"
     );
-    let again = Server::build().serving(&root).start();
+    // A clock that is believed at once.
+    let again = Server::build()
+        .environment("THRIFTPD_TEST_CLOCK", "0")
+        .serving(&root)
+        .start();
     again.wait_for_log("removed 1 unfinished uploads of 4 bytes (setting: keep_partial)");
     assert!(!old.exists());
     again.client().expect("SIZE new", 213).says("4096");

@@ -140,19 +140,16 @@ impl FrontEnd for Ftp {
         }
     }
 
-    fn serve(&self, connection: Connection) {
+    fn serve(&self, connection: Connection, ending: Arc<Ending>) {
         let Settings { config, tls } = self.settings();
         let shared = Arc::clone(&self.shared);
-        match Ending::new() {
-            Ok(ending) => {
-                let (tls, ending) = (tls.as_deref(), Arc::new(ending));
-                run(Session::new(connection, config, tls, shared, ending));
-            }
-            Err(error) => {
-                log::error!("{}: closed: no descriptors left: {error}", connection.peer);
-                self.refuse(&connection.stream, Refused::Resources);
-            }
-        }
+        run(Session::new(
+            connection,
+            config,
+            tls.as_deref(),
+            shared,
+            ending,
+        ));
     }
 
     fn refuse(&self, mut stream: &TcpStream, reason: Refused) {
@@ -207,7 +204,12 @@ fn run(mut session: Session) {
                 end(&mut session, why);
             }
             Next::Ended(why) => {
-                log::info!("{}: the session was ended: {why}", session.who());
+                // Strangers can have each other's sessions ended; those have their line elsewhere.
+                let level = match session.visitor() {
+                    Ok(_) => log::Level::Info,
+                    Err(_) => log::Level::Debug,
+                };
+                log::log!(level, "{}: the session was ended: {why}", session.who());
                 end(&mut session, why);
             }
             Next::ShutDown => end(&mut session, "The server is shutting down; goodbye."),

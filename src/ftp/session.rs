@@ -202,12 +202,7 @@ impl Session {
     pub fn reinitialize(&mut self) {
         if let Login::LoggedIn(_) = std::mem::replace(&mut self.login, Login::Greeted) {
             self.restart_login_clock();
-            let stream = self.control.stream();
-            let in_the_clear = !stream.is_encrypted();
-            if let Err(reason) = self.slot.log_out(stream.socket(), in_the_clear) {
-                log::error!("{}: closed: {reason}", self.who());
-                self.ended = true;
-            }
+            self.slot.log_out();
         }
         self.representation = Representation::default();
         self.data_port = DataPort::None;
@@ -239,15 +234,12 @@ impl Session {
                 self.shared.programs.run(&run, at_once);
             }
             Some(AfterReply::StopEncryption) => {
-                match self.control.stop_encryption(&self.stop, deadline) {
-                    Ok(()) => self.slot.set_in_the_clear(true),
-                    Err(error) => {
-                        log::warn!(
-                            "{}: closed: the encryption did not end in order: {error}",
-                            self.who()
-                        );
-                        self.ended = true;
-                    }
+                if let Err(error) = self.control.stop_encryption(&self.stop, deadline) {
+                    log::warn!(
+                        "{}: closed: the encryption did not end in order: {error}",
+                        self.who()
+                    );
+                    self.ended = true;
                 }
             }
         }
@@ -257,7 +249,6 @@ impl Session {
     /// between: it is not obeyed, and the connection is closed.
     pub fn encrypt(&mut self) {
         let deadline = self.login_deadline();
-        self.slot.set_in_the_clear(false);
         if self.control.flush().is_err() {
             self.ended = true;
             return;
@@ -282,7 +273,12 @@ impl Session {
                 self.security.client_names = stream.client_names();
             }
             Err(error) => {
-                log::warn!("{}: closed: no TLS: {error}", self.who());
+                // Strangers can have each other's sessions ended; those have their line elsewhere.
+                let level = match self.control.ending().why() {
+                    Some(_) => log::Level::Debug,
+                    None => log::Level::Warn,
+                };
+                log::log!(level, "{}: closed: no TLS: {error}", self.who());
                 self.ended = true;
                 if error.is_the_clients_fault() {
                     self.count_failure();

@@ -16,6 +16,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::addresses::{canonical, source};
 use super::admission::{Admission, Refused, Slot};
+use super::ending::Ending;
 use super::lobby::Lobby;
 use super::pool::Pool;
 use super::ready::{Want, wait, wait_for_any};
@@ -287,25 +288,24 @@ impl Acceptor {
             log::debug!("{peer}: closed without a word");
             return;
         }
-        match connection.slot.begin(&connection.stream, limits) {
-            Ok(None) => {}
-            Ok(Some(cut_off)) => {
-                let reason = Refused::GaveWay(limits.before_login);
-                if let Some(oldest) = cut_off.peer() {
-                    self.log_refusal(oldest, reason);
-                }
-                if let Some(stream) = cut_off.in_the_clear() {
-                    front_end.refuse(stream, reason);
-                }
+        let ending = Ending::new().map(Arc::new).map_err(|_| Refused::Resources);
+        let begun = ending.and_then(|ending| {
+            let cut_off = connection.slot.begin(peer, Arc::clone(&ending), limits)?;
+            if let Some(oldest) = cut_off {
+                self.log_refusal(oldest, Refused::GaveWay(limits.before_login));
             }
+            Ok(ending)
+        });
+        let ending = match begun {
+            Ok(ending) => ending,
             Err(reason) => {
                 self.log_refusal(peer, reason);
                 turn_away(&**front_end, &connection.stream, reason);
                 return;
             }
-        }
+        };
         let front_end_of_worker = Arc::clone(front_end);
-        let serve = move |connection| front_end_of_worker.serve(connection);
+        let serve = move |connection| front_end_of_worker.serve(connection, ending);
         if let Err((error, connection)) = self.pool.run(connection, serve) {
             self.shortages.of("threads").write(Level::Error, || {
                 format!("{peer}: refused: cannot start a thread: {error}")

@@ -7,14 +7,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::Hash;
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::addresses::{canonical, source};
+use super::addresses::source;
+use super::ending::Ending;
 
 /// Sessions that were cut off and have not noticed yet may be so many more than `sessions`.
 const LEAVING: usize = 16;
+
+/// What a client hears whose session made room.
+const GAVE_WAY: &str = "Too many connections without a login; try again.";
 
 /// How many sessions may be served at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,34 +118,16 @@ struct Counters {
 
 #[derive(Debug)]
 struct BeforeLogin {
+    /// Whose it is (see [`source`]).
     whose: IpAddr,
-    /// A second handle of the connection, by which it is cut off.
-    stream: TcpStream,
-    /// It is not encrypted, and not about to be.
-    in_the_clear: bool,
+    session: Known,
 }
 
-/// The connection of a session that has to make room; dropped, it is over.
-#[derive(Debug)]
-pub struct CutOff(BeforeLogin);
-
-impl CutOff {
-    /// None where the client is gone already.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.0.stream.peer_addr().ok().map(canonical)
-    }
-
-    /// The connection, where words in the clear may still be said on it.
-    pub fn in_the_clear(&self) -> Option<&TcpStream> {
-        self.0.in_the_clear.then_some(&self.0.stream)
-    }
-}
-
-impl Drop for CutOff {
-    fn drop(&mut self) {
-        // Its thread sees the end of the connection, wherever it waits.
-        let _ = self.0.stream.shutdown(Shutdown::Both);
-    }
+/// A session, as one that has to make room is named and ended.
+#[derive(Clone, Debug)]
+struct Known {
+    peer: SocketAddr,
+    ending: Arc<Ending>,
 }
 
 /// What a connection counts as.
@@ -160,20 +146,23 @@ pub struct Slot {
     /// Whose it is (see [`source`]).
     whose: IpAddr,
     stage: Stage,
+    /// None while its client is silent.
+    session: Option<Known>,
 }
 
 impl Slot {
-    /// The connection becomes a session. One of those before login is cut off where there are too many: the one that
-    /// is returned.
+    /// The connection becomes a session, which `ending` ends. One of those before login is ended where there are too many: the
+    /// client of that one is returned.
     ///
     /// # Errors
     /// The limit that is reached all the same.
     pub fn begin(
         &mut self,
-        stream: &TcpStream,
+        peer: SocketAddr,
+        ending: Arc<Ending>,
         limits: &Limits,
-    ) -> Result<Option<CutOff>, Refused> {
-        let handle = stream.try_clone().map_err(|_| Refused::Resources)?;
+    ) -> Result<Option<SocketAddr>, Refused> {
+        let session = Known { peer, ending };
         let (number, cut_off) = self.admission.with(|counters| {
             if counters.stays_full(limits) {
                 return Err(Refused::Full(limits.sessions));
@@ -182,11 +171,15 @@ impl Slot {
                 counters.before_login.len() >= limits.before_login || counters.is_full(limits);
             let cut_off = must_cut.then(|| counters.cut_off_one()).flatten();
             counters.sessions += 1;
-            let number = counters.wait_for_login(self.whose, handle, true);
+            let number = counters.wait_for_login(self.whose, session.clone());
             Ok((number, cut_off))
         })?;
         self.stage = Stage::BeforeLogin(number);
-        Ok(cut_off)
+        self.session = Some(session);
+        Ok(cut_off.map(|cut_off| {
+            cut_off.ending.end(GAVE_WAY);
+            cut_off.peer
+        }))
     }
 
     /// The session has logged in.
@@ -198,32 +191,15 @@ impl Slot {
         }
     }
 
-    /// Whether the connection is in the clear, and stays so for the next reply; it is until this says otherwise.
-    pub fn set_in_the_clear(&self, in_the_clear: bool) {
-        if let Stage::BeforeLogin(number) = self.stage {
-            self.admission.with(|counters| {
-                if let Some(session) = counters.before_login.get_mut(&number) {
-                    session.in_the_clear = in_the_clear;
-                }
-            });
-        }
-    }
-
     /// The session is again one before its login, the latest of them.
-    ///
-    /// # Errors
-    /// When there is no descriptor left by which it could be cut off.
-    pub fn log_out(&mut self, stream: &TcpStream, in_the_clear: bool) -> Result<(), Refused> {
-        if self.stage != Stage::LoggedIn {
-            return Ok(());
+    pub fn log_out(&mut self) {
+        if let (Stage::LoggedIn, Some(session)) = (self.stage, self.session.clone()) {
+            let whose = self.whose;
+            let number = self
+                .admission
+                .with(|counters| counters.wait_for_login(whose, session));
+            self.stage = Stage::BeforeLogin(number);
         }
-        let handle = stream.try_clone().map_err(|_| Refused::Resources)?;
-        let whose = self.whose;
-        let number = self
-            .admission
-            .with(|counters| counters.wait_for_login(whose, handle, in_the_clear));
-        self.stage = Stage::BeforeLogin(number);
-        Ok(())
     }
 }
 
@@ -243,23 +219,19 @@ impl Counters {
     }
 
     /// The oldest of the address that has most.
-    fn cut_off_one(&mut self) -> Option<CutOff> {
+    fn cut_off_one(&mut self) -> Option<Known> {
         let whose = self.before_login.values().map(|session| session.whose);
         let index = most_crowded(whose)?;
         let number = *self.before_login.keys().nth(index)?;
-        let session = self.before_login.remove(&number)?;
+        let cut_off = self.before_login.remove(&number)?;
         self.leaving += 1;
-        Some(CutOff(session))
+        Some(cut_off.session)
     }
 
     /// A session without a login; the number by which it is found.
-    fn wait_for_login(&mut self, whose: IpAddr, stream: TcpStream, in_the_clear: bool) -> u64 {
-        let session = BeforeLogin {
-            whose,
-            stream,
-            in_the_clear,
-        };
+    fn wait_for_login(&mut self, whose: IpAddr, session: Known) -> u64 {
         self.next += 1;
+        let session = BeforeLogin { whose, session };
         self.before_login.insert(self.next, session);
         self.next
     }
@@ -303,6 +275,7 @@ impl Admission {
             admission: self.clone(),
             whose,
             stage: Stage::Silent,
+            session: None,
         })
     }
 
@@ -404,25 +377,23 @@ mod tests {
         login: Duration::from_secs(60),
     };
 
-    /// Both ends of a connection.
-    fn connection() -> (TcpStream, TcpStream) {
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (listener.accept().unwrap().0, client)
+    fn ending() -> Arc<Ending> {
+        Arc::new(Ending::new().unwrap())
     }
 
-    fn session(admission: &Admission, last: u8, stream: &TcpStream) -> Result<Slot, Refused> {
-        let mut slot = admission.admit(IpAddr::from([127, 0, 0, last]), &LIMITS)?;
-        slot.begin(stream, &LIMITS)?;
+    fn session(admission: &Admission, last: u8, ending: &Arc<Ending>) -> Result<Slot, Refused> {
+        let peer = SocketAddr::from(([127, 0, 0, last], 2121));
+        let mut slot = admission.admit(peer.ip(), &LIMITS)?;
+        slot.begin(peer, Arc::clone(ending), &LIMITS)?;
         Ok(slot)
     }
 
     #[test]
     fn limits_hold_in_all_per_address_and_per_user_and_slots_come_back() {
         let admission = Admission::default();
-        let (stream, _client) = connection();
+        let ending = ending();
         let logged_in = |last| -> Result<Slot, Refused> {
-            let mut slot = session(&admission, last, &stream)?;
+            let mut slot = session(&admission, last, &ending)?;
             slot.log_in();
             Ok(slot)
         };
@@ -476,21 +447,16 @@ mod tests {
 
     #[test]
     fn the_oldest_without_a_login_is_cut_off_for_a_new_one_and_who_has_logged_in_never() {
-        use std::io::Read as _;
         let admission = Admission::default();
-        let pairs: Vec<_> = (0..4).map(|_| connection()).collect();
-        let begin = |index: usize| session(&admission, 10 + index as u8, &pairs[index].0);
+        let endings: Vec<_> = (0..4).map(|_| ending()).collect();
+        let begin = |index: usize| session(&admission, 10 + index as u8, &endings[index]);
         let mut logged_in = begin(0).unwrap();
         logged_in.log_in();
         let oldest = begin(1).unwrap();
         let second = begin(2).unwrap();
         let _third = begin(3).unwrap();
-        let mut end = [0];
-        assert_eq!((&pairs[1].1).read(&mut end).unwrap(), 0, "it was cut off");
-        for (_, client) in [&pairs[0], &pairs[2], &pairs[3]] {
-            client.set_nonblocking(true).unwrap();
-            assert!((&*client).read(&mut end).is_err(), "it goes on");
-        }
+        let ended = endings.iter().map(|ending| ending.why().is_some());
+        assert_eq!(ended.collect::<Vec<_>>(), [false, true, false, false]);
         assert_eq!(admission.sessions(), 4, "one of them has not noticed yet");
         drop(oldest);
         assert_eq!(admission.sessions(), 3);
@@ -502,11 +468,11 @@ mod tests {
     #[test]
     fn nobody_is_cut_off_where_that_makes_no_room() {
         let admission = Admission::default();
-        let (stream, _client) = connection();
+        let ending = ending();
         let mut slots: Vec<Slot> = Vec::new();
         // Of those that were cut off none notices.
         let refused = loop {
-            match session(&admission, slots.len() as u8, &stream) {
+            match session(&admission, slots.len() as u8, &ending) {
                 Ok(slot) => slots.push(slot),
                 Err(refused) => break refused,
             }
@@ -516,18 +482,17 @@ mod tests {
         let waiting = || admission.with(|counters| counters.before_login.len());
         assert_eq!(waiting(), LIMITS.before_login);
         for last in 100..110 {
-            let refused = session(&admission, last, &stream).unwrap_err();
+            let refused = session(&admission, last, &ending).unwrap_err();
             assert_eq!(refused, Refused::Full(3));
         }
         assert_eq!(waiting(), LIMITS.before_login);
         // One that is silent yet is not served at their cost either.
         drop(slots.remove(0));
-        let mut silent = admission
-            .admit(IpAddr::from([127, 0, 0, 200]), &LIMITS)
-            .unwrap();
-        slots.push(session(&admission, 201, &stream).unwrap());
+        let peer = SocketAddr::from(([127, 0, 0, 200], 2121));
+        let mut silent = admission.admit(peer.ip(), &LIMITS).unwrap();
+        slots.push(session(&admission, 201, &ending).unwrap());
         assert_eq!(
-            silent.begin(&stream, &LIMITS).unwrap_err(),
+            silent.begin(peer, ending, &LIMITS).unwrap_err(),
             Refused::Full(3)
         );
         assert_eq!(waiting(), LIMITS.before_login);
@@ -535,17 +500,15 @@ mod tests {
 
     #[test]
     fn who_has_logged_out_is_cut_off_like_those_who_never_logged_in() {
-        use std::io::Read as _;
         let admission = Admission::default();
-        let pairs: Vec<_> = (0..3).map(|_| connection()).collect();
-        let begin = |index: usize| session(&admission, 10 + index as u8, &pairs[index].0);
+        let endings: Vec<_> = (0..3).map(|_| ending()).collect();
+        let begin = |index: usize| session(&admission, 10 + index as u8, &endings[index]);
         let mut first = begin(0).unwrap();
         first.log_in();
-        first.log_out(&pairs[0].0, true).unwrap();
+        first.log_out();
         let _second = begin(1).unwrap();
         let _third = begin(2).unwrap();
-        let mut end = [0];
-        assert_eq!((&pairs[0].1).read(&mut end).unwrap(), 0, "it was cut off");
+        assert!(endings[0].why().is_some(), "it was ended");
         drop(first);
         assert_eq!(admission.sessions(), 2);
     }

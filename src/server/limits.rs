@@ -3,7 +3,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Descriptors a session can hold at once: control connection, what ends it from outside, passive port, data connection,
 /// root, folder, the file, its directory, a pipe.
-pub const DESCRIPTORS_PER_SESSION: u64 = 11;
+pub const DESCRIPTORS_PER_SESSION: u64 = 10;
 /// Descriptors the process holds besides.
 pub const DESCRIPTORS_BESIDES: u64 = 32;
 

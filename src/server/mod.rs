@@ -52,6 +52,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use admission::{Refused, Slot};
+use ending::Ending;
 use stop::Stop;
 
 pub use admission::Limits;
@@ -82,8 +83,8 @@ pub trait FrontEnd: Send + Sync + 'static {
     fn screen(&self, peer: IpAddr, local: IpAddr) -> Result<(), Refused>;
     /// Makes the socket ready and says the first words, where they are the server's. Must not block.
     fn greet(&self, stream: &TcpStream, listener: usize);
-    /// Serves one connection to its end, on a worker's thread.
-    fn serve(&self, connection: Connection);
+    /// Serves one connection to its end, or until others end it, on a worker's thread.
+    fn serve(&self, connection: Connection, ending: Arc<Ending>);
     /// Says in one short write why the connection is not served. Must not block.
     fn refuse(&self, stream: &TcpStream, reason: Refused);
     /// Reads the configuration again; what is wrong with a new one goes to the log, and the old one stays.

@@ -28,9 +28,7 @@ use crate::storage::path::VirtualPath;
 use crate::storage::permissions::{Permission, Permissions};
 use crate::storage::quota::counts;
 use crate::storage::quota::meter::Metered;
-use crate::storage::rules::Usage;
-use crate::storage::rules::{Quota, Room, Rules};
-use crate::storage::upload::available;
+use crate::storage::rules::{Quota, Room, Rules, Usage, available};
 use crate::storage::upload::partial;
 use crate::storage::upload::told::Told;
 
@@ -190,6 +188,11 @@ impl View {
         self.holder = Some(holder);
     }
 
+    /// Whose session it is; empty where that was not said.
+    pub(super) fn account(&self) -> &str {
+        self.holder.as_ref().map_or("", Holder::account)
+    }
+
     // ---- where things are
 
     /// The longest folder that the path lies in, or else the root.
@@ -222,16 +225,6 @@ impl View {
             located.permissions = located.permissions_of_versions();
         }
         located
-    }
-
-    /// What holds where the path lies.
-    pub(super) fn rules_at(&self, path: &VirtualPath) -> &Rules {
-        let inside = self.folders.iter().filter_map(|folder| {
-            let relative = path.below(&folder.spec.path)?;
-            Some((relative.len(), &folder.spec.rules))
-        });
-        let nearest = inside.min_by_key(|(length, _)| *length);
-        nearest.map_or(&self.rules, |(_, rules)| rules)
     }
 
     /// Remembers that the user has stored a file of `size` bytes, of which so many came now. What keeps that from being
@@ -389,8 +382,7 @@ impl View {
         let Some(place) = place() else {
             return Err(error);
         };
-        let account = self.holder.as_ref().map_or("", Holder::account);
-        let name = partial::name_of(account, &place.name);
+        let name = partial::name_of(self.account(), &place.name);
         let left = partial::told(place.directory.as_fd(), &name);
         if left.is_some() || !self.told.is_empty() {
             tell(&place, left.as_ref().map(size_of));

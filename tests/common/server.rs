@@ -36,6 +36,7 @@ pub struct Builder {
     flag_user: bool,
     environment: Vec<(String, String)>,
     mounts: Vec<(PathBuf, String)>,
+    under: Vec<String>,
 }
 
 impl Builder {
@@ -55,7 +56,14 @@ impl Builder {
             flag_user: false,
             environment: Vec::new(),
             mounts: Vec::new(),
+            under: Vec::new(),
         }
+    }
+
+    /// Has this program with these arguments start the server, whose place it leaves to it: what is started is the server.
+    pub fn under(mut self, program: &[&str]) -> Self {
+        self.under = program.iter().map(|&word| word.to_owned()).collect();
+        self
     }
 
     /// Serves what lies at this place of the host under this name too, read-only. It is mounted where the server alone
@@ -131,6 +139,11 @@ impl Builder {
     /// The server's program, alone with its mounts where it has some.
     fn program(&self) -> Command {
         let program = env!("CARGO_BIN_EXE_thriftpd");
+        if let [other, arguments @ ..] = &self.under[..] {
+            let mut command = Command::new(other);
+            command.args(arguments).arg(program);
+            return command;
+        }
         if self.mounts.is_empty() {
             return Command::new(program);
         }

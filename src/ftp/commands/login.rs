@@ -230,9 +230,6 @@ pub fn acct(session: &mut Session, _: &[u8]) -> Answer {
 pub fn rein(session: &mut Session, _: &[u8]) -> Answer {
     session.reinitialize();
     session.security.reset();
-    if session.ended {
-        return Err(Refusal::new(421, Refused::Resources.to_string()));
-    }
     if session.control.stream().is_encrypted() && !session.security.implicit {
         session.after_reply = Some(AfterReply::StopEncryption);
     }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, setsockopt,
-    socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, listen,
+    setsockopt, socket, sockopt,
 };
 
 use super::Outcome;
@@ -66,9 +66,8 @@ impl PassivePort {
             let offset = (start + step) % count;
             // Fits: the offset is less than the number of ports.
             let port = range.low + u16::try_from(offset).unwrap_or(0);
-            match TcpListener::bind((local, port)) {
+            match listener(local, port) {
                 Ok(listener) => {
-                    listener.set_nonblocking(true)?;
                     return Ok(Self {
                         listener,
                         port,
@@ -272,7 +271,26 @@ fn connect_to(
     }
 }
 
+/// For one connection; a few strangers may come before it.
+const BACKLOG: i32 = 128;
+
+fn listener(local: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let socket = bound_socket(local, port)?;
+    listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(TcpListener::from(socket))
+}
+
 fn active_socket(local: IpAddr, port: u16) -> io::Result<OwnedFd> {
+    match bound_socket(local, port) {
+        // The privilege was lost, or another server holds the port alone: RFC 1123 asks for no more than an effort.
+        Err(Errno::EACCES | Errno::EADDRINUSE) if port != 0 => bound_socket(local, 0),
+        other => other,
+    }
+    .map_err(io::Error::from)
+}
+
+/// One that never blocks.
+fn bound_socket(local: IpAddr, port: u16) -> Result<OwnedFd, Errno> {
     let family = if local.is_ipv4() {
         AddressFamily::Inet
     } else {
@@ -285,15 +303,9 @@ fn active_socket(local: IpAddr, port: u16) -> io::Result<OwnedFd> {
         None,
     )?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-    let bound = bind(
-        socket.as_raw_fd(),
-        &SockaddrStorage::from(SocketAddr::new(local, port)),
-    );
-    match bound {
-        // The privilege was lost, or another server holds the port alone: RFC 1123 asks for no more than an effort.
-        Err(Errno::EACCES | Errno::EADDRINUSE) if port != 0 => active_socket(local, 0),
-        other => other.map(|()| socket).map_err(io::Error::from),
-    }
+    let address = SockaddrStorage::from(SocketAddr::new(local, port));
+    bind(socket.as_raw_fd(), &address)?;
+    Ok(socket)
 }
 
 fn start_connecting(socket: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {

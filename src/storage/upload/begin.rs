@@ -21,7 +21,7 @@ use crate::storage::integrity::checksum::{self, Algorithm, Digest};
 use crate::storage::permissions::Permission;
 use crate::storage::quota::meter::Meter;
 use crate::storage::retention::lock;
-use crate::storage::retention::versions::{self, Keeping};
+use crate::storage::retention::versions::{Copied, Version, Versioning, Versions};
 use crate::storage::rules::Uploads;
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
@@ -378,6 +378,7 @@ impl Upload {
             may_replace: target.permissions.contains(Permission::Overwrite),
             modes: target.modes,
             clone_of: None,
+            min_free: target.min_free,
             resumable: partial.resumable,
             had,
             keeps,
@@ -438,12 +439,15 @@ impl Upload {
         let size = size_of(&stat);
         let position = target.position(how, size)?;
         let space = target.space(target.meter(file.as_fd()), size, (0, 0));
+        let mut upload = Self::in_place(target, file, None, space, position)?;
         if how != How::Append {
-            keep_old(target, &file, &space)?;
+            let of_old = version_of(target, &upload.file, &upload.space)?;
+            if let Grows::InPlace { version, .. } = &mut upload.grows {
+                *version = of_old;
+            }
         }
         // It tells of what was there, and would again if the time of then came back.
-        checksum::forget(file.as_fd());
-        let mut upload = Self::in_place(target, file, None, space, position)?;
+        checksum::forget(upload.file.as_fd());
         upload.cuts = how == How::Replace;
         upload.may_be_longer = true;
         Ok(upload)
@@ -491,6 +495,7 @@ impl Upload {
         let grows = Grows::InPlace {
             new_in,
             at: (root, target.relative.to_vec()),
+            version: None,
         };
         Ok(Self::of(target, file, grows, space, position))
     }
@@ -531,34 +536,33 @@ fn claim_target(target: &Target<'_>, may_be_new: bool) -> Result<Claimed, Error>
     Err(target.refuse(ErrorKind::Busy))
 }
 
-/// Keeps a copy of what is going to be overwritten in place, where there is room for one.
-fn keep_old(target: &Target<'_>, old: &Claimed, space: &Space) -> Result<(), Error> {
+/// A copy of what is going to be overwritten in place, where there is room for one.
+fn version_of(target: &Target<'_>, old: &Claimed, space: &Space) -> Result<Option<Version>, Error> {
     if target.rules.versions == 0 {
-        return Ok(());
+        return Ok(None);
     }
     let fail = |errno| target.fail(errno);
     let flags = OPEN | OFlag::O_RDONLY;
-    let copied = target
+    let read = target
         .root
-        .open_below(target.relative, flags, Mode::empty());
-    let copied = File::from(copied.map_err(fail)?);
-    let size = size_of(&fstat(&copied).map_err(fail)?);
+        .open_below(target.relative, flags, Mode::empty())
+        .map_err(fail)?;
+    let size = size_of(&fstat(&read).map_err(fail)?);
     space
-        .would_fit(&copied, size)
+        .would_fit(old, size)
         .and_then(|()| space.one_more(size))
         .map_err(|kind| target.refuse(kind))?;
-    let keeping = Keeping {
+    let how = Versioning {
         most: target.rules.versions,
         durable: target.durable,
         order: Order::of(old.as_fd()),
+        min_free: target.min_free,
     };
-    let kept = versions::keep_copy(target.root, target.relative, &copied.into(), keeping);
-    let gone = kept.map_err(|errno| {
+    let version = Versions::of(target.root, target.relative, how)
+        .and_then(|versions| versions.copy(&read))
+        .and_then(Copied::become_version);
+    version.map(Some).map_err(|errno| {
         space.went(size, 1);
-        target.fail(errno)
-    })?;
-    for gone in gone {
-        space.went(gone, 1);
-    }
-    Ok(())
+        fail(errno)
+    })
 }

@@ -17,8 +17,6 @@ mod space;
 pub mod sweep;
 pub mod told;
 
-pub(super) use space::available;
-
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
@@ -42,7 +40,8 @@ use crate::storage::integrity::checksum::{self, Digest, Stopped};
 use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permissions;
 use crate::storage::quota::meter::Metered;
-use crate::storage::rules::{Room, Rules};
+use crate::storage::retention::versions::Version;
+use crate::storage::rules::{Room, Rules, available};
 use space::Space;
 use told::Told;
 
@@ -120,6 +119,8 @@ enum Grows {
         new_in: Option<OwnedFd>,
         /// Where its name is: the root, and the path below.
         at: (Root, Vec<u8>),
+        /// What is there, until it is written to.
+        version: Option<Version>,
     },
     /// A partial file that takes the target's place in the end.
     Beside(Box<Beside>),
@@ -145,6 +146,7 @@ struct Beside {
     /// The file that is replaced becomes an old version: where its root is, and its path below.
     keeps: Option<(Root, Vec<u8>)>,
     rules: Rules,
+    min_free: Room,
     holder: Option<Holder>,
 }
 
@@ -257,6 +259,11 @@ impl Upload {
 
     /// To be called before anything is written.
     fn cut(&mut self) -> Result<(), Error> {
+        if let Grows::InPlace { version, .. } = &mut self.grows {
+            for gone in version.take().map(Version::stand).unwrap_or_default() {
+                self.space.went(gone, 1);
+            }
+        }
         if std::mem::take(&mut self.cuts) {
             let position = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
             ftruncate(&*self.file, position).map_err(|errno| self.failed(errno))?;
@@ -340,6 +347,12 @@ impl Drop for Upload {
             return;
         }
         let size = length(&self.file).unwrap_or(0);
+        if let Grows::InPlace { version, .. } = &mut self.grows {
+            // Nothing was written: what is there is no old version.
+            if let Some(version) = version.take() {
+                self.space.went(version.size(), 1);
+            }
+        }
         if let Grows::Beside(beside) = &self.grows {
             let directory = beside.place.directory.as_fd();
             let is_vain = size == 0 && !(self.has_begun && beside.had.is_some());

@@ -20,6 +20,7 @@ use thriftpd::ftp::{Ftp, Shared};
 use thriftpd::observe::sessions::Sessions;
 use thriftpd::server::admission::Admission;
 use thriftpd::server::bans::Bans;
+use thriftpd::server::ending::Ending;
 use thriftpd::server::stop::Stop;
 use thriftpd::server::{Connection, FrontEnd as _};
 use thriftpd::storage::{Permissions, Room, Uploads};
@@ -220,13 +221,14 @@ pub fn session(data: &[u8]) {
         stop: Arc::clone(&house.stop),
     };
     let ftp = Arc::clone(&house.ftp);
+    let ending = Arc::new(Ending::new().unwrap());
     let (ended, end) = mpsc::channel();
     let server = std::thread::spawn(move || {
         // Writing beyond the limit on sizes must fail as it does in the server, not end the process.
         let mut too_large = SigSet::empty();
         too_large.add(Signal::SIGXFSZ);
         too_large.thread_block().unwrap();
-        ftp.serve(connection);
+        ftp.serve(connection, ending);
         let _ = ended.send(());
     });
     let mut client = Client::new(stream);
