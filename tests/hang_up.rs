@@ -517,16 +517,14 @@ fn pause(wait: Duration) {
     while Instant::now() < until {}
 }
 
-/// The line of the log that tells of the upload's end.
+/// The line of the log that tells of the upload's end, and holds this.
 #[track_caller]
-fn how_it_ended(server: &Server, name: &str, seen: usize) -> String {
+fn how_it_ended(server: &Server, part: &str, seen: usize) -> String {
     let mut found = None;
     eventually("the upload ends", || {
         let text = server.log_text();
         let mut lines = text.lines().skip(seen);
-        found = lines
-            .find(|line| line.contains(&format!("/{name} ")))
-            .map(str::to_owned);
+        found = lines.find(|line| line.contains(part)).map(str::to_owned);
         found.is_some()
     });
     found.unwrap()
@@ -550,7 +548,7 @@ fn hangs_up(
             let seen = server.log_text().lines().count();
             let sender = Sender::begin(server, encrypted, name, &contents);
             let took = sender.hang_up(Duration::from_micros(wait));
-            let ended = how_it_ended(server, name, seen);
+            let ended = how_it_ended(server, &format!("/{name} 100000 bytes"), seen);
             if took < limit {
                 look(&format!("{took:?}: {ended}"));
                 valid += 1;
@@ -665,6 +663,7 @@ fn is_never_replaced(
     let server = Server::build().keys(keys).start();
     let old = noise(OLD);
     server.client().stor("old", &old);
+    server.wait_for_log(&format!("/old {OLD} bytes"));
     let local = server.directory("local").join("old");
     fs::write(&local, noise(OLD + 1)).unwrap();
     for number in 0..often {
@@ -674,7 +673,7 @@ fn is_never_replaced(
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         end(&server, &mut child, number);
         child.wait().unwrap();
-        let ended = how_it_ended(&server, "old", seen);
+        let ended = how_it_ended(&server, "/old ", seen);
         assert!(!ended.contains("complete"), "try {number}: {ended}");
         assert_same_bytes(&server.read("old"), &old);
     }
