@@ -6,10 +6,13 @@ mod common;
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::sync::Arc;
 
 use common::secure::{Secure, client_config};
 use common::{Client, Server, assert_same_bytes, eventually, noise, reset};
 use nix::sys::signal::Signal;
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 
 /// Does something while the server stands still, so that it sees all of it together.
@@ -142,6 +145,37 @@ fn what_waits_in_an_encrypted_connection_when_the_control_connection_goes_is_kep
             server.wait_for_log(&format!("{name} {arrived} bytes"));
             is_continued(&server, &name, &contents, arrived);
         }
+    }
+}
+
+#[test]
+fn what_waits_behind_the_handshake_when_the_control_connection_goes_is_kept() {
+    let server = Server::start();
+    let contents = noise(100_000);
+    for (index, arrived) in [1, 50_000].into_iter().enumerate() {
+        let name = format!("file-{index}");
+        let mut client = Secure::client(&server, client_config(&TLS13));
+        let mut data = client.epsv();
+        client.expect(format!("STOR {name}"), 150);
+        let host = ServerName::try_from("localhost").unwrap();
+        let mut tls = ClientConnection::new(Arc::clone(&client.config), host).unwrap();
+        while tls.wants_write() {
+            tls.write_tls(&mut data).unwrap();
+        }
+        // Its last message is not sent yet.
+        while tls.is_handshaking() {
+            tls.read_tls(&mut data).unwrap();
+            tls.process_new_packets().unwrap();
+        }
+        while_stopped(&server, || {
+            tls.writer().write_all(&contents[..arrived]).unwrap();
+            while tls.wants_write() {
+                tls.write_tls(&mut data).unwrap();
+            }
+            drop(client);
+        });
+        server.wait_for_log(&format!("{name} {arrived} bytes"));
+        is_continued(&server, &name, &contents, arrived);
     }
 }
 

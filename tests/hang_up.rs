@@ -697,6 +697,27 @@ fn killed_in_the_middle(server: &Server, child: &mut Child, number: usize) {
     child.kill().unwrap();
 }
 
+#[test]
+fn curl_that_is_killed_makes_no_new_file() {
+    let server = Server::start();
+    let local = server.directory("local").join("new");
+    fs::write(&local, noise(OLD)).unwrap();
+    for number in 0..tries(10) {
+        let name = format!("new-{number}");
+        let mut command = the_program("curl", server.home());
+        command
+            .args(["-sS", "--limit-rate", "20M", "-T"])
+            .arg(&local);
+        let command = command.arg(server.url(&name)).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        killed_in_the_middle(&server, &mut child, number);
+        child.wait().unwrap();
+        let ended = how_it_ended(&server, &format!("/{name} "), 0);
+        assert!(!ended.contains("complete"), "try {number}: {ended}");
+        assert!(!server.exists(&name));
+    }
+}
+
 fn curl(server: &Server, local: &Path, arguments: &[&str]) -> Command {
     let mut curl = the_program("curl", server.home());
     curl.args(["-sS", "-T"]).arg(local).args(arguments);

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -439,7 +439,9 @@ impl Server {
 
     /// The log so far.
     pub fn log_text(&self) -> String {
-        self.log.lines.lock().unwrap().join("\n")
+        // Told when a test fails, too, that waited for a line.
+        let lines = self.log.lines.lock();
+        lines.unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 
     /// Waits for a log line that holds `part`, and returns it.

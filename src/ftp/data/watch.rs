@@ -125,7 +125,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// The same until a deadline of the caller's; false when it has passed.
+    /// The same until a deadline of the caller's, for a data connection that is being opened; false when it has passed. What
+    /// has come over that goes first: the bytes of a client that is gone by now may be behind it.
     ///
     /// # Errors
     /// What ended the wait instead.
@@ -136,9 +137,11 @@ impl<'a> Watch<'a> {
         deadline: Instant,
     ) -> Result<bool, Outcome> {
         loop {
-            if self.poll(Some((data, want)), Some(deadline))? {
+            let ready = self.ready(Some((data, want)), Some(deadline))?;
+            if ready[0].wanted {
                 return Ok(true);
             }
+            self.heed(ready)?;
             if Instant::now() >= deadline {
                 return Ok(false);
             }
@@ -175,14 +178,28 @@ impl<'a> Watch<'a> {
         data: Option<(BorrowedFd<'_>, Want)>,
         deadline: Option<Instant>,
     ) -> Result<bool, Outcome> {
+        let ready = self.ready(data, deadline)?;
+        self.heed(ready)?;
+        Ok(ready[0].wanted)
+    }
+
+    fn ready(
+        &self,
+        data: Option<(BorrowedFd<'_>, Want)>,
+        deadline: Option<Instant>,
+    ) -> Result<[Ready; 4], Outcome> {
         let control = self
             .supervisor
             .wants()
             .map(|want| (self.supervisor.fd(), want));
         let over = Some((self.stop.over_fd(), Want::Input));
         let ending = Some((self.supervisor.ending().fd(), Want::Input));
-        let ready = wait([data, control, over, ending], deadline);
-        let [data, control, over, _] = ready.map_err(broken_wait)?;
+        wait([data, control, over, ending], deadline).map_err(broken_wait)
+    }
+
+    /// # Errors
+    /// What ended the transfer.
+    fn heed(&mut self, [_, control, over, _]: [Ready; 4]) -> Result<(), Outcome> {
         if over.wanted {
             return Err(Outcome::ShutDown);
         }
@@ -192,7 +209,7 @@ impl<'a> Watch<'a> {
         if control != Ready::default() {
             self.supervisor.look(control, self.bytes).into_result()?;
         }
-        Ok(data.wanted)
+        Ok(())
     }
 }
 
