@@ -80,12 +80,14 @@ fn into_the_last_flush(
     let deadline = Instant::now() + common::PATIENCE;
     loop {
         gate.wait();
-        let has = inode(server, name);
-        if has.is_some() && has != had {
+        let is_named = gate.pass_unless(&|| {
+            let has = inode(server, name);
+            has.is_some() && has != had
+        });
+        if is_named {
             return;
         }
         assert!(Instant::now() < deadline, "it is never given its name");
-        gate.pass();
     }
 }
 
