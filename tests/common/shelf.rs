@@ -27,8 +27,6 @@ pub struct Abilities {
     pub attributes: bool,
     /// Locks of files: what is asked for is refused where it has none.
     pub locks: bool,
-    /// Further names of a file.
-    pub links: bool,
 }
 
 impl Abilities {
@@ -36,7 +34,6 @@ impl Abilities {
         rename_flags: true,
         attributes: true,
         locks: true,
-        links: true,
     };
 
     pub const fn without_attributes(mut self) -> Self {
@@ -44,14 +41,8 @@ impl Abilities {
         self
     }
 
-    /// Those that some FUSE file systems lack.
     pub const fn without_rename_flags(mut self) -> Self {
         self.rename_flags = false;
-        self
-    }
-
-    pub const fn without_links(mut self) -> Self {
-        self.links = false;
         self
     }
 
@@ -493,9 +484,6 @@ impl Filesystem for Served {
     }
 
     fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if !self.abilities.links {
-            return reply.error(Errno::EPERM);
-        }
         let mut nodes = self.nodes();
         if nodes.find(parent, name).is_some() {
             return reply.error(Errno::EEXIST);
