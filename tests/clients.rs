@@ -10,7 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::{
-    PASSWORD, Server, USER, assert_same_bytes, assert_same_trees, noise, run_client, the_program,
+    PASSWORD, Server, USER, assert_same_bytes, assert_same_trees, lftp, noise, rclone, run_client,
+    the_program,
 };
 
 fn program(server: &Server, name: &str, arguments: &[&str]) -> common::Finished {
@@ -23,14 +24,6 @@ fn curl(server: &Server, arguments: &[&str]) -> common::Finished {
     let mut all = vec!["-sS", "--max-time", "60"];
     all.extend(arguments);
     program(server, "curl", &all)
-}
-
-fn lftp(server: &Server, script: &str) -> common::Finished {
-    let script = format!(
-        "set net:timeout 20; set ftp:ssl-allow no; set net:max-retries 2; set cmd:fail-exit yes; set xfer:log no; open -u {USER},{PASSWORD} ftp://{}; {script}",
-        server.address()
-    );
-    program(server, "lftp", &["-c", &script])
 }
 
 /// Names that break careless programs, each with contents of its own.
@@ -370,23 +363,6 @@ fn tnftp_uploads_and_downloads() {
     )
     .succeeded();
     assert_same_bytes(&fs::read(back).unwrap(), &noise(40_000));
-}
-
-fn rclone(server: &Server, arguments: &[&str]) -> common::Finished {
-    let obscured = program(server, "rclone", &["obscure", PASSWORD])
-        .succeeded()
-        .text();
-    let mut command = the_program("rclone", server.home());
-    command
-        .args(arguments)
-        .args(["--retries", "1"])
-        .env("RCLONE_CONFIG", server.home().join("rclone.conf"))
-        .env("RCLONE_FTP_HOST", "127.0.0.1")
-        .env("RCLONE_FTP_PORT", server.port().to_string())
-        .env("RCLONE_FTP_USER", USER)
-        .env("RCLONE_FTP_PASS", obscured.trim())
-        .env("RCLONE_FTP_CONCURRENCY", "4");
-    run_client(&mut command, 90)
 }
 
 #[test]

@@ -3,12 +3,14 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
-use common::{Client, Server, eventually, is_root, noise};
+use common::{Client, Server, assert_same_trees, eventually, is_root, lftp, noise, rclone, tree};
 
 fn server(keys: &str) -> Server {
     Server::build().anonymous(keys).start()
@@ -18,9 +20,8 @@ fn server(keys: &str) -> Server {
 fn a_young_file_can_be_changed_by_no_verb() {
     let server = server("lock = \"30d\"");
     let mut client = server.visitor();
-    client.stor("file", b"precious");
-    client.expect("MKD sub", 257);
-    client.stor("sub/inner", b"precious, too");
+    server.write("file", "precious");
+    server.write("sub/inner", "precious, too");
     symlink("file", server.path("link")).unwrap();
     fs::write(server.path("other"), "other").unwrap();
     let before = fs::metadata(server.path("file")).unwrap();
@@ -115,6 +116,236 @@ fn who_comes_second_does_not_replace_what_has_become_young_meanwhile() {
     drop(slow);
     second.reply().expect(550).says("locked");
     assert_eq!(server.read("file"), b"first");
+}
+
+// ---- what clients do right behind an upload
+
+/// A server with a lock for the usual user, and what it held before.
+fn locked() -> (Server, BTreeMap<PathBuf, Vec<u8>>) {
+    let builder = Server::build().keys("lock = \"30d\"\n");
+    for (name, contents) in [
+        ("old", "old"),
+        ("dir/older", "older"),
+        ("dir/sub/oldest", "oldest"),
+    ] {
+        let path = builder.root().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, contents).unwrap();
+    }
+    let held = tree(builder.root());
+    (builder.start(), held)
+}
+
+#[test]
+fn a_file_that_was_just_stored_may_get_its_time_and_its_name() {
+    let (server, held) = locked();
+    let mut client = server.client();
+    // FileZilla, and curl with -R, know the time when the file is there.
+    client.stor("new", b"new");
+    client.expect("MFMT 20200101000000 new", 213);
+    client.expect("MFMT 20210101000000 new", 213);
+    client.expect("MDTM new", 213).says("20210101000000");
+    // WinSCP gives the name last.
+    client.stor("clip.filepart", b"clip");
+    client.expect("MFMT 20200101000000 clip.filepart", 213);
+    client.expect("RNFR clip.filepart", 350);
+    client.expect("RNTO clip", 250);
+    client.expect("MDTM clip", 213).says("20200101000000");
+    client.expect("SITE UTIME 202201010000 clip", 200);
+    assert_eq!(server.read("clip"), b"clip");
+    // Nothing else, and no other name that is taken.
+    for line in [
+        "DELE clip",
+        "SITE CHMOD 600 clip",
+        "MFF UNIX.mode=0600; clip",
+        "SITE COPY new clip",
+    ] {
+        client.expect(line, 550).says("locked");
+    }
+    for line in ["STOR clip", "APPE clip"] {
+        client.upload(line, b"x").expect(550).says("locked");
+    }
+    for taken in ["old", "new", "dir/older"] {
+        client.expect("RNFR clip", 350);
+        client.expect(format!("RNTO {taken}"), 550).says("locked");
+    }
+    client.expect("RNFR clip", 350);
+    client.expect("RNTO dir", 550);
+    // Nobody but who has stored it.
+    fs::write(server.path("clip"), "by somebody else").unwrap();
+    client
+        .expect("MFMT 20200101000000 clip", 550)
+        .says("locked");
+    client.expect("RNFR clip", 350);
+    client.expect("RNTO elsewhere", 550).says("locked");
+    let now = tree(&server.path(""));
+    assert!(
+        held.iter()
+            .all(|(path, contents)| now.get(path) == Some(contents))
+    );
+}
+
+#[test]
+fn what_one_has_stored_another_may_not_touch() {
+    let server = Server::build()
+        .anonymous("lock = \"30d\"")
+        .keys("lock = \"20d\"\n")
+        .with_flag_user()
+        .start();
+    server.client().stor("file", b"file");
+    let mut other = server.visitor();
+    other.expect("MFMT 20200101000000 file", 550).says("locked");
+    other.expect("RNFR file", 350);
+    other.expect("RNTO elsewhere", 550).says("locked");
+    server.client().expect("MFMT 20200101000000 file", 213);
+}
+
+#[test]
+fn what_continues_a_file_is_not_what_was_just_stored() {
+    let server = server("lock = \"1s\"");
+    let mut client = server.visitor();
+    client.stor("log", b"first");
+    eventually("it may be continued", || {
+        client.upload("APPE log", b"+").code == 226
+    });
+    client.expect("RNFR log", 350);
+    client.expect("RNTO elsewhere", 550).says("locked");
+}
+
+#[test]
+fn rclone_copies_and_syncs_into_a_root_that_is_locked() {
+    let (server, held) = locked();
+    let local = server.directory("local");
+    let up = local.to_str().unwrap();
+    for (name, contents) in [("one", "1"), ("sub/two", "22"), ("sub/deep/three", "333")] {
+        let path = local.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, contents).unwrap();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_500_000_000);
+        fs::File::open(&path).unwrap().set_modified(time).unwrap();
+    }
+    rclone(&server, &["copy", up, ":ftp:up"]).succeeded();
+    assert_same_trees(&local, &server.path("up"));
+    let time = fs::metadata(server.path("up/one"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    assert_eq!(
+        time,
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_500_000_000)
+    );
+    fs::write(local.join("four"), "4444").unwrap();
+    rclone(&server, &["sync", up, ":ftp:up"]).succeeded();
+    rclone(&server, &["sync", up, ":ftp:up"]).succeeded();
+    assert_same_trees(&local, &server.path("up"));
+    // A sync that is to remove and to overwrite is refused, and says so.
+    fs::remove_file(local.join("one")).unwrap();
+    fs::write(local.join("four"), "changed").unwrap();
+    rclone(&server, &["sync", up, ":ftp:up"]).failed();
+    assert_eq!(
+        (server.read("up/one"), server.read("up/four")),
+        (b"1".to_vec(), b"4444".to_vec())
+    );
+    let now = tree(&server.path(""));
+    assert!(
+        held.iter()
+            .all(|(path, contents)| now.get(path) == Some(contents))
+    );
+}
+
+#[test]
+fn lftp_mirrors_into_a_root_that_is_locked() {
+    let (server, _) = locked();
+    let local = server.directory("local");
+    fs::create_dir_all(local.join("sub")).unwrap();
+    fs::write(local.join("one"), "1").unwrap();
+    fs::write(local.join("sub/two"), "22").unwrap();
+    let mirror = format!("mirror -R {} up", local.to_str().unwrap());
+    lftp(
+        &server,
+        &format!("set xfer:use-temp-file yes; {mirror}; {mirror}"),
+    )
+    .succeeded();
+    assert_same_trees(&local, &server.path("up"));
+}
+
+/// What a program does that wants a ransom, in every order that it may think of.
+#[test]
+fn a_client_that_has_gone_mad_changes_nothing_that_was_there() {
+    let (server, _) = locked();
+    // Of what it has stored itself it can change the name and the times, and nothing else.
+    server.client().stor("stored", b"stored just now");
+    symlink("old", server.path("link")).unwrap();
+    let facts = || {
+        let files = tree(&server.path(""));
+        let of = |path: &PathBuf| {
+            let metadata = fs::symlink_metadata(server.path(path.to_str().unwrap())).unwrap();
+            (
+                metadata.modified().unwrap(),
+                metadata.mode(),
+                metadata.ino(),
+            )
+        };
+        files
+            .into_iter()
+            .map(|(path, contents)| (of(&path), path, contents))
+            .collect::<Vec<_>>()
+    };
+    let before = facts();
+    for file in ["old", "dir/older", "dir/sub/oldest", "stored", "link"] {
+        // Overwrite, append, truncate, write in the middle, break off.
+        let mut client = server.client();
+        client.expect("TYPE I", 200);
+        for line in ["STOR", "APPE"] {
+            client.upload(format!("{line} {file}"), b"").expect(550);
+            client
+                .upload(format!("{line} {file}"), b"encrypted")
+                .expect(550);
+        }
+        for offset in [0, 1, 3] {
+            client.expect(format!("REST {offset}"), 350);
+            client.upload(format!("STOR {file}"), b"e").expect(550);
+        }
+        // Delete, make another of that name, rename away, rename over.
+        client.expect(format!("DELE {file}"), 550);
+        client.stor("encrypted", b"encrypted");
+        client.expect("RNFR encrypted", 350);
+        client.expect(format!("RNTO {file}"), 550);
+        client.expect("SITE CPFR encrypted", 350);
+        client
+            .command(format!("SITE CPTO {file}"))
+            .expect_one_of(&[550, 553]);
+        client.expect(format!("SITE COPY encrypted {file}"), 550);
+        if file != "stored" {
+            client.expect(format!("RNFR {file}"), 350);
+            client.expect("RNTO elsewhere", 550);
+            client.expect(format!("MFMT 19800101000000 {file}"), 550);
+            client.expect(format!("MFF Modify=19800101000000; {file}"), 550);
+            client.expect(format!("SITE UTIME 198001010000 {file}"), 550);
+        }
+        client.expect(format!("SITE CHMOD 000 {file}"), 550);
+        client.expect(format!("MFF UNIX.mode=0000; {file}"), 550);
+        fs::remove_file(server.path("encrypted")).unwrap();
+    }
+    let mut client = server.client();
+    for directory in ["dir", "dir/sub"] {
+        client.expect(format!("RMD {directory}"), 550);
+        client.expect(format!("RMDA {directory}"), 550);
+        client.expect(format!("RNFR {directory}"), 350);
+        client.expect("RNTO elsewhere", 550);
+        client.expect(format!("SITE CHMOD 000 {directory}"), 550);
+        client.expect(format!("MFMT 19800101000000 {directory}"), 550);
+    }
+    assert_eq!(facts(), before);
+    // What it may do to its own file moves that, and nobody else's.
+    client.expect("RNFR stored", 350);
+    client.expect("RNTO moved", 250);
+    client.expect("RNFR moved", 350);
+    client.expect("RNTO old", 550);
+    assert_eq!(
+        (server.read("moved"), server.read("old")),
+        (b"stored just now".to_vec(), b"old".to_vec())
+    );
 }
 
 /// Breaks an upload off behind its first half.

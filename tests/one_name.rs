@@ -216,7 +216,9 @@ fn old_versions_of_what_is_changed_in_place_count_for_the_quota() {
     }
     assert_same_bytes(&server.read("file"), &contents);
     client.expect("DELE file", 250);
-    client.stor("again", &contents);
+    // It is an old version now.
+    client.upload("STOR again", &contents).expect(552);
+    client.stor("small", &contents[..90_000]);
 }
 
 #[test]

@@ -42,6 +42,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
     for share in &shares {
         warnings.extend(shares.iter().filter_map(|other| not_bound(share, other)));
         warnings.extend(fills(share));
+        warnings.extend(stays(share));
     }
     warnings
 }
@@ -85,6 +86,20 @@ fn fills(share: &Share<'_>) -> Option<String> {
     takes.then(|| {
         format!(
             "keep_free: {} may only add files to {}, but who fills the disk there makes the server remove old ones: give {0} a `quota`",
+            share.account.name,
+            shown(&share.directory)
+        )
+    })
+}
+
+/// What is removed becomes an old version, and that is for good where nothing takes versions away.
+fn stays(share: &Share<'_>) -> Option<String> {
+    let rules = share.rules;
+    let removes = rules.permissions.contains(Permission::Delete);
+    let stays = removes && rules.versions > 0 && !rules.expiry.takes_anything();
+    stays.then(|| {
+        format!(
+            "versions: what {} removes in {} goes on taking room as an old version, and nothing takes it away: set `keep_days` or `keep_free`",
             share.account.name,
             shown(&share.directory)
         )
@@ -163,6 +178,19 @@ mod tests {
         let ages = keys.replace("keep_free = \"10%\"", "keep_days = 10");
         for keys in [limited, whole, ages] {
             assert_eq!(warnings_of(&user("cam", &keys)), [""; 0], "{keys}");
+        }
+    }
+
+    #[test]
+    fn whose_removed_files_stay_for_good_is_named() {
+        let keys = "root = \"/srv\"\nversions = 2";
+        let told = warnings_of(&user("anna", keys));
+        assert!(told.len() == 1 && told[0].starts_with("versions: what anna removes in /srv"));
+        for keys in [
+            format!("{keys}\nkeep_days = 100"),
+            format!("{keys}\naccess = \"add-only\""),
+        ] {
+            assert_eq!(warnings_of(&user("anna", &keys)), [""; 0], "{keys}");
         }
     }
 }

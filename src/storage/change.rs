@@ -3,7 +3,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstatat, futimens, mkdirat};
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fstatat, futimens, mkdirat,
+};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -11,11 +13,10 @@ use crate::storage::disk::acl;
 use crate::storage::disk::durable::{Order, after_change, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
 use crate::storage::disk::names::{HeldName, rename_to_new};
-use crate::storage::disk::reserved::is_partial_name;
+use crate::storage::disk::reserved::{is_partial_name, is_reserved};
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::tree;
-use crate::storage::disk::walk::Missed;
-use crate::storage::disk::writers::Holder;
+use crate::storage::disk::walk::{Missed, below};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum;
 use crate::storage::path::VirtualPath;
@@ -23,8 +24,8 @@ use crate::storage::permissions::Permission;
 use crate::storage::quota::counts;
 use crate::storage::quota::meter::Meter;
 use crate::storage::retention::arrival;
-use crate::storage::retention::lock;
-use crate::storage::retention::versions::{self, Keeping};
+use crate::storage::retention::versions::{Copied, Made, Versioning, Versions};
+use crate::storage::retention::{fresh, lock};
 use crate::storage::rules::Rules;
 use crate::storage::upload::partial::{self, Left};
 use crate::storage::upload::{How, Target, Upload};
@@ -93,7 +94,7 @@ impl View {
             metered: &self.metered,
             checksums: self.checksums,
             holder: self.holder.as_ref(),
-            told: self.take_told(path),
+            told: &self.told,
         })
     }
 
@@ -131,6 +132,7 @@ impl View {
         renaming.run()?;
         for place in [&old, &new] {
             self.discard_partial(place);
+            self.told.set(place, None);
         }
         if self.durable {
             let order = Order::of(new.directory.as_fd());
@@ -148,10 +150,17 @@ impl View {
     /// # Errors
     /// `NotPermitted(Delete)`, `IsADirectory`, `Locked`; the rest is the kernel's.
     pub fn remove_file(&self, path: &VirtualPath) -> Result<(), Error> {
-        let (place, rules) = self.removable(path, Permission::Delete)?;
-        let directory = place.directory.as_fd();
-        let meter = self.metered.meter(directory);
-        let removed = self.unlink(directory, &place.name, rules, meter.as_ref());
+        let (located, place) = self.removable(path, Permission::Delete)?;
+        self.told.set(&place, None);
+        let fail = |errno| Error::from_errno(errno, path.as_bytes());
+        let name = Named {
+            root: located.root.map_err(fail)?,
+            relative: located.relative,
+            directory: place.directory.as_fd(),
+            name: &place.name,
+        };
+        let meter = self.metered.meter(name.directory);
+        let removed = self.unlink(name, located.rules, meter.as_ref());
         match removed {
             Ok(()) | Err(Unlinked::Refused(Errno::ENOENT)) => match self.discard_partial(&place) {
                 false => removed,
@@ -166,8 +175,7 @@ impl View {
     /// be what the name will stand for. Whether there was any.
     fn discard_partial(&self, place: &Place) -> bool {
         let directory = place.directory.as_fd();
-        let account = self.holder.as_ref().map_or("", Holder::account);
-        let left = partial::discard(directory, &partial::name_of(account, &place.name));
+        let left = partial::discard(directory, &partial::name_of(self.account(), &place.name));
         let Ok(Some(size)) = left else {
             return false;
         };
@@ -177,30 +185,79 @@ impl View {
         true
     }
 
-    /// Removes one name that is no directory, unless it is locked, and counts that.
+    /// Takes one name away that is no directory, unless it is locked: of a file that is the user's an old version is left where
+    /// those are kept. Counts what is gone.
     fn unlink(
         &self,
-        directory: BorrowedFd<'_>,
-        name: &[u8],
+        name: Named<'_>,
         rules: &Rules,
         meter: Option<&Meter>,
     ) -> Result<(), Unlinked> {
-        let unlink = || unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
-        // An upload that has just been given the name may have to give it back.
-        let _held = HeldName::of(directory, name).map_err(Unlinked::Refused)?;
-        if rules.lock.is_none() && meter.is_none() {
+        let Named {
+            directory,
+            name: last,
+            ..
+        } = name;
+        let unlink = || unlinkat(directory, last, UnlinkatFlags::NoRemoveDir);
+        let keeps = rules.versions > 0 && !is_reserved(last);
+        if rules.lock.is_none() && meter.is_none() && !keeps {
+            // An upload that has just been given the name may have to give it back.
+            let _held = HeldName::of(directory, last)?;
             return unlink().map_err(Unlinked::Refused);
         }
-        let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-        let stat = stat.map_err(Unlinked::Refused)?;
-        if let Some(until) = lock::locked_until(&stat, rules.lock) {
-            return Err(Unlinked::Locked(until));
+        let mut copied: Option<Copied> = None;
+        loop {
+            let held = HeldName::of(directory, last)?;
+            let stat = fstatat(directory, last, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            if let Some(until) = lock::locked_until(&stat, rules.lock) {
+                return Err(Unlinked::Locked(until));
+            }
+            if !keeps || kind(&stat) != Kind::File {
+                unlink()?;
+                if let (Some(meter), Kind::File) = (meter, kind(&stat)) {
+                    meter.went(size_of(&stat), 1);
+                }
+                return Ok(());
+            }
+            let gone = match copied.take() {
+                None => self.versions(name, rules)?.take(directory, last)?,
+                Some(copied) => match copied.of_unchanged(&stat)? {
+                    Made::NeedsCopy => None,
+                    Made::Version(version) => {
+                        unlink()?;
+                        Some(version.stand())
+                    }
+                },
+            };
+            if let Some(gone) = gone {
+                for size in gone {
+                    if let Some(meter) = meter {
+                        meter.went(size, 1);
+                    }
+                }
+                return Ok(());
+            }
+            drop(held);
+            copied = Some(self.copy_of(name, rules)?);
         }
-        unlink().map_err(Unlinked::Refused)?;
-        if let (Some(meter), Kind::File) = (meter, kind(&stat)) {
-            meter.went(size_of(&stat), 1);
-        }
-        Ok(())
+    }
+
+    /// Where old versions of what has the name go.
+    fn versions(&self, of: Named<'_>, rules: &Rules) -> Result<Versions, Errno> {
+        let how = Versioning {
+            most: rules.versions,
+            durable: self.durable,
+            order: Order::of(of.directory),
+            min_free: self.min_free,
+        };
+        Versions::of(of.root, of.relative, how)
+    }
+
+    /// For file systems where a file cannot have a second name. To be called while no name is held.
+    fn copy_of(&self, of: Named<'_>, rules: &Rules) -> Result<Copied, Errno> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let old = openat(of.directory, of.name, flags, Mode::empty())?;
+        self.versions(of, rules)?.copy(&old)
     }
 
     /// Removes an empty directory. What uploads have left in it does not count. Not flushed, as [`View::remove_file`].
@@ -208,7 +265,7 @@ impl View {
     /// # Errors
     /// `NotPermitted(Rmdir)`, `NotEmpty`, `NotADirectory`; the rest is the kernel's.
     pub fn remove_directory(&self, path: &VirtualPath) -> Result<(), Error> {
-        let (place, _) = self.removable(path, Permission::Rmdir)?;
+        let (_, place) = self.removable(path, Permission::Rmdir)?;
         let (directory, name) = (place.directory.as_fd(), place.name.as_slice());
         let remove = || unlinkat(directory, name, UnlinkatFlags::RemoveDir);
         let removed = remove().or_else(|errno| {
@@ -233,18 +290,18 @@ impl View {
         removed.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
     }
 
-    fn removable(
-        &self,
-        path: &VirtualPath,
+    fn removable<'a>(
+        &'a self,
+        path: &'a VirtualPath,
         permission: Permission,
-    ) -> Result<(Place, &Rules), Error> {
+    ) -> Result<(Located<'a>, Place), Error> {
         let located = self.permitted(path, permission)?;
         if self.leads_to_folder(path) {
             return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
         }
         let place = located.root.and_then(|root| root.place(located.relative));
         let place = place.map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
-        Ok((place, self.rules_at(path)))
+        Ok((located, place))
     }
 
     /// Removes a directory with all in it; `go_on` is asked before each step. Folders within are in the way, and so is a
@@ -269,24 +326,35 @@ impl View {
         let place = root.place(located.relative).map_err(fail)?;
         let meter = self.metered.meter(place.directory.as_fd());
         let mut locked = None;
-        let removed = tree::remove(root, located.relative, go_on, &mut |directory, name| {
-            // Held until it is gone: nobody begins to work on it meanwhile.
-            let _held = match is_partial_name(name) {
-                true => match partial::claim(directory, name, None)? {
-                    Left::Partial(file) => Some(file),
-                    Left::Nothing | Left::InUse(_) => return Err(Errno::EBUSY),
-                },
-                false => None,
-            };
-            self.unlink(directory, name, located.rules, meter.as_ref())
-                .map_err(|error| match error {
-                    Unlinked::Refused(errno) => errno,
-                    Unlinked::Locked(until) => {
-                        locked = Some(until);
-                        Errno::EPERM
-                    }
-                })
-        });
+        let removed = tree::remove(
+            root,
+            located.relative,
+            go_on,
+            &mut |directory, above, name| {
+                // Held until it is gone: nobody begins to work on it meanwhile.
+                let _held = match is_partial_name(name) {
+                    true => match partial::claim(directory, name, None)? {
+                        Left::Partial(file) => Some(file),
+                        Left::Nothing | Left::InUse(_) => return Err(Errno::EBUSY),
+                    },
+                    false => None,
+                };
+                let name = Named {
+                    root,
+                    relative: &below(above, name),
+                    directory,
+                    name,
+                };
+                self.unlink(name, located.rules, meter.as_ref())
+                    .map_err(|error| match error {
+                        Unlinked::Refused(errno) => errno,
+                        Unlinked::Locked(until) => {
+                            locked = Some(until);
+                            Errno::EPERM
+                        }
+                    })
+            },
+        );
         match (removed, locked) {
             (_, Some(until)) => Err(Unlinked::Locked(until).of(path)),
             (Ok(true), _) => Ok(()),
@@ -331,21 +399,25 @@ impl View {
     /// after a power cut a file may be as young as its upload, and a client that compares stores it again.
     ///
     /// # Errors
-    /// `NotPermitted(Touch)`, `Locked`; the rest is the kernel's.
+    /// `NotPermitted(Touch)`, `Locked` unless the account has just stored the file; the rest is the kernel's.
     pub fn set_times(
         &self,
         path: &VirtualPath,
         modified: i64,
         accessed: Option<i64>,
     ) -> Result<(), Error> {
-        let fd = self.open_for_attributes(path, Permission::Touch, None)?;
+        let fd = self.open_for_attributes(path, Attribute::Times)?;
         let accessed = accessed.map_or(TimeSpec::UTIME_OMIT, |seconds| TimeSpec::new(seconds, 0));
+        let before = fstat(&fd);
         let checksum = checksum::valid_record(fd.as_fd());
         arrival::remember(fd.as_fd());
         futimens(&fd, &accessed, &TimeSpec::new(modified, 0))
             .map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
         if let Some(checksum) = checksum {
             checksum::keep_for_time(fd.as_fd(), checksum, (modified, 0));
+        }
+        if let (Ok(before), Ok(after)) = (before, fstat(&fd)) {
+            fresh::renew(self.account(), &before, &after);
         }
         Ok(())
     }
@@ -355,7 +427,7 @@ impl View {
     /// # Errors
     /// `NotPermitted(Chmod)`, `Locked`; the rest is the kernel's.
     pub fn set_mode(&self, path: &VirtualPath, mode: u32) -> Result<(), Error> {
-        let fd = self.open_for_attributes(path, Permission::Chmod, Some(mode))?;
+        let fd = self.open_for_attributes(path, Attribute::Mode(mode))?;
         let mode = Mode::from_bits_truncate(mode & 0o777);
         let set = match fchmod(&fd, mode) {
             // Of a directory that cannot be read.
@@ -368,14 +440,17 @@ impl View {
         set.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
     }
 
-    /// Files and directories only: opening a device can do something. `mode` is the one that is going to be set; for that a
-    /// directory which cannot be read is opened as a mere path.
+    /// Files and directories only: opening a device can do something. For its mode a directory which cannot be read is opened
+    /// as a mere path.
     fn open_for_attributes(
         &self,
         path: &VirtualPath,
-        permission: Permission,
-        mode: Option<u32>,
+        attribute: Attribute,
     ) -> Result<OwnedFd, Error> {
+        let (permission, mode) = match attribute {
+            Attribute::Times => (Permission::Touch, None),
+            Attribute::Mode(mode) => (Permission::Chmod, Some(mode)),
+        };
         let located = self.permitted(path, permission)?;
         let fail = |errno| Error::from_errno(errno, path.as_bytes());
         let root = located.root.map_err(fail)?;
@@ -384,7 +459,9 @@ impl View {
             Kind::File | Kind::Directory => {}
             _ => return Err(Error::new(ErrorKind::NotAFile, path.as_bytes())),
         }
-        lock::check(&stat, located.rules.lock, path.as_bytes())?;
+        if mode.is_some() || !self.has_just_stored(&stat) {
+            lock::check(&stat, located.rules.lock, path.as_bytes())?;
+        }
         let is_directory = kind(&stat) == Kind::Directory;
         if is_directory && !mode.is_some_and(|mode| only_opens(&stat, mode)) {
             let (relative, lock) = (located.relative, located.rules.lock);
@@ -392,17 +469,35 @@ impl View {
         }
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let open = |access| root.open_below(located.relative, flags | access, Mode::empty());
-        match open(OFlag::O_RDONLY) {
+        let opened = match open(OFlag::O_RDONLY) {
             Err(Errno::EACCES) if is_directory && mode.is_some() => {
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
                 root.open_below(located.relative, flags, Mode::empty())
-                    .map_err(fail)
             }
             // Owners can set the mode of files that they cannot read.
-            Err(Errno::EACCES) => open(OFlag::O_WRONLY).map_err(fail),
-            other => other.map_err(fail),
+            Err(Errno::EACCES) => open(OFlag::O_WRONLY),
+            other => other,
+        };
+        let opened = opened.map_err(fail)?;
+        // What has the name by now may be locked.
+        match fstat(&opened) {
+            Ok(now) if is_same_file(&now, &stat) => Ok(opened),
+            _ => Err(Error::new(ErrorKind::Busy, path.as_bytes())),
         }
     }
+
+    /// Whether the account of this session has stored the file some minutes ago at most.
+    fn has_just_stored(&self, stat: &FileStat) -> bool {
+        fresh::is_fresh(self.account(), stat)
+    }
+}
+
+/// What is going to be set.
+#[derive(Clone, Copy)]
+enum Attribute {
+    Times,
+    /// The permission bits.
+    Mode(u32),
 }
 
 /// Whether the mode takes no right from anybody, and lets nobody write but the owner: that harms no file, and is how a directory
@@ -410,6 +505,21 @@ impl View {
 fn only_opens(stat: &FileStat, mode: u32) -> bool {
     let (old, new) = (stat.st_mode & 0o777, mode & 0o777);
     old & !new == 0 && new & !old & 0o022 == 0
+}
+
+/// A name: the root that it lies in, its path below, and the directory with its last part.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    root: &'a Root,
+    relative: &'a [u8],
+    directory: BorrowedFd<'a>,
+    name: &'a [u8],
+}
+
+impl From<Errno> for Unlinked {
+    fn from(errno: Errno) -> Self {
+        Self::Refused(errno)
+    }
 }
 
 /// Why a name was not removed.
@@ -459,9 +569,30 @@ impl Renaming<'_> {
             }
         }
         let moved = self.counted_elsewhere(&meters)?;
-        let _held = self.hold_names()?;
+        let mut copied = None;
+        loop {
+            let held = self.hold_names()?;
+            if self.try_once(&meters, moved, copied.take())? {
+                return Ok(());
+            }
+            drop(held);
+            let copy = self.view.copy_of(self.target(), self.rules);
+            copied = Some(copy.map_err(|errno| self.failed(errno))?);
+        }
+    }
+
+    /// False where the file that is replaced has to be copied first, to become an old version.
+    fn try_once(
+        &self,
+        meters: &[Option<Meter>; 2],
+        moved: Option<(u64, u64)>,
+        copied: Option<Copied>,
+    ) -> Result<bool, Error> {
+        let (from, to) = (self.from.2, self.to.2);
         let source = self.stat(from, self.from.0)?;
-        lock::check(&source, self.rules.lock, self.from.0.as_bytes())?;
+        if !self.view.has_just_stored(&source) {
+            lock::check(&source, self.rules.lock, self.from.0.as_bytes())?;
+        }
         let target = self.stat(to, self.to.0).ok();
         let is_same = |target: &FileStat| is_same_file(target, &source);
         let target = target.filter(|target| kind(target) != Kind::Directory && !is_same(target));
@@ -469,7 +600,21 @@ impl Renaming<'_> {
             lock::check(target, self.rules.lock, self.to.0.as_bytes())?;
         }
         let old = target.filter(|target| kind(target) == Kind::File && self.may_replace);
-        let [here, there] = &meters;
+        let version = match old {
+            Some(old) if self.rules.versions > 0 => {
+                let made = match copied {
+                    Some(copied) => copied.of_unchanged(&old),
+                    None => (self.view.versions(self.target(), self.rules))
+                        .and_then(|versions| versions.link(to.directory.as_fd(), &to.name)),
+                };
+                match made.map_err(|errno| self.failed(errno))? {
+                    Made::Version(version) => Some(version),
+                    Made::NeedsCopy => return Ok(false),
+                }
+            }
+            _ => None,
+        };
+        let [here, there] = meters;
         if let (Some(there), Some((bytes, files))) = (there, moved) {
             // What is moved within the user's own does not come on top.
             let credit = if here.is_some() {
@@ -480,9 +625,7 @@ impl Renaming<'_> {
             let grown = there.grow(bytes, files, credit);
             grown.map_err(|kind| Error::new(kind, self.to.0.as_bytes()))?;
         }
-        let done = self
-            .keep(old.as_ref(), there.as_ref())
-            .and_then(|()| self.rename());
+        let done = self.rename();
         if let Some((bytes, files)) = moved {
             // Taken from where it was, or given back where it did not come.
             let meter = if done.is_ok() { here } else { there };
@@ -490,15 +633,41 @@ impl Renaming<'_> {
                 meter.went(bytes, files);
             }
         }
-        if let (Ok(()), Some(old), Some(there), 0) = (&done, old, there, self.rules.versions) {
-            there.went(size_of(&old), 1);
+        done?;
+        if let Ok(renamed) = self.stat(to, self.to.0) {
+            fresh::renew(self.view.account(), &source, &renamed);
         }
-        done
+        let gone = match (version, old) {
+            (Some(version), _) => version.stand(),
+            (None, Some(old)) => vec![size_of(&old)],
+            (None, None) => Vec::new(),
+        };
+        if let Some(there) = there {
+            for size in gone {
+                there.went(size, 1);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is replaced.
+    fn target(&self) -> Named<'_> {
+        let (_, relative, place) = self.to;
+        Named {
+            root: self.root,
+            relative,
+            directory: place.directory.as_fd(),
+            name: &place.name,
+        }
+    }
+
+    fn failed(&self, errno: Errno) -> Error {
+        Error::from_errno(errno, self.to.0.as_bytes())
     }
 
     fn hold_names(&self) -> Result<(HeldName, Option<HeldName>), Error> {
         let [from, to] = [self.from.2, self.to.2].map(|place| (&place.directory, &*place.name));
-        HeldName::of_two(from, to).map_err(|errno| Error::from_errno(errno, self.to.0.as_bytes()))
+        HeldName::of_two(from, to).map_err(|errno| self.failed(errno))
     }
 
     fn stat(&self, place: &Place, path: &VirtualPath) -> Result<FileStat, Error> {
@@ -534,26 +703,6 @@ impl Renaming<'_> {
         }
     }
 
-    /// The file that is replaced becomes an old version.
-    fn keep(&self, old: Option<&FileStat>, meter: Option<&Meter>) -> Result<(), Error> {
-        if old.is_none() || self.rules.versions == 0 {
-            return Ok(());
-        }
-        let (path, relative, place) = self.to;
-        let keeping = Keeping {
-            most: self.rules.versions,
-            durable: self.view.durable,
-            order: Order::of(place.directory.as_fd()),
-        };
-        let gone = versions::keep(self.root, relative, place, keeping);
-        for size in gone.map_err(|errno| Error::from_errno(errno, path.as_bytes()))? {
-            if let Some(meter) = meter {
-                meter.went(size, 1);
-            }
-        }
-        Ok(())
-    }
-
     fn rename(&self) -> Result<(), Error> {
         let (from, to) = (self.from.2, self.to.2);
         let (old, new) = (from.name.as_slice(), to.name.as_slice());
@@ -563,6 +712,6 @@ impl Renaming<'_> {
         } else {
             rename_to_new(here, old, there, new)
         };
-        renamed.map_err(|errno| Error::from_errno(errno, self.to.0.as_bytes()))
+        renamed.map_err(|errno| self.failed(errno))
     }
 }

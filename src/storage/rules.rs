@@ -1,6 +1,10 @@
 //! What holds in one root or folder, beyond what a user may do there: how uploads are made, what is kept and for how long.
 use std::time::Duration;
 
+use nix::libc;
+use nix::sys::statvfs::Statvfs;
+
+use crate::storage::disk::metadata::acts_as_root;
 use crate::storage::permissions::Permissions;
 
 /// Where uploads grow.
@@ -64,6 +68,22 @@ impl Room {
             (bytes, part) => bytes.or(part).unwrap_or(0),
         }
     }
+}
+
+/// What this process may still use of a disk: root has the reserve, others have not; and some of it is not to be used.
+pub fn available(disk: &Statvfs, min_free: Room) -> u64 {
+    let blocks: libc::fsblkcnt_t = if acts_as_root() {
+        disk.blocks_free()
+    } else {
+        disk.blocks_available()
+    };
+    let size = disk.blocks().saturating_mul(disk.fragment_size());
+    if size == 0 {
+        // File systems that do not say (some network and FUSE ones): the disk itself tells when it is full.
+        return u64::MAX;
+    }
+    let free = blocks.saturating_mul(disk.fragment_size());
+    free.saturating_sub(min_free.of(size))
 }
 
 /// What a user may fill; None is without a limit.

@@ -15,7 +15,7 @@ mod server;
 
 pub use client::{Client, Reply, connect_from, data_connection, port_command, reset};
 pub use mounted::Mounted;
-pub use programs::{Finished, run_client, the_program};
+pub use programs::{Finished, lftp, rclone, run_client, the_program};
 pub use server::{Builder, PASSWORD, Server, USER, is_root};
 
 use std::time::{Duration, Instant};

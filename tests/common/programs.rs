@@ -1,5 +1,6 @@
 //! Other people's clients, run with a deadline and away from the home of whoever runs the tests.
 
+use super::{PASSWORD, Server, USER};
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -121,4 +122,35 @@ pub fn run_client(command: &mut Command, seconds: u64) -> Finished {
         finished.stderr
     );
     finished
+}
+
+/// lftp, logged in as the usual user, runs this script.
+#[track_caller]
+pub fn lftp(server: &Server, script: &str) -> Finished {
+    let script = format!(
+        "set net:timeout 20; set ftp:ssl-allow no; set net:max-retries 2; set cmd:fail-exit yes; set xfer:log no; open -u {USER},{PASSWORD} ftp://{}; {script}",
+        server.address()
+    );
+    let mut command = the_program("lftp", server.home());
+    command.args(["-c", &script]);
+    run_client(&mut command, 90)
+}
+
+/// rclone, for which `:ftp:` is the server as the usual user sees it.
+#[track_caller]
+pub fn rclone(server: &Server, arguments: &[&str]) -> Finished {
+    let mut obscure = the_program("rclone", server.home());
+    let obscured = run_client(obscure.args(["obscure", PASSWORD]), 90);
+    let obscured = obscured.succeeded().text();
+    let mut command = the_program("rclone", server.home());
+    command
+        .args(arguments)
+        .args(["--retries", "1"])
+        .env("RCLONE_CONFIG", server.home().join("rclone.conf"))
+        .env("RCLONE_FTP_HOST", "127.0.0.1")
+        .env("RCLONE_FTP_PORT", server.port().to_string())
+        .env("RCLONE_FTP_USER", USER)
+        .env("RCLONE_FTP_PASS", obscured.trim())
+        .env("RCLONE_FTP_CONCURRENCY", "4");
+    run_client(&mut command, 90)
 }

@@ -54,6 +54,7 @@ pub fn cases() -> Vec<Case> {
         flood("CWD missing", 5_000, &[550]),
         flood("RNFR file", 5_000, &[350]),
         flood("REST 9223372036854775807", 5_000, &[350]),
+        flood("REST 0", 1, &[350]),
         flood("ABOR", 10_000, &[226]),
         flood("ALLO 1", 3_000, &[200, 202]),
         flood("FEAT", 1_000, &[211]),

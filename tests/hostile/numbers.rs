@@ -62,6 +62,7 @@ fn everywhere(line: &'static str, may: &'static [u16]) -> Case {
         }
         scene.client.expect("SITE IDLE 900", 200);
         scene.client.expect("TYPE I", 200);
+        scene.client.expect("REST 0", 350);
     })
 }
 
@@ -111,6 +112,7 @@ pub fn cases() -> Vec<Case> {
                 scene.client.upload("APPE mine", b"").expect(226);
                 scene.client.expect(format!("REST {offset}"), 350);
                 scene.client.list("LIST");
+                scene.client.expect("REST 0", 350);
             }
             assert_eq!(scene.server.read("mine"), b"mine");
             assert!(!scene.server.exists("new"));

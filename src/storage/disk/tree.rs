@@ -16,8 +16,8 @@ struct Level {
     names: Vec<Vec<u8>>,
 }
 
-/// How one name that is no directory is removed.
-pub type Unlink<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, &[u8]) -> Result<(), Errno>;
+/// How one name that is no directory is removed: it is told the directory, the path of that below the root, and the name.
+pub type Unlink<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, &[u8], &[u8]) -> Result<(), Errno>;
 
 /// Removes what lies at `relative`, which must be a directory; `Ok(false)` when `go_on` said no.
 ///
@@ -54,7 +54,7 @@ pub fn remove(
             ))?;
             continue;
         };
-        match unlink(current.as_fd(), &name) {
+        match unlink(current.as_fd(), &level.relative, &name) {
             Err(Errno::EISDIR) => {
                 current = open_directory(&current, &name)?;
                 let relative = [level.relative.as_slice(), b"/", &name].concat();

@@ -2,7 +2,7 @@
 //! backup old.
 //!
 //! Each directory in which something is pruned remembers the last moment that was believed, in a file of the server's own. The
-//! clock is believed while it has gone on from there in the same boot. After another start it must be neither behind what is
+//! clock is believed while it has gone on from there, day by day, in the same boot. After another start it must be neither behind what is
 //! known nor further ahead of it than a host is usually off. Where nothing is remembered yet, the newest file tells what time
 //! it has been. What is stored while the clock may be wrong says nothing about it.
 use std::fmt;
@@ -113,7 +113,7 @@ impl Clock {
         if self.is_vouched_for {
             return Ok(doubt.filter(|doubt| *doubt == Doubt::Unset));
         }
-        if doubt.is_some() || known.is_continued_by(&self.now) {
+        if doubt.is_some() || known.is_continued_by(&self.now, leap) {
             return Ok(doubt);
         }
         known.look_at_files(root, self.running_since)?;
@@ -156,12 +156,12 @@ struct Known {
 }
 
 impl Known {
-    fn is_continued_by(&self, now: &Moment) -> bool {
-        let moved = self
-            .believed
-            .as_ref()
-            .and_then(|then| now.moved_since(then));
-        moved.is_some_and(|moved| moved.abs() <= DAY)
+    /// Whether the clock has gone on from what was believed, and not for so long that nobody has looked at it meanwhile.
+    fn is_continued_by(&self, now: &Moment, leap: i64) -> bool {
+        self.believed.as_ref().is_some_and(|then| {
+            let moved = now.moved_since(then);
+            moved.is_some_and(|moved| moved.abs() <= DAY) && now.time - then.time <= leap
+        })
     }
 
     /// By the time that no client can set, of all that lies on the mounted file system, what is the server's own included.
@@ -184,7 +184,7 @@ fn doubt(now: &Moment, known: &Known, leap: i64) -> Option<Doubt> {
     if time < SET_SINCE {
         return Some(Doubt::Unset);
     }
-    if known.is_continued_by(now) {
+    if known.is_continued_by(now, leap) {
         return None;
     }
     if now.since_boot < i64::try_from(SETTLING.as_secs()).unwrap_or(0) {
@@ -324,6 +324,11 @@ mod tests {
                 "the same boot, on and on",
                 known(Some(at(NOW - 900, 100, "b")), None, Some(to_come)),
                 None,
+            ),
+            (
+                "the same boot, which seems to be a year older",
+                known(Some(at(long_ago, 1000 - 400 * DAY, "b")), None, None),
+                ahead(long_ago),
             ),
             (
                 "the same boot, in which the clock was set a year ahead",

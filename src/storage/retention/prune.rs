@@ -37,8 +37,7 @@ use crate::storage::quota::meter::{Meter, Metered};
 use crate::storage::retention::arrival::{self, Arrival};
 use crate::storage::retention::doubt::{Clock, Doubt, leap};
 use crate::storage::retention::lock::locked_until;
-use crate::storage::rules::Room;
-use crate::storage::upload::available;
+use crate::storage::rules::{Room, available};
 
 /// Files that are remembered in one walk.
 const MOST_REMEMBERED: usize = 10_000;

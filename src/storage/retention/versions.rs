@@ -1,148 +1,150 @@
-//! Old versions of overwritten files (setting: `versions`): each file has a directory of its own below [`VERSIONS`] in the root
-//! that it lies in, with the path of the file and then the moment in which it was replaced.
+//! Old versions of files that were overwritten or removed (setting: `versions`): each file has a directory of its own below
+//! [`VERSIONS`] in the root that it lies in, with the path of the file and then the moment in which it was replaced.
+//!
+//! A [`Version`] is there before the file is replaced, and goes again if that fails; older ones go only when it stands.
 use std::fs::File;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use jiff::Timestamp;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
+use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
 
 use crate::storage::disk::copy;
 use crate::storage::disk::durable::{Order, after_rename, before_rename, sync_directory};
-use crate::storage::disk::metadata::size_of;
+use crate::storage::disk::metadata::{is_unchanged, size_of};
 use crate::storage::disk::names::rename_to_new;
 use crate::storage::disk::reserved::VERSIONS;
-use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::below;
+use crate::storage::rules::{Room, available};
 
 /// How versions of one file are kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Keeping {
+pub struct Versioning {
     /// How many; the oldest go.
     pub most: usize,
     /// They are on the disk before the file is replaced.
     pub durable: bool,
     pub order: Order,
+    /// What copies leave free of the disk.
+    pub min_free: Room,
 }
 
 /// The directory of the versions of one file.
-struct Versions {
+#[derive(Debug)]
+pub struct Versions {
     directory: OwnedFd,
-    keeping: Keeping,
+    how: Versioning,
 }
 
-/// Keeps what has the name as an old version under a second name, so that it can be replaced in one step; tells sizes in
-/// bytes of the versions that had to go.
-///
-/// # Errors
-/// Whatever keeps it from being kept; then it must not be replaced.
-pub fn keep(
-    root: &Root,
-    relative: &[u8],
-    place: &Place,
-    keeping: Keeping,
-) -> Result<Vec<u64>, Errno> {
-    let versions = Versions::open(root, relative, keeping)?;
-    versions.add(&|versions, name| {
-        let linked = linkat(
-            &place.directory,
-            place.name.as_slice(),
-            versions,
-            name,
-            LinkatFlags::empty(),
-        );
-        match linked {
-            // No links on this file system, too many, or (proc(5), protected_hardlinks) not of another's file.
-            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::EMLINK | Errno::EXDEV) => {
-                let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-                let old = openat(
-                    &place.directory,
-                    place.name.as_slice(),
-                    flags | OFlag::O_CLOEXEC,
-                    Mode::empty(),
-                )?;
-                copy_to(&old, versions, name, keeping)
-            }
-            other => other,
-        }
-    })
-}
-
-/// Keeps a copy of an open file that is going to be written to.
-///
-/// # Errors
-/// As [`keep`].
-pub fn keep_copy(
-    root: &Root,
-    relative: &[u8],
-    old: &OwnedFd,
-    keeping: Keeping,
-) -> Result<Vec<u64>, Errno> {
-    let versions = Versions::open(root, relative, keeping)?;
-    versions.add(&|versions, name| copy_to(old, versions, name, keeping))
-}
-
-/// Under a name of unfinished files until it is whole.
-fn copy_to(old: &OwnedFd, versions: &OwnedFd, name: &str, keeping: Keeping) -> Result<(), Errno> {
-    let aside = format!(".thriftpd-{name}.partial");
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-    let new = File::from(openat(versions, aside.as_str(), flags, mode)?);
-    let copied = copy::all(old.as_fd(), new.as_fd())
-        .and_then(|()| copy::times(old.as_fd(), new.as_fd()))
-        .and_then(|()| match keeping.durable {
-            true => before_rename(keeping.order, &new),
-            false => Ok(()),
-        })
-        .and_then(|()| rename_to_new(versions, aside.as_bytes(), versions, name.as_bytes()));
-    if copied.is_err() {
-        let _ = unlinkat(versions, aside.as_str(), UnlinkatFlags::NoRemoveDir);
-        return copied;
-    }
-    match keeping.durable {
-        true => after_rename(keeping.order, &new, versions.as_fd()),
-        false => Ok(()),
-    }
+/// What became of a wish for a version.
+#[derive(Debug)]
+pub enum Made {
+    Version(Version),
+    /// Only a copy can be one: to be made by [`Versions::copy`] while no name is held.
+    NeedsCopy,
 }
 
 impl Versions {
-    fn open(root: &Root, relative: &[u8], keeping: Keeping) -> Result<Self, Errno> {
+    /// Opens or makes the directory for the file at this path below the root.
+    ///
+    /// # Errors
+    /// Those of openat(2) and mkdirat(2).
+    pub fn of(root: &Root, relative: &[u8], how: Versioning) -> Result<Self, Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let path = below(VERSIONS, relative);
         let directory = match root.open_below(&path, flags, Mode::empty()) {
             Err(Errno::ENOENT) => {
                 for end in (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/') {
-                    make(root, &path[..end], keeping)?;
+                    make(root, &path[..end], how)?;
                 }
                 root.open_below(&path, flags, Mode::empty())?
             }
             other => other?,
         };
-        Ok(Self { directory, keeping })
+        Ok(Self { directory, how })
     }
 
-    /// `put` makes the version of the name that it is told; a name that is taken is not an error of its.
-    fn add(self, put: &dyn Fn(&OwnedFd, &str) -> Result<(), Errno>) -> Result<Vec<u64>, Errno> {
-        let mut moment = Timestamp::now();
+    /// Gives the file a second name, so that it can be replaced in one step.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being kept; then it must not be replaced.
+    pub fn link(self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<Made, Errno> {
+        let linked = self.under_new_name(&|versions, new| {
+            linkat(directory, name, versions, new, LinkatFlags::empty())
+        });
+        let version = match linked {
+            Ok(new) => Version::new(self, new),
+            Err(errno) if needs_copy(errno) => return Ok(Made::NeedsCopy),
+            Err(errno) => return Err(errno),
+        };
+        let Self { directory, how } = &version.versions;
+        if how.durable && how.order == Order::Each {
+            sync_directory(directory.as_fd())?;
+        }
+        Ok(Made::Version(version))
+    }
+
+    /// Moves the file away from its name, and tells sizes in bytes of the versions that went for it. None: only a copy can be one.
+    ///
+    /// # Errors
+    /// As [`Versions::link`].
+    pub fn take(self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Vec<u64>>, Errno> {
+        let taken = self.under_new_name(&|versions, new| {
+            rename_to_new(directory, name, versions, new.as_bytes())
+        });
+        match taken {
+            Ok(new) => Ok(Some(Version::new(self, new).stand())),
+            Err(errno) if needs_copy(errno) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Copies an open file, under a name of unfinished files until it becomes a version.
+    ///
+    /// # Errors
+    /// `ENOSPC` also where less would be free than has to stay.
+    pub fn copy(self, old: &OwnedFd) -> Result<Copied, Errno> {
+        let of = fstat(old)?;
+        let free = available(&fstatvfs(&self.directory)?, self.how.min_free);
+        if size_of(&of) > free {
+            return Err(Errno::ENOSPC);
+        }
+        let aside = format!(".thriftpd-{}.partial", moment(Timestamp::now()));
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let new = File::from(openat(&self.directory, aside.as_str(), flags, mode)?);
+        let copied = Copied {
+            versions: Some(self),
+            aside,
+            of,
+            new,
+        };
+        copied.fill(old)?;
+        Ok(copied)
+    }
+
+    /// Gives something a name that sorts by age; tells it. A name that is taken is no error of `give`.
+    fn under_new_name(
+        &self,
+        give: &dyn Fn(&OwnedFd, &str) -> Result<(), Errno>,
+    ) -> Result<String, Errno> {
+        let mut time = Timestamp::now();
         loop {
-            // Sorts by age as it is.
-            let name = moment.strftime("%Y%m%dT%H%M%S.%6fZ").to_string();
-            match put(&self.directory, &name) {
-                Err(Errno::EEXIST) => moment += jiff::SignedDuration::from_micros(1),
-                other => break other?,
+            let name = moment(time);
+            match give(&self.directory, &name) {
+                Err(Errno::EEXIST) => time += jiff::SignedDuration::from_micros(1),
+                other => return other.map(|()| name),
             }
         }
-        if self.keeping.durable && self.keeping.order == Order::Each {
-            sync_directory(self.directory.as_fd())?;
-        }
-        self.thin_out()
     }
 
-    /// Takes the oldest away; tells their sizes.
-    fn thin_out(self) -> Result<Vec<u64>, Errno> {
+    /// Takes the oldest away; tells their sizes in bytes.
+    fn thin_out(&self) -> Result<Vec<u64>, Errno> {
         let copy = self.directory.try_clone().map_err(|_| Errno::EMFILE)?;
         let mut names: Vec<Vec<u8>> = Dir::from_fd(copy)?
             .into_iter()
@@ -153,7 +155,7 @@ impl Versions {
             })
             .collect();
         names.sort_unstable();
-        let too_many = names.len().saturating_sub(self.keeping.most);
+        let too_many = names.len().saturating_sub(self.how.most);
         let mut gone = Vec::new();
         for name in names.into_iter().take(too_many) {
             let name = name.as_slice();
@@ -167,14 +169,131 @@ impl Versions {
     }
 }
 
-fn make(root: &Root, path: &[u8], keeping: Keeping) -> Result<(), Errno> {
+/// No links on this file system, too many, not of another's file (proc(5), protected_hardlinks), or another file system.
+fn needs_copy(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EPERM | Errno::EOPNOTSUPP | Errno::EMLINK | Errno::EXDEV
+    )
+}
+
+fn moment(time: Timestamp) -> String {
+    time.strftime("%Y%m%dT%H%M%S.%6fZ").to_string()
+}
+
+fn make(root: &Root, path: &[u8], how: Versioning) -> Result<(), Errno> {
     let place = root.place(path)?;
     match mkdirat(&place.directory, place.name.as_slice(), Mode::S_IRWXU) {
-        Ok(()) if keeping.durable && keeping.order == Order::Each => {
+        Ok(()) if how.durable && how.order == Order::Each => {
             sync_directory(place.directory.as_fd())
         }
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(errno),
+    }
+}
+
+/// A copy of a file that may become a version of it; else it is gone with the value.
+#[derive(Debug)]
+pub struct Copied {
+    versions: Option<Versions>,
+    aside: String,
+    /// What the file was when the copy was begun.
+    of: FileStat,
+    new: File,
+}
+
+impl Copied {
+    fn fill(&self, old: &OwnedFd) -> Result<(), Errno> {
+        copy::all(old.as_fd(), self.new.as_fd())?;
+        copy::times(old.as_fd(), self.new.as_fd())?;
+        match &self.versions {
+            Some(versions) if versions.how.durable => before_rename(versions.how.order, &self.new),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes it a version.
+    ///
+    /// # Errors
+    /// Those of renaming and flushing.
+    pub fn become_version(mut self) -> Result<Version, Errno> {
+        let versions = self.versions.take().ok_or(Errno::EINVAL)?;
+        let name = versions.under_new_name(&|directory, name| {
+            rename_to_new(directory, self.aside.as_bytes(), directory, name.as_bytes())
+        });
+        let version = match name {
+            Ok(name) => Version::new(versions, name),
+            Err(errno) => {
+                self.versions = Some(versions);
+                return Err(errno);
+            }
+        };
+        let Versions { directory, how } = &version.versions;
+        if how.durable {
+            after_rename(how.order, &self.new, directory.as_fd())?;
+        }
+        Ok(version)
+    }
+
+    /// The same, if the file is still what was copied.
+    ///
+    /// # Errors
+    /// As [`Copied::become_version`].
+    pub fn of_unchanged(self, now: &FileStat) -> Result<Made, Errno> {
+        match is_unchanged(&self.of, now) {
+            true => self.become_version().map(Made::Version),
+            false => Ok(Made::NeedsCopy),
+        }
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        if let Some(Versions { directory, .. }) = &self.versions {
+            let _ = unlinkat(directory, self.aside.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}
+
+/// An old version. It goes with the value unless what it is of has really lost its name.
+#[derive(Debug)]
+#[must_use]
+pub struct Version {
+    versions: Versions,
+    name: String,
+    stands: bool,
+}
+
+impl Version {
+    fn new(versions: Versions, name: String) -> Self {
+        Self {
+            versions,
+            name,
+            stands: false,
+        }
+    }
+
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        let directory = &self.versions.directory;
+        let stat = fstatat(directory, self.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
+        stat.map_or(0, |stat| size_of(&stat))
+    }
+
+    /// It stays, and the oldest ones go; tells their sizes in bytes.
+    pub fn stand(mut self) -> Vec<u64> {
+        self.stands = true;
+        // What cannot be taken away now is too many the next time.
+        self.versions.thin_out().unwrap_or_default()
+    }
+}
+
+impl Drop for Version {
+    fn drop(&mut self) {
+        if !self.stands {
+            let directory = &self.versions.directory;
+            let _ = unlinkat(directory, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
     }
 }
 
@@ -189,10 +308,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::open(directory.path()).unwrap();
         fs::create_dir(directory.path().join("sub")).unwrap();
-        let keeping = Keeping {
+        let how = Versioning {
             most: 2,
             durable: true,
             order: Order::Each,
+            min_free: Room::default(),
         };
         // What was a file may be a directory later.
         for relative in ["sub/file", &"x".repeat(255), "sub"] {
@@ -204,9 +324,18 @@ mod tests {
                 let aside = directory.path().join("aside");
                 fs::write(&aside, number.to_string()).unwrap();
                 let place = root.place(relative.as_bytes()).unwrap();
-                let gone = keep(&root, relative.as_bytes(), &place, keeping).unwrap();
-                assert_eq!(gone.len(), usize::from(number == 3));
+                let version = || {
+                    let versions = Versions::of(&root, relative.as_bytes(), how).unwrap();
+                    match versions.link(place.directory.as_fd(), &place.name).unwrap() {
+                        Made::Version(version) => version,
+                        Made::NeedsCopy => panic!("no links here"),
+                    }
+                };
+                // One that does not stand leaves nothing, and takes nothing away.
+                drop(version());
+                let version = version();
                 fs::rename(&aside, &target).unwrap();
+                assert_eq!(version.stand().len(), usize::from(number == 3));
             }
             let versions = directory.path().join(".thriftpd-versions").join(relative);
             let kept = fs::read_dir(versions).unwrap();
@@ -228,15 +357,76 @@ mod tests {
         let then = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
         let file = File::open(&path).unwrap();
         file.set_modified(then).unwrap();
-        let keeping = Keeping {
+        let how = Versioning {
             most: 1,
             durable: false,
             order: Order::Journal,
+            min_free: Room::default(),
         };
-        keep_copy(&root, b"file", &file.into(), keeping).unwrap();
-        let kept = fs::read_dir(directory.path().join(".thriftpd-versions/file")).unwrap();
-        let kept = kept.last().unwrap().unwrap().path();
+        let file = file.into();
+        let copy = || {
+            Versions::of(&root, b"file", how)
+                .unwrap()
+                .copy(&file)
+                .unwrap()
+        };
+        let versions = directory.path().join(".thriftpd-versions/file");
+        let names = || fs::read_dir(&versions).unwrap().count();
+        // Neither a copy nor a version that comes to nothing leaves anything.
+        drop(copy());
+        drop(copy().become_version().unwrap());
+        assert_eq!(names(), 0);
+        let mut changed = fstat(&file).unwrap();
+        changed.st_mtime += 1;
+        assert!(matches!(copy().of_unchanged(&changed), Ok(Made::NeedsCopy)));
+        let unchanged = copy().of_unchanged(&fstat(&file).unwrap()).unwrap();
+        let Made::Version(version) = unchanged else {
+            panic!("it is what was copied");
+        };
+        assert_eq!(version.stand(), [0; 0]);
+        assert_eq!(names(), 1);
+        let kept = fs::read_dir(&versions)
+            .unwrap()
+            .last()
+            .unwrap()
+            .unwrap()
+            .path();
         assert_eq!(fs::read(&kept).unwrap(), b"old");
         assert_eq!(fs::metadata(&kept).unwrap().modified().unwrap(), then);
+        // No copy takes what has to stay free.
+        let full = Versioning {
+            min_free: Room {
+                bytes: Some(u64::MAX),
+                percent: None,
+            },
+            ..how
+        };
+        let refused = Versions::of(&root, b"file", full).unwrap().copy(&file);
+        assert_eq!(refused.map(drop), Err(Errno::ENOSPC));
+    }
+
+    #[test]
+    fn what_is_taken_away_is_a_version_under_a_path_that_was_not_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(directory.path()).unwrap();
+        let how = Versioning {
+            most: 1,
+            durable: true,
+            order: Order::Journal,
+            min_free: Room::default(),
+        };
+        for (contents, gone) in [("one", 0), ("two", 1)] {
+            fs::write(directory.path().join("file"), contents).unwrap();
+            let place = root.place(b"file").unwrap();
+            let versions = Versions::of(&root, b"file", how).unwrap();
+            let taken = versions.take(place.directory.as_fd(), &place.name).unwrap();
+            assert_eq!(taken.unwrap().len(), gone);
+            assert!(!directory.path().join("file").exists());
+        }
+        let kept = fs::read_dir(directory.path().join(".thriftpd-versions/file")).unwrap();
+        let kept: Vec<_> = kept
+            .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+            .collect();
+        assert_eq!(kept, ["two"]);
     }
 }

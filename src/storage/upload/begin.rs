@@ -21,7 +21,7 @@ use crate::storage::integrity::checksum::{self, Algorithm, Digest};
 use crate::storage::permissions::Permission;
 use crate::storage::quota::meter::Meter;
 use crate::storage::retention::lock;
-use crate::storage::retention::versions::{self, Keeping};
+use crate::storage::retention::versions::{Copied, Version, Versioning, Versions};
 use crate::storage::rules::Uploads;
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
@@ -155,11 +155,18 @@ impl Upload {
             lock::check(old, target.rules.lock, target.path.as_bytes())?;
         }
         let place = target.place()?;
-        let continues = how != How::Replace;
-        if continues {
+        let told = target.told.of(&place);
+        if how != How::Replace {
             if let Some(file) = Self::what_was_cut_off(target, &place, how, old.as_ref())? {
                 return Self::resume(target, place, how, old, file).map(Some);
             }
+            // It has become the file, or is gone, since the client was told how much of it is there.
+            if told.is_some() && (how == How::Append || old.is_some()) {
+                return Err(target.refuse(ErrorKind::LengthChanged));
+            }
+        }
+        if told.is_some() {
+            target.told.set(&place, None);
         }
         match (how, old) {
             (How::At(offset), None) if offset > 0 => {
@@ -239,12 +246,11 @@ impl Upload {
         })
     }
 
-    /// The partial file of an upload of this account that is to be continued; None where there is none, or only one that has
-    /// nothing to do with the file which has the name now.
+    /// The partial file of an upload of this account that is to be continued; None where there is none.
     ///
     /// # Errors
     /// `Busy` while another session writes to it, which ends for this one where it has moved nothing for a while;
-    /// `ReplacementLeft` for what is to come behind a file that was to be replaced.
+    /// `ReplacementLeft` for what is to come behind a file that was to be replaced; `OtherLeft` for one that was not.
     fn what_was_cut_off(
         target: &Target<'_>,
         place: &Place,
@@ -255,10 +261,6 @@ impl Upload {
         for _ in 0..TRIES {
             let left = partial::claim(directory, &name, target.holder);
             let file = match left.map_err(|errno| target.fail(errno))? {
-                Left::Nothing if target.told.is_some() && old.is_some() => {
-                    // It has become the file since the client was told how much of it is there.
-                    return Err(target.refuse(ErrorKind::Busy));
-                }
                 Left::Nothing => return Ok(None),
                 Left::InUse(stat) if give_way(&stat, target.account()) => continue,
                 // The client knows its size, and would send what comes behind it.
@@ -266,7 +268,10 @@ impl Upload {
                 Left::Partial(file) => file,
             };
             return match old {
-                Some(old) if !partial::is_to_replace(&file, &file.stat, old) => Ok(None),
+                Some(old) if !partial::is_to_replace(&file, &file.stat, old) => {
+                    // The client may know less of it than the server, and would mix the two.
+                    Err(target.refuse(ErrorKind::OtherLeft))
+                }
                 Some(_) if how == How::Append => Err(target.refuse(ErrorKind::ReplacementLeft)),
                 _ => Ok(Some(file)),
             };
@@ -283,13 +288,14 @@ impl Upload {
         file: Claimed,
     ) -> Result<Self, Error> {
         let (size, sure) = (size_of(&file.stat), partial::sure_length(&file, &file.stat));
-        // What comes behind it begins where the client was told that it ends.
-        let told = target.told.filter(|&told| told <= sure);
-        let told = told.unwrap_or(partial::told_length(sure));
-        let position = match how {
-            How::Append => told,
-            how => target.position(how, sure)?,
+        let position = match (how, target.told.of(&place)) {
+            // What comes behind it begins where the client was told that it ends.
+            (How::Append, Some(told)) if told <= sure => told,
+            (How::Append, Some(_)) => return Err(target.refuse(ErrorKind::LengthChanged)),
+            (How::Append, None) => partial::told_length(sure),
+            (how, _) => target.position(how, sure)?,
         };
+        target.told.set(&place, None);
         let partial = Partial {
             file,
             name: target.partial_name(&place),
@@ -372,6 +378,7 @@ impl Upload {
             may_replace: target.permissions.contains(Permission::Overwrite),
             modes: target.modes,
             clone_of: None,
+            min_free: target.min_free,
             resumable: partial.resumable,
             had,
             keeps,
@@ -393,6 +400,7 @@ impl Upload {
             cuts: false,
             may_be_longer: false,
             marked: false,
+            has_begun: false,
             durable: target.durable,
             pace: Pace::new(target.durable, position),
             space,
@@ -431,12 +439,15 @@ impl Upload {
         let size = size_of(&stat);
         let position = target.position(how, size)?;
         let space = target.space(target.meter(file.as_fd()), size, (0, 0));
+        let mut upload = Self::in_place(target, file, None, space, position)?;
         if how != How::Append {
-            keep_old(target, &file, &space)?;
+            let of_old = version_of(target, &upload.file, &upload.space)?;
+            if let Grows::InPlace { version, .. } = &mut upload.grows {
+                *version = of_old;
+            }
         }
         // It tells of what was there, and would again if the time of then came back.
-        checksum::forget(file.as_fd());
-        let mut upload = Self::in_place(target, file, None, space, position)?;
+        checksum::forget(upload.file.as_fd());
         upload.cuts = how == How::Replace;
         upload.may_be_longer = true;
         Ok(upload)
@@ -484,6 +495,7 @@ impl Upload {
         let grows = Grows::InPlace {
             new_in,
             at: (root, target.relative.to_vec()),
+            version: None,
         };
         Ok(Self::of(target, file, grows, space, position))
     }
@@ -524,34 +536,33 @@ fn claim_target(target: &Target<'_>, may_be_new: bool) -> Result<Claimed, Error>
     Err(target.refuse(ErrorKind::Busy))
 }
 
-/// Keeps a copy of what is going to be overwritten in place, where there is room for one.
-fn keep_old(target: &Target<'_>, old: &Claimed, space: &Space) -> Result<(), Error> {
+/// A copy of what is going to be overwritten in place, where there is room for one.
+fn version_of(target: &Target<'_>, old: &Claimed, space: &Space) -> Result<Option<Version>, Error> {
     if target.rules.versions == 0 {
-        return Ok(());
+        return Ok(None);
     }
     let fail = |errno| target.fail(errno);
     let flags = OPEN | OFlag::O_RDONLY;
-    let copied = target
+    let read = target
         .root
-        .open_below(target.relative, flags, Mode::empty());
-    let copied = File::from(copied.map_err(fail)?);
-    let size = size_of(&fstat(&copied).map_err(fail)?);
+        .open_below(target.relative, flags, Mode::empty())
+        .map_err(fail)?;
+    let size = size_of(&fstat(&read).map_err(fail)?);
     space
-        .would_fit(&copied, size)
+        .would_fit(old, size)
         .and_then(|()| space.one_more(size))
         .map_err(|kind| target.refuse(kind))?;
-    let keeping = Keeping {
+    let how = Versioning {
         most: target.rules.versions,
         durable: target.durable,
         order: Order::of(old.as_fd()),
+        min_free: target.min_free,
     };
-    let kept = versions::keep_copy(target.root, target.relative, &copied.into(), keeping);
-    let gone = kept.map_err(|errno| {
+    let version = Versions::of(target.root, target.relative, how)
+        .and_then(|versions| versions.copy(&read))
+        .and_then(Copied::become_version);
+    version.map(Some).map_err(|errno| {
         space.went(size, 1);
-        target.fail(errno)
-    })?;
-    for gone in gone {
-        space.went(gone, 1);
-    }
-    Ok(())
+        fail(errno)
+    })
 }

@@ -10,7 +10,7 @@
 //! The old file never has the name under which uploads are continued, or a server that is killed within the flush would leave
 //! it there, to be overwritten or continued with what is another file. It has one that nobody continues.
 use std::fs::File;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -30,8 +30,9 @@ use crate::storage::disk::root::Place;
 use crate::storage::disk::writers::{Holder, Reserved};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest};
+use crate::storage::retention::fresh;
 use crate::storage::retention::lock::locked_until;
-use crate::storage::retention::versions::{self, Keeping};
+use crate::storage::retention::versions::{Copied, Made, Version, Versioning, Versions};
 
 /// How long behind its last byte a client may still turn out to be gone. A process that is killed ends its connections within
 /// a millisecond (22 to 713 microseconds were seen), one that tidies up takes some more.
@@ -48,7 +49,17 @@ pub type Look<'a, E> = dyn FnMut(Duration) -> Result<(), E> + 'a;
 struct Exchanged {
     old: FileStat,
     /// Nobody else takes it for what an upload has left.
-    _reserved: Reserved,
+    reserved: Reserved,
+}
+
+impl Exchanged {
+    /// The old file goes, which has this name; tells how many bytes it had.
+    fn remove(self, directory: BorrowedFd<'_>, name: &[u8]) -> u64 {
+        // Given up before: its inode may be that of a new file at once.
+        drop(self.reserved);
+        partial::remove(directory, name, &self.old);
+        size_of(&self.old)
+    }
 }
 
 /// How the name is given.
@@ -67,6 +78,8 @@ enum Named {
     Exchanged(Exchanged),
     /// The file system cannot exchange, or somebody writes to the old file.
     Refused,
+    /// The old version has to be a copy, which is not to be made while the name is held.
+    NeedsCopy,
 }
 
 impl Upload {
@@ -79,6 +92,10 @@ impl Upload {
     pub fn finish<E: From<Error>>(mut self, look: &mut Look<'_, E>) -> Result<Stored, E> {
         // Nobody has it ended any more.
         self.file.settle();
+        if self.cuts || (self.may_be_longer && matches!(self.grows, Grows::InPlace { .. })) {
+            // What it would lose may be all that there is.
+            look(HANG_UP)?;
+        }
         self.cut()?;
         if self.may_be_longer {
             let end = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
@@ -162,21 +179,27 @@ impl Upload {
                 false => Ok(()),
             })
             .map_err(|errno| self.failed(errno))?;
-        let held = HeldName::of(directory, &place.name);
-        let _held = held.map_err(|errno| self.failed(errno))?;
         let mut way = match self.durable {
             true => Way::Exchange,
             false => Way::Replace,
         };
-        let mut is_kept = false;
-        let named = loop {
+        let (mut held, mut copied) = (None, None);
+        let (named, version) = loop {
+            if held.is_none() {
+                let name = HeldName::of(directory, &place.name);
+                held = Some(name.map_err(|errno| self.failed(errno))?);
+            }
             // What cannot be undone, or is not flushed behind it, is looked at before.
             look(match way {
                 Way::Exchange => Duration::ZERO,
                 Way::Replace => HANG_UP,
             })?;
-            match self.give_name(beside, at, way, &mut is_kept)? {
-                Named::Refused => way = Way::Replace,
+            match self.give_name(beside, at, way, copied.take())? {
+                (Named::Refused, _) => way = Way::Replace,
+                (Named::NeedsCopy, _) => {
+                    drop(held.take());
+                    copied = self.copy_old(beside)?;
+                }
                 named => break named,
             }
         };
@@ -191,17 +214,17 @@ impl Upload {
             _ => Ok(()),
         });
         if settled.is_err() {
-            self.take_name_back(beside, at, &named);
+            if !self.take_name_back(beside, at, named) {
+                self.let_stand(version);
+            }
             return settled;
         }
-        let gone = match &named {
-            Named::Exchanged(Exchanged { old, .. }) => {
-                partial::remove(directory, at, old);
-                Some(size_of(old))
-            }
-            Named::Replaced(size) => Some(*size),
-            Named::New | Named::Refused => None,
+        let gone = match named {
+            Named::Exchanged(exchanged) => Some(exchanged.remove(directory, at)),
+            Named::Replaced(size) => Some(size),
+            Named::New | Named::Refused | Named::NeedsCopy => None,
         };
+        self.let_stand(version);
         if let Some(size) = gone.filter(|_| beside.keeps.is_none()) {
             self.space.went(size, 1);
         }
@@ -217,6 +240,12 @@ impl Upload {
             boot::unmark(self.file.as_fd());
             partial::forget_replaced(&self.file);
         }
+        // What continues a finished file was there before.
+        if beside.rules.lock.is_some() && beside.clone_of.is_none() {
+            if let Ok(stat) = fstat(&*self.file) {
+                fresh::note(beside.account(), &stat);
+            }
+        }
         Ok(())
     }
 
@@ -226,8 +255,8 @@ impl Upload {
         beside: &Beside,
         name: &mut Vec<u8>,
         way: Way,
-        is_kept: &mut bool,
-    ) -> Result<Named, Error> {
+        copied: Option<Copied>,
+    ) -> Result<(Named, Option<Version>), Error> {
         let place = &beside.place;
         let fail = |errno| self.failed(errno);
         let refuse = |kind| Error::new(kind, self.path.as_bytes());
@@ -240,7 +269,7 @@ impl Upload {
             self.space.fits_without((0, 0)).map_err(refuse)?;
             match rename_to_new(directory, name, directory, &place.name) {
                 Err(Errno::EEXIST) if beside.may_replace => {}
-                other => return other.map(|()| Named::New).map_err(fail),
+                other => return other.map(|()| (Named::New, None)).map_err(fail),
             }
         }
         let old = old_file(place).map_err(fail)?;
@@ -257,22 +286,24 @@ impl Upload {
         self.space.fits_without(replaced).map_err(refuse)?;
         let Some(old) = old else {
             return rename_to_new(directory, name, directory, &place.name)
-                .map(|()| Named::New)
+                .map(|()| (Named::New, None))
                 .map_err(fail);
         };
         let reserved = match way {
             Way::Exchange => match reserve(&old, beside.holder.as_ref()) {
-                None => return Ok(Named::Refused),
+                None => return Ok((Named::Refused, None)),
                 reserved => reserved,
             },
             Way::Replace => None,
         };
-        if !std::mem::replace(is_kept, true) {
-            self.keep_version(beside)?;
-        }
+        let version = match self.version_of(beside, &old, copied).map_err(fail)? {
+            Some(Made::NeedsCopy) => return Ok((Named::NeedsCopy, None)),
+            Some(Made::Version(version)) => Some(version),
+            None => None,
+        };
         let Some(reserved) = reserved else {
             return renameat(directory, name.as_slice(), directory, place.name.as_slice())
-                .map(|()| Named::Replaced(size_of(&old)))
+                .map(|()| (Named::Replaced(size_of(&old)), version))
                 .map_err(fail);
         };
         if beside.resumable {
@@ -281,20 +312,19 @@ impl Upload {
             *name = aside;
         }
         let (from, to) = (name.as_slice(), place.name.as_slice());
-        let exchanged = renameat2(directory, from, directory, to, RenameFlags::RENAME_EXCHANGE);
-        match exchanged {
-            Ok(()) => Ok(Named::Exchanged(Exchanged {
-                old,
-                _reserved: reserved,
-            })),
-            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(Named::Refused),
+        match renameat2(directory, from, directory, to, RenameFlags::RENAME_EXCHANGE) {
+            Ok(()) => {
+                let named = Named::Exchanged(Exchanged { old, reserved });
+                Ok((named, version))
+            }
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok((Named::Refused, None)),
             Err(errno) => Err(fail(errno)),
         }
     }
 
     /// The client is gone, or the disk failed: the old file gets its name back, unless another program has given it to a file
-    /// meanwhile. `at` is the name that the partial file has then.
-    fn take_name_back(&self, beside: &Beside, at: &mut Vec<u8>, named: &Named) {
+    /// meanwhile: then false. `at` is the name that the partial file has then.
+    fn take_name_back(&self, beside: &Beside, at: &mut Vec<u8>, named: Named) -> bool {
         let place = &beside.place;
         let (directory, target) = (place.directory.as_fd(), place.name.as_slice());
         let is_ours = partial::has_name(directory, target, &self.file.stat);
@@ -315,23 +345,25 @@ impl Upload {
                     }
                 })
             }
-            Named::Exchanged(Exchanged { old, .. }) => {
-                partial::remove(directory, at, old);
-                self.space.went(size_of(old), 1);
-                return;
+            Named::Exchanged(exchanged) => {
+                self.space.went(exchanged.remove(directory, at), 1);
+                return false;
             }
             Named::Replaced(size) => {
-                self.space.went(*size, 1);
-                return;
+                self.space.went(size, 1);
+                return false;
             }
-            Named::New | Named::Refused => return,
+            Named::New | Named::Refused | Named::NeedsCopy => return false,
         };
         let shown = self.host_path.display();
         match taken {
-            Err(errno) => log::error!(
-                "{shown}: the upload was cut off, but the file has its name already: {}",
-                errno.desc()
-            ),
+            Err(errno) => {
+                log::error!(
+                    "{shown}: the upload was cut off, but the file has its name already: {}",
+                    errno.desc()
+                );
+                return false;
+            }
             // What is not whole must not look so behind a power cut either.
             Ok(()) if self.durable => {
                 if let Err(errno) = after_rename(self.order, &self.file, directory) {
@@ -343,23 +375,61 @@ impl Upload {
             }
             Ok(()) => {}
         }
+        true
     }
 
-    /// The file that is replaced becomes an old version.
-    fn keep_version(&self, beside: &Beside) -> Result<(), Error> {
-        let Some((root, relative)) = &beside.keeps else {
-            return Ok(());
+    /// An old version of the file that is going to be replaced; None where none are kept. `copied` is what was copied before.
+    fn version_of(
+        &self,
+        beside: &Beside,
+        old: &FileStat,
+        copied: Option<Copied>,
+    ) -> Result<Option<Made>, Errno> {
+        if let Some(copied) = copied {
+            return copied.of_unchanged(old).map(Some);
+        }
+        let Place { directory, name } = &beside.place;
+        let versions = self.versions(beside)?;
+        versions
+            .map(|versions| versions.link(directory.as_fd(), name))
+            .transpose()
+    }
+
+    /// Copies the old file where it cannot have a second name; None when it is gone.
+    fn copy_old(&self, beside: &Beside) -> Result<Option<Copied>, Error> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let place = &beside.place;
+        let old = match openat(
+            &place.directory,
+            place.name.as_slice(),
+            flags,
+            Mode::empty(),
+        ) {
+            Err(Errno::ENOENT) => return Ok(None),
+            other => other.map_err(|errno| self.failed(errno))?,
         };
-        let keeping = Keeping {
+        let versions = self.versions(beside);
+        let copied = versions.and_then(|versions| versions.map(|to| to.copy(&old)).transpose());
+        copied.map_err(|errno| self.failed(errno))
+    }
+
+    fn versions(&self, beside: &Beside) -> Result<Option<Versions>, Errno> {
+        let Some((root, relative)) = &beside.keeps else {
+            return Ok(None);
+        };
+        let how = Versioning {
             most: beside.rules.versions,
             durable: self.durable,
             order: self.order,
+            min_free: beside.min_free,
         };
-        let gone = versions::keep(root, relative, &beside.place, keeping);
-        for size in gone.map_err(|errno| self.failed(errno))? {
-            self.space.went(size, 1);
+        Versions::of(root, relative, how).map(Some)
+    }
+
+    fn let_stand(&self, version: Option<Version>) {
+        for gone in version.map(Version::stand).unwrap_or_default() {
+            self.space.went(gone, 1);
         }
-        Ok(())
     }
 }
 

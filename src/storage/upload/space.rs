@@ -3,15 +3,13 @@ use std::fs::File;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::libc;
-use nix::sys::statvfs::{Statvfs, fstatvfs};
+use nix::sys::statvfs::fstatvfs;
 use nix::unistd::ftruncate;
 use std::os::fd::AsFd as _;
 
-use crate::storage::disk::metadata::acts_as_root;
 use crate::storage::error::ErrorKind;
 use crate::storage::quota::meter::Meter;
-use crate::storage::rules::Room;
+use crate::storage::rules::{Room, available};
 
 /// Bytes after which the disk is looked at again, for others write to it, too.
 const LOOK_AGAIN: u64 = 16 << 20;
@@ -208,22 +206,6 @@ impl Space {
             _ => Ok(()),
         }
     }
-}
-
-/// What this process may still use of a disk: root has the reserve, others have not; and some of it is not to be used.
-pub fn available(disk: &Statvfs, min_free: Room) -> u64 {
-    let blocks: libc::fsblkcnt_t = if acts_as_root() {
-        disk.blocks_free()
-    } else {
-        disk.blocks_available()
-    };
-    let size = disk.blocks().saturating_mul(disk.fragment_size());
-    if size == 0 {
-        // File systems that do not say (some network and FUSE ones): the disk itself tells when it is full.
-        return u64::MAX;
-    }
-    let free = blocks.saturating_mul(disk.fragment_size());
-    free.saturating_sub(min_free.of(size))
 }
 
 #[cfg(test)]

@@ -1,0 +1,171 @@
+//! Files that an account has just stored, under a lock: for some minutes it may still do to them what clients do right behind an
+//! upload, which is to set their times and to give them the name that they are to have. Nothing that was there before is hurt by
+//! that.
+//!
+//! A file is known by device and inode, and by the time of its last change: once anybody else has changed it, it is no longer
+//! what was stored.
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::FileStat;
+
+/// How long clients have.
+const FRESH_FOR: Duration = Duration::from_secs(600);
+
+/// Files that are remembered; the oldest ones are forgotten first.
+const MOST: usize = 4096;
+
+/// Device and inode.
+type Key = (u64, u64);
+
+struct Stored {
+    account: String,
+    /// Seconds since 1970 and nanoseconds.
+    changed: (i64, i64),
+    since: Instant,
+}
+
+struct Table {
+    files: BTreeMap<Key, Stored>,
+    /// In the order in which they were stored.
+    order: VecDeque<(Key, Instant)>,
+}
+
+static TABLE: Mutex<Table> = Mutex::new(Table::new());
+
+fn table() -> MutexGuard<'static, Table> {
+    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// To be said when the account has stored the file, which has its name by now.
+pub fn note(account: &str, stat: &FileStat) {
+    table().note(account, stat, Instant::now());
+}
+
+/// Whether the account has just stored the file, and nobody has changed it since.
+pub fn is_fresh(account: &str, stat: &FileStat) -> bool {
+    table().is_fresh(account, stat, Instant::now())
+}
+
+/// To be said when the account has changed a file: one that was fresh stays so, no longer than it would have been.
+pub fn renew(account: &str, before: &FileStat, after: &FileStat) {
+    table().renew(account, before, after, Instant::now());
+}
+
+fn key(stat: &FileStat) -> Key {
+    (stat.st_dev, stat.st_ino)
+}
+
+fn changed(stat: &FileStat) -> (i64, i64) {
+    (stat.st_ctime, stat.st_ctime_nsec)
+}
+
+impl Table {
+    const fn new() -> Self {
+        Self {
+            files: BTreeMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    fn note(&mut self, account: &str, stat: &FileStat, now: Instant) {
+        let stored = Stored {
+            account: account.to_owned(),
+            changed: changed(stat),
+            since: now,
+        };
+        self.files.insert(key(stat), stored);
+        self.order.push_back((key(stat), now));
+        while let Some((key, since)) = self.order.front() {
+            if self.order.len() <= MOST && now.duration_since(*since) <= FRESH_FOR {
+                break;
+            }
+            // It may have been stored anew, as another file with the same inode.
+            if self
+                .files
+                .get(key)
+                .is_some_and(|stored| stored.since == *since)
+            {
+                self.files.remove(key);
+            }
+            self.order.pop_front();
+        }
+    }
+
+    fn renew(&mut self, account: &str, before: &FileStat, after: &FileStat, now: Instant) {
+        if key(before) != key(after) || !self.is_fresh(account, before, now) {
+            return;
+        }
+        if let Some(stored) = self.files.get_mut(&key(after)) {
+            stored.changed = changed(after);
+        }
+    }
+
+    fn is_fresh(&self, account: &str, stat: &FileStat, now: Instant) -> bool {
+        self.files.get(&key(stat)).is_some_and(|stored| {
+            stored.account == account
+                && stored.changed == changed(stat)
+                && now.duration_since(stored.since) <= FRESH_FOR
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::stat::fstat;
+
+    use super::*;
+
+    fn file(inode: u64, changed: i64) -> FileStat {
+        let mut stat = fstat(tempfile::tempfile().unwrap()).unwrap();
+        (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec) = (inode, changed, 0);
+        stat
+    }
+
+    #[test]
+    fn a_file_is_fresh_for_who_has_stored_it_while_nobody_changes_it() {
+        let (mut table, start) = (Table::new(), Instant::now());
+        let stored = file(1, 100);
+        table.note("anna", &stored, start);
+        assert!(table.is_fresh("anna", &stored, start));
+        assert!(!table.is_fresh("bert", &stored, start));
+        assert!(!table.is_fresh("anna", &file(2, 100), start));
+        assert!(!table.is_fresh("anna", &file(1, 101), start));
+        assert!(table.is_fresh("anna", &stored, start + FRESH_FOR));
+        // What anna does to it does not count, and what others do does.
+        let (renamed, touched) = (file(1, 102), file(1, 103));
+        table.renew("anna", &stored, &renamed, start);
+        assert!(table.is_fresh("anna", &renamed, start));
+        table.renew("bert", &renamed, &touched, start);
+        table.renew("anna", &touched, &file(1, 104), start);
+        assert!(!table.is_fresh("anna", &touched, start));
+        assert!(!table.is_fresh("anna", &file(1, 104), start));
+        table.renew("anna", &renamed, &stored, start);
+        let late = start + FRESH_FOR + Duration::from_secs(1);
+        assert!(!table.is_fresh("anna", &stored, late));
+    }
+
+    #[test]
+    fn only_so_many_are_remembered_and_each_for_so_long() {
+        let (mut table, start) = (Table::new(), Instant::now());
+        let template = file(0, 100);
+        let numbered = |inode: u64| {
+            let mut stat = template;
+            stat.st_ino = inode;
+            stat
+        };
+        for inode in 0..2 * MOST as u64 {
+            table.note("anna", &numbered(inode), start);
+        }
+        assert_eq!((table.files.len(), table.order.len()), (MOST, MOST));
+        assert!(!table.is_fresh("anna", &numbered(0), start));
+        // An inode that is used again is the file that was stored last.
+        let last = 2 * MOST as u64 - 1;
+        let later = start + FRESH_FOR;
+        table.note("anna", &numbered(last), later);
+        table.note("anna", &numbered(0), later + Duration::from_secs(1));
+        assert_eq!((table.files.len(), table.order.len()), (2, 2));
+        assert!(table.is_fresh("anna", &numbered(last), later));
+    }
+}
