@@ -643,7 +643,8 @@ impl From<storage::Error> for Refusal {
             Kind::Quota | Kind::OverQuota { .. } | Kind::NoRoom { .. } | Kind::TooLarge => 552,
             Kind::BadName | Kind::NameTooLong | Kind::Reserved => 553,
             Kind::BeyondEnd { .. } => 554,
-            Kind::Busy | Kind::NotMounted => 450,
+            Kind::Busy | Kind::NotMounted | Kind::LengthChanged => 450,
+            Kind::ReplacementLeft | Kind::OtherLeft => 450,
             Kind::Io => 451,
             _ => 550,
         };

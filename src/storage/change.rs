@@ -94,7 +94,7 @@ impl View {
             metered: &self.metered,
             checksums: self.checksums,
             holder: self.holder.as_ref(),
-            told: self.take_told(path),
+            told: &self.told,
         })
     }
 
@@ -132,6 +132,7 @@ impl View {
         renaming.run()?;
         for place in [&old, &new] {
             self.discard_partial(place);
+            self.told.set(place, None);
         }
         if self.durable {
             let order = Order::of(new.directory.as_fd());
@@ -150,6 +151,7 @@ impl View {
     /// `NotPermitted(Delete)`, `IsADirectory`, `Locked`; the rest is the kernel's.
     pub fn remove_file(&self, path: &VirtualPath) -> Result<(), Error> {
         let (located, place) = self.removable(path, Permission::Delete)?;
+        self.told.set(&place, None);
         let fail = |errno| Error::from_errno(errno, path.as_bytes());
         let name = Named {
             root: located.root.map_err(fail)?,

@@ -67,6 +67,11 @@ pub enum ErrorKind {
     },
     /// What is to come behind a file: an upload of the same user was to replace it and was cut off.
     ReplacementLeft,
+    /// What is to be continued: an upload of the same user was cut off under this name, and not when it was to replace this
+    /// file.
+    OtherLeft,
+    /// What is to come behind a file that was told to be of another length.
+    LengthChanged,
     CrossesFolders,
     /// A configured folder, or a directory that leads to one.
     IsAFolder,
@@ -170,6 +175,12 @@ impl fmt::Display for Error {
             }
             ErrorKind::ReplacementLeft => f.write_str(
                 "an upload that was to replace this file was cut off: continue it with REST and STOR, or begin anew with STOR",
+            ),
+            ErrorKind::OtherLeft => f.write_str(
+                "an upload of yours to this name was cut off, and another file was stored meanwhile: begin anew with STOR",
+            ),
+            ErrorKind::LengthChanged => f.write_str(
+                "its length has changed since it was told: ask for it again with SIZE, and continue there",
             ),
             ErrorKind::CrossesFolders => {
                 f.write_str("the two names lie in different folders or file systems")

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::UNIX_EPOCH;
 
 use nix::errno::Errno;
@@ -17,8 +17,8 @@ use crate::storage::disk::acl::Modes;
 use crate::storage::disk::metadata::{Kind, is_writable_directory, kind, size_of};
 use crate::storage::disk::mount::is_mounted;
 use crate::storage::disk::reserved::VERSIONS;
-use crate::storage::disk::root::Root;
 use crate::storage::disk::root::position;
+use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::writers::Holder;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::record;
@@ -30,6 +30,7 @@ use crate::storage::quota::counts;
 use crate::storage::quota::meter::Metered;
 use crate::storage::rules::{Quota, Room, Rules, Usage, available};
 use crate::storage::upload::partial;
+use crate::storage::upload::told::Told;
 
 /// A directory of the host shown at a virtual path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,9 +94,7 @@ pub struct View {
     pub(super) metered: Metered,
     /// The session that the view was opened for, where another may end it.
     pub(super) holder: Option<Holder>,
-    /// What was cut off and the client asked for last, with the length that it was told: there it goes on, whatever has
-    /// become of it meanwhile.
-    told: Mutex<Option<(VirtualPath, u64)>>,
+    pub(super) told: Told,
 }
 
 /// A folder is opened when it is first needed: a disk that is missing at login may come later, and must not keep
@@ -179,7 +178,7 @@ impl View {
             min_free: spec.min_free,
             metered: spec.metered.clone(),
             holder: None,
-            told: Mutex::default(),
+            told: Told::default(),
         })
     }
 
@@ -350,33 +349,46 @@ impl View {
     /// # Errors
     /// As [`View::metadata`].
     pub fn metadata_or_partial(&self, path: &VirtualPath) -> Result<Metadata, Error> {
+        self.metadata_to_tell(path, &|_, _| ())
+    }
+
+    /// The same, for a client that is told the length: what it appends begins there.
+    ///
+    /// # Errors
+    /// As [`View::metadata`].
+    pub fn metadata_with_length(&self, path: &VirtualPath) -> Result<Metadata, Error> {
+        self.metadata_to_tell(path, &|place, length| self.told.set(place, length))
+    }
+
+    fn metadata_to_tell(
+        &self,
+        path: &VirtualPath,
+        tell: &dyn Fn(&Place, Option<u64>),
+    ) -> Result<Metadata, Error> {
+        let located = self.locate(path);
+        let place = || {
+            let root = located.root.as_ref().ok()?;
+            root.place(located.relative).ok()
+        };
         let error = match self.metadata(path) {
             Err(error) if error.kind == ErrorKind::NotFound => error,
             other => {
-                self.take_told(path);
+                if let Some(place) = (!self.told.is_empty()).then(place).flatten() {
+                    tell(&place, None);
+                }
                 return other;
             }
         };
-        let located = self.locate(path);
-        let place = located.root.and_then(|root| root.place(located.relative));
-        let left = place.ok().and_then(|place| {
-            let name = partial::name_of(self.account(), &place.name);
-            partial::told(place.directory.as_fd(), &name)
-        });
-        let told = left.map(|stat| (path.clone(), size_of(&stat)));
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
-        Ok(Metadata::new(
-            &left.ok_or(error)?,
-            located.permissions,
-            false,
-        ))
-    }
-
-    /// The length that the client was told last of what was cut off under this path, once.
-    pub(super) fn take_told(&self, path: &VirtualPath) -> Option<u64> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.take_if(|(asked, _)| asked == path)
-            .map(|(_, length)| length)
+        let Some(place) = place() else {
+            return Err(error);
+        };
+        let name = partial::name_of(self.account(), &place.name);
+        let left = partial::told(place.directory.as_fd(), &name);
+        if left.is_some() || !self.told.is_empty() {
+            tell(&place, left.as_ref().map(size_of));
+        }
+        let left = left.ok_or(error)?;
+        Ok(Metadata::new(&left, located.permissions, false))
     }
 
     /// The same as [`View::metadata`], of a link itself.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
@@ -110,6 +110,11 @@ impl Gate {
         );
     }
 
+    /// Whether a flush waits.
+    pub fn is_reached(&self) -> bool {
+        !self.flushes().waiting.is_empty()
+    }
+
     /// Lets those through that wait, and no others.
     pub fn pass(&self) {
         let waiting = std::mem::take(&mut self.flushes().waiting);
@@ -160,6 +165,11 @@ impl Shelf {
                 None
             }
         }
+    }
+
+    /// From now on this is the time in the file system.
+    pub fn set_clock(&self, time: SystemTime) {
+        self.nodes.lock().unwrap().clock = Clock(Some((time, Instant::now())));
     }
 
     /// Makes a file that holds what the given one does, and is it.
@@ -235,19 +245,37 @@ struct Node {
     attributes: BTreeMap<OsString, Vec<u8>>,
 }
 
-struct Nodes(BTreeMap<u64, Node>);
+struct Nodes {
+    nodes: BTreeMap<u64, Node>,
+    clock: Clock,
+}
+
+/// What the file system takes for the time: that of the host, or another that runs as fast.
+struct Clock(Option<(SystemTime, Instant)>);
+
+impl Clock {
+    fn now(&self) -> SystemTime {
+        match self.0 {
+            Some((set, then)) => set + then.elapsed(),
+            None => SystemTime::now(),
+        }
+    }
+}
 
 impl Nodes {
     fn new() -> Self {
-        let mut nodes = Self(BTreeMap::new());
+        let mut nodes = Self {
+            nodes: BTreeMap::new(),
+            clock: Clock(None),
+        };
         nodes.make(FileType::Directory, 0o755);
         nodes
     }
 
     fn make(&mut self, kind: FileType, perm: u16) -> FileAttr {
-        let now = SystemTime::now();
+        let now = self.clock.now();
         let attr = FileAttr {
-            ino: INodeNo(self.0.len() as u64 + 1),
+            ino: INodeNo(self.nodes.len() as u64 + 1),
             size: 0,
             blocks: 0,
             atime: now,
@@ -270,7 +298,7 @@ impl Nodes {
             entries: BTreeMap::new(),
             attributes: BTreeMap::new(),
         };
-        self.0.insert(attr.ino.0, node);
+        self.nodes.insert(attr.ino.0, node);
         attr
     }
 
@@ -281,7 +309,7 @@ impl Nodes {
     }
 
     fn at(&mut self, ino: INodeNo) -> &mut Node {
-        self.0.get_mut(&ino.0).unwrap()
+        self.nodes.get_mut(&ino.0).unwrap()
     }
 
     fn find(&mut self, parent: INodeNo, name: &OsStr) -> Option<INodeNo> {
@@ -290,9 +318,10 @@ impl Nodes {
 
     /// A name is gone.
     fn unlinked(&mut self, ino: INodeNo) {
-        let node = self.at(ino);
-        node.attr.nlink = node.attr.nlink.saturating_sub(1);
-        node.attr.ctime = SystemTime::now();
+        let now = self.clock.now();
+        let attr = &mut self.at(ino).attr;
+        attr.nlink = attr.nlink.saturating_sub(1);
+        attr.ctime = now;
     }
 
     fn rename(
@@ -316,7 +345,7 @@ impl Nodes {
             }
         }
         self.at(to).entries.insert(new.to_owned(), moved);
-        self.at(moved).attr.ctime = SystemTime::now();
+        self.at(moved).attr.ctime = self.clock.now();
         Ok(())
     }
 }
@@ -376,13 +405,14 @@ impl Filesystem for Served {
         _: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let mut nodes = self.nodes();
+        let now = nodes.clock.now();
         let time = |time| match time {
             TimeOrNow::SpecificTime(time) => time,
-            TimeOrNow::Now => SystemTime::now(),
+            TimeOrNow::Now => now,
         };
-        let mut nodes = self.nodes();
         let Node { attr, file, .. } = nodes.at(ino);
-        attr.ctime = SystemTime::now();
+        attr.ctime = now;
         attr.perm = mode.map_or(attr.perm, |mode| (mode & 0o7777) as u16);
         (attr.uid, attr.gid) = (uid.unwrap_or(attr.uid), gid.unwrap_or(attr.gid));
         if let (Some(size), Some(file)) = (size, file) {
@@ -460,9 +490,10 @@ impl Filesystem for Served {
             return reply.error(Errno::EEXIST);
         }
         nodes.at(parent).entries.insert(name.to_owned(), ino);
+        let now = nodes.clock.now();
         let attr = &mut nodes.at(ino).attr;
         attr.nlink += 1;
-        attr.ctime = SystemTime::now();
+        attr.ctime = now;
         reply.entry(&TTL, attr, Generation(0));
     }
 
@@ -519,12 +550,12 @@ impl Filesystem for Served {
         reply: ReplyWrite,
     ) {
         let mut nodes = self.nodes();
+        let now = nodes.clock.now();
         let Node { attr, file, .. } = nodes.at(ino);
         let file = file.as_ref().unwrap();
         file.write_all_at(bytes, offset).unwrap();
         attr.size = attr.size.max(offset + bytes.len() as u64);
-        attr.mtime = SystemTime::now();
-        attr.ctime = attr.mtime;
+        (attr.mtime, attr.ctime) = (now, now);
         reply.written(bytes.len() as u32);
     }
 
@@ -580,9 +611,10 @@ impl Filesystem for Served {
             return reply.error(Errno::EOPNOTSUPP);
         }
         let mut nodes = self.nodes();
+        let now = nodes.clock.now();
         let node = nodes.at(ino);
         node.attributes.insert(name.to_owned(), value.to_vec());
-        node.attr.ctime = SystemTime::now();
+        node.attr.ctime = now;
         reply.ok();
     }
 

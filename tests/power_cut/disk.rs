@@ -71,6 +71,7 @@ struct Image {
     bytes: Vec<u8>,
     /// What happened, while it is recorded.
     log: Vec<Entry>,
+    recorded: bool,
     /// What was overwritten since, where the disk is to be put back; in the order of the overwriting.
     undo: Option<Vec<(usize, Vec<u8>)>>,
 }
@@ -78,14 +79,22 @@ struct Image {
 impl Image {
     fn write(&mut self, offset: usize, bytes: &[u8]) {
         let place = &mut self.bytes[offset..offset + bytes.len()];
-        match &mut self.undo {
-            Some(undo) => undo.push((offset, place.to_vec())),
-            None => self.log.push(Entry::Write {
-                offset,
-                bytes: bytes.to_vec(),
-            }),
+        if let Some(undo) = &mut self.undo {
+            undo.push((offset, place.to_vec()));
+        }
+        if self.recorded {
+            let bytes = bytes.to_vec();
+            self.log.push(Entry::Write { offset, bytes });
         }
         place.copy_from_slice(bytes);
+    }
+
+    /// Puts back what was overwritten since so many pieces had been.
+    fn put_back(&mut self, pieces: usize) {
+        let undo = self.undo.as_mut().unwrap();
+        for (offset, old) in undo.drain(pieces..).rev() {
+            self.bytes[offset..offset + old.len()].copy_from_slice(&old);
+        }
     }
 }
 
@@ -128,6 +137,7 @@ impl Disk {
         let image = Arc::new(Mutex::new(Image {
             bytes: load(base),
             log: Vec::new(),
+            recorded: true,
             undo: None,
         }));
         let directory = tempfile::tempdir().unwrap();
@@ -167,6 +177,7 @@ impl Disk {
         let bytes = load(&self.base);
         let mut image = self.image();
         image.bytes = bytes;
+        image.recorded = false;
         image.undo = Some(Vec::new());
         std::mem::take(&mut image.log)
     }
@@ -180,33 +191,52 @@ impl Disk {
         loss: Loss,
         random: &mut Random,
     ) -> usize {
-        let flushed = log[..position]
-            .iter()
-            .rposition(|entry| matches!(entry, Entry::Flush))
-            .unwrap_or(0);
+        let flushed = last_flush(log, position);
         let from = self.applied;
         self.applied = flushed.max(from);
         let mut image = self.image();
-        let undo = image.undo.as_mut().unwrap();
-        for (offset, old) in std::mem::take(undo).into_iter().rev() {
-            image.bytes[offset..offset + old.len()].copy_from_slice(&old);
+        image.put_back(0);
+        for (offset, bytes) in writes(&log[from..flushed.max(from)]) {
+            image.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
         }
-        for entry in &log[from..flushed.max(from)] {
-            if let Entry::Write { offset, bytes } = entry {
-                image.bytes[*offset..offset + bytes.len()].copy_from_slice(bytes);
-            }
-        }
-        let lost: Vec<(usize, &[u8])> = log[flushed..position]
-            .iter()
-            .filter_map(|entry| match entry {
-                Entry::Write { offset, bytes } => Some((*offset, bytes.as_slice())),
-                Entry::Flush => None,
-            })
-            .collect();
+        let lost = writes(&log[flushed..position]);
         for (offset, bytes) in survivors(&lost, loss, random) {
             image.write(offset, bytes);
         }
         lost.len()
+    }
+
+    /// Records what happens to the disk as a cut has left it. Returns what [`Disk::cut_again`] wants to know.
+    pub fn record_again(&mut self) -> usize {
+        let mut image = self.image();
+        image.recorded = true;
+        image.undo.as_ref().unwrap().len()
+    }
+
+    /// Ends that recording: the log.
+    pub fn end_recording(&mut self) -> Vec<Entry> {
+        let mut image = self.image();
+        image.recorded = false;
+        std::mem::take(&mut image.log)
+    }
+
+    /// Puts the disk into the state in which a power cut at a position of this log leaves it, which began at that mark.
+    pub fn cut_again(
+        &mut self,
+        (mark, log): (usize, &[Entry]),
+        position: usize,
+        loss: Loss,
+        random: &mut Random,
+    ) {
+        let flushed = last_flush(log, position);
+        let mut image = self.image();
+        image.put_back(mark);
+        for (offset, bytes) in writes(&log[..flushed]) {
+            image.write(offset, bytes);
+        }
+        for (offset, bytes) in survivors(&writes(&log[flushed..position]), loss, random) {
+            image.write(offset, bytes);
+        }
     }
 
     /// Keeps what is on the disk in a file, for whoever wants to look at it.
@@ -247,6 +277,20 @@ fn load(path: &Path) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Where in the log the last flush before a position is.
+fn last_flush(log: &[Entry], position: usize) -> usize {
+    let is_flush = |entry: &Entry| matches!(entry, Entry::Flush);
+    log[..position].iter().rposition(is_flush).unwrap_or(0)
+}
+
+fn writes(log: &[Entry]) -> Vec<(usize, &[u8])> {
+    let writes = log.iter().filter_map(|entry| match entry {
+        Entry::Write { offset, bytes } => Some((*offset, bytes.as_slice())),
+        Entry::Flush => None,
+    });
+    writes.collect()
 }
 
 /// Which of the writes reached the disk.
@@ -405,7 +449,7 @@ impl Filesystem for Served {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        if self.image().undo.is_none() {
+        if self.image().recorded {
             std::thread::sleep(FLUSH);
             self.image().log.push(Entry::Flush);
         }

@@ -5,19 +5,23 @@
 //! |---|---|
 //! | `disk` | the disk that records, and what a cut leaves of it |
 //! | `work` | what the clients do meanwhile |
+//! | `interrupted` | an upload whose connections and whose power are cut by turns |
 //! | `promises` | what they were promised, and whether that is kept |
 //!
-//! Each run takes another seed and prints it; `POWER_CUT_SEED` takes it again. A cut that breaks a promise leaves the disk as a
+//! Each run takes another seed and prints it; `POWER_CUT_SEED` takes it again. `POWER_CUT_TIME=10` gives each test ten times the
+//! time, so that no cut is left out on a slow machine, and goes through all of what comes behind a cut instead of some. A cut that breaks a promise leaves the disk as a
 //! file, to be looked at.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod disk;
+mod interrupted;
 mod promises;
 mod random;
 mod work;
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -25,11 +29,12 @@ use std::time::{Duration, Instant};
 use common::Server;
 use common::mounts::{Mount, format, may_mount, program};
 use disk::{Disk, Entry, Loss};
+use interrupted::Interrupted;
 use nix::mount::MsFlags;
 use nix::sys::signal::Signal;
 use promises::{Found, Promises, Unpromised};
 use random::Random;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use work::Work;
 
 /// A file system to try.
@@ -58,6 +63,15 @@ const EXT4: Kind = Kind {
     options: "noatime",
     unpromised: Unpromised::WholeOrContinued,
     fsck: Some(&["e2fsck", "-fn"]),
+};
+
+/// With fast commits to flush a file is no commit of the journal: names may stay behind, and those of Linux 6.18 lose a little
+/// even where all is flushed in full besides. The server makes none. That the kernel replays directories in a way that
+/// e2fsck(8) complains of is its own affair.
+const FAST_COMMITS: Kind = Kind {
+    mkfs: &["mkfs.ext4", "-q", "-F", "-b4096", "-O", "fast_commit"],
+    fsck: None,
+    ..EXT4
 };
 
 const XFS: Kind = Kind {
@@ -90,6 +104,10 @@ struct Recording {
     versions: bool,
     /// Clients continue what was cut off.
     continued: bool,
+    /// This upload is continued, and cut again.
+    interrupted: Option<Interrupted>,
+    boots: Option<Boots>,
+    settings: String,
     /// Broken promises are what is looked for: nothing is said of each.
     expected: bool,
     seed: u64,
@@ -130,13 +148,9 @@ fn record(
     let work = Work::new(clock.clone(), seed, |name, contents| {
         std::fs::write(root.join(name), contents).unwrap();
     });
-    nix::unistd::sync();
+    nix::unistd::syncfs(File::open(at.path()).unwrap()).unwrap();
     let start = clock.now().position;
-    let user = "[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\n";
-    let server = Server::build()
-        .configuration(&format!("{settings}\n{user}"))
-        .serving(&root)
-        .start();
+    let server = serve(settings, &root);
     clients_work(&work, &server);
     server.signal(Signal::SIGKILL);
     server.wait();
@@ -161,10 +175,27 @@ fn record(
         promises: work.promises.into_inner().unwrap(),
         versions: settings.contains("versions"),
         continued: false,
+        interrupted: None,
+        boots: None,
+        settings: settings.to_owned(),
         expected: false,
         seed,
         at,
     })
+}
+
+/// A server with these settings of its users.
+fn serve(settings: &str, root: &Path) -> Server {
+    let user = "[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\n";
+    Server::build()
+        .configuration(&format!("{settings}\n{user}"))
+        .serving(root)
+        .start()
+}
+
+/// How many times the time that they are given by default the tests take.
+fn times() -> u64 {
+    std::env::var("POWER_CUT_TIME").map_or(1, |times| times.parse().unwrap())
 }
 
 /// One power cut.
@@ -206,6 +237,7 @@ impl Recording {
 
     /// Makes these cuts, fewer where there is not the time for all.
     fn make(&mut self, mut cuts: Vec<Cut>, time: Duration) -> Damage {
+        let time = time * u32::try_from(times()).unwrap();
         cuts.sort_by_key(|cut| cut.position);
         let (began, all) = (Instant::now(), cuts.len());
         let (mut made, mut bad, mut lost, mut promised) = (0, 0, 0, 0);
@@ -220,7 +252,10 @@ impl Recording {
             lost += self
                 .disk
                 .cut(&self.log, cut.position, cut.loss, &mut random);
-            let found = self.look(cut);
+            let mut found = self.look(cut);
+            if self.interrupted.is_some() && (number % 8 == 0 || times() > 1) {
+                found.broken.extend(self.go_on(number as u64));
+            }
             made += 1;
             promised += found.promised;
             if !found.broken.is_empty() {
@@ -268,10 +303,79 @@ impl Recording {
                 &root,
             ));
         }
+        if let Some(interrupted) = &self.interrupted {
+            if let Some(boots) = &self.boots {
+                boots.begin(&mut Random::new(self.seed, 1000 + cut.position as u64));
+            }
+            let server = serve(&self.settings, &root);
+            found.broken.extend(interrupted.check_what_is_sure(&server));
+        }
         mount.unmount();
         let complaint = self.kind.fsck.and_then(|fsck| check_disk(fsck, &file));
         found.broken.extend(complaint);
         found
+    }
+
+    /// Has the client go on with the upload that was interrupted, cuts the power again at random, and once more when the upload
+    /// is acknowledged. Tells what promises were broken.
+    fn go_on(&mut self, number: u64) -> Vec<String> {
+        let mut random = Random::new(self.seed, 2000 + number);
+        let root = self.at.path().join("root");
+        for boot in [2, 3] {
+            match self.go_on_until_a_cut(&root, boot == 3, &mut random) {
+                Ok(false) => {}
+                Ok(true) => return Vec::new(),
+                Err(broken) => return vec![format!("boot {boot}: {broken}")],
+            }
+        }
+        vec!["was never stored".to_owned()]
+    }
+
+    /// One boot, and a cut at its end, or at random. Whether the upload is stored.
+    fn go_on_until_a_cut(
+        &mut self,
+        root: &Path,
+        to_the_end: bool,
+        random: &mut Random,
+    ) -> Result<bool, String> {
+        let interrupted = self.interrupted.as_ref().unwrap();
+        let (kind, options, at) = (self.kind.name, self.kind.options, self.at.path());
+        let (mark, clock) = (self.disk.record_again(), self.disk.clock());
+        let mount = Mount::image(&self.disk.file(), kind, options, at)?;
+        if let Some(boots) = &self.boots {
+            boots.begin(random);
+        }
+        let server = serve(&self.settings, root);
+        let start = clock.now().position;
+        let is_sent = to_the_end || random.below(2) == 0;
+        let is_stored = interrupted.is_stored(root);
+        let continued =
+            (!is_stored).then(|| interrupted.go_on_in_another_boot(&server, is_sent, random));
+        let end = clock.now().position;
+        server.signal(Signal::SIGKILL);
+        server.wait();
+        drop(server);
+        mount.unmount();
+        let log = self.disk.end_recording();
+        let Some(mut continued) = continued else {
+            return Ok(true);
+        };
+        let mut position = end;
+        let mut loss = Loss::All;
+        if !to_the_end {
+            position = start + random.below(end + 1 - start);
+            loss = Loss::EACH[random.below(Loss::EACH.len())];
+            // It may be, or not.
+            continued.is_promised = false;
+        }
+        if let Some(broken) = continued.broken.pop() {
+            return Err(broken);
+        }
+        self.disk.cut_again((mark, &log), position, loss, random);
+        let mount = Mount::image(&self.disk.file(), kind, options, at)?;
+        let checked = interrupted.check(root, &continued);
+        mount.unmount();
+        checked
     }
 
     /// Says what a cut broke, and keeps the disk.
@@ -337,22 +441,23 @@ fn continue_all(uploads: &[(String, &[u8])], root: &Path) -> Vec<String> {
 }
 
 /// Has programs believe that the machine was started anew, which it is not.
-fn pretend_another_boot(random: &mut Random) {
-    let numbers = [random.next(), random.next()];
-    let digits = format!("{:016x}{:016x}", numbers[0], numbers[1]);
-    let (a, rest) = digits.split_at(8);
-    let name = format!(
-        "{a}-{}-{}-{}-{}\n",
-        &rest[..4],
-        &rest[4..8],
-        &rest[8..12],
-        &rest[12..]
-    );
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), name).unwrap();
-    let identity = "/proc/sys/kernel/random/boot_id";
-    let none = None::<&str>;
-    nix::mount::mount(Some(file.path()), identity, none, MsFlags::MS_BIND, none).unwrap();
+struct Boots(NamedTempFile);
+
+impl Boots {
+    fn pretend() -> Self {
+        let file = NamedTempFile::new().unwrap();
+        let (identity, none) = ("/proc/sys/kernel/random/boot_id", None::<&str>);
+        nix::mount::mount(Some(file.path()), identity, none, MsFlags::MS_BIND, none).unwrap();
+        Self(file)
+    }
+
+    fn begin(&self, random: &mut Random) {
+        let digits = format!("{:016x}{:016x}", random.next(), random.next());
+        let (a, rest) = digits.split_at(8);
+        let (b, c, d) = (&rest[..4], &rest[4..8], &rest[8..12]);
+        let name = format!("{a}-{b}-{c}-{d}-{}\n", &rest[12..]);
+        std::fs::write(self.0.path(), name).unwrap();
+    }
 }
 
 fn alone_and_in_a_crowd(work: &Work, server: &Server) {
@@ -394,17 +499,9 @@ fn no_power_cut_breaks_a_promise_on_btrfs() {
     no_cut_breaks_a_promise(recording, (100, 150), 60);
 }
 
-/// With fast commits to flush a file is no commit of the journal: names may stay behind, and those of Linux 6.18 lose a little
-/// even where all is flushed in full besides. The server makes none. That the kernel replays
-/// directories in a way that e2fsck(8) complains of is its own affair.
 #[test]
 fn no_power_cut_breaks_a_promise_on_ext4_with_fast_commits() {
-    let kind = Kind {
-        mkfs: &["mkfs.ext4", "-q", "-F", "-b4096", "-O", "fast_commit"],
-        fsck: None,
-        ..EXT4
-    };
-    let recording = record(kind, "", alone_and_in_a_crowd);
+    let recording = record(FAST_COMMITS, "", alone_and_in_a_crowd);
     no_cut_breaks_a_promise(recording, (100, 150), 60);
 }
 
@@ -435,7 +532,8 @@ fn what_a_power_cut_interrupts_is_continued_to_what_was_to_be_sent() {
     let Some(mut recording) = recording else {
         return;
     };
-    pretend_another_boot(&mut Random::new(recording.seed, 4));
+    let boots = Boots::pretend();
+    boots.begin(&mut Random::new(recording.seed, 4));
     recording.continued = true;
     let cuts = recording.at_random(200);
     let damage = recording.make(cuts, Duration::from_secs(60));
@@ -452,6 +550,70 @@ fn what_is_acknowledged_is_safe_where_uploads_are_made_in_place() {
         work.alone(server);
     });
     no_cut_breaks_a_promise(recording, (60, 20), 40);
+}
+
+/// Cuts in a recording of an upload whose connections were cut, at random; what comes behind some of them as well.
+#[track_caller]
+fn however_often_it_is_cut_it_becomes_what_was_sent(kind: Kind, replaces: bool) {
+    let kind = Kind {
+        size: 320 << 20,
+        ..kind
+    };
+    let interrupted = Interrupted::new(random::seed(), replaces);
+    let settings = if replaces { "versions = 5" } else { "" };
+    let recording = record(kind, settings, |work, server| {
+        work.interrupted(server, &interrupted);
+    });
+    let Some(mut recording) = recording else {
+        return;
+    };
+    recording.interrupted = Some(interrupted);
+    recording.boots = Some(Boots::pretend());
+    let mut cuts = recording.at_acknowledgements(10);
+    cuts.extend(recording.at_random(100));
+    let damage = recording.make(cuts, Duration::from_secs(45));
+    assert_eq!(damage.broken, [""; 0]);
+    assert_eq!(damage.half_versions, BTreeSet::new());
+}
+
+#[test]
+fn an_upload_that_is_cut_and_resumed_by_turns_becomes_what_was_sent_on_ext4() {
+    however_often_it_is_cut_it_becomes_what_was_sent(EXT4, false);
+}
+
+#[test]
+fn an_upload_that_is_cut_and_resumed_by_turns_becomes_what_was_sent_on_xfs() {
+    however_often_it_is_cut_it_becomes_what_was_sent(XFS, false);
+}
+
+#[test]
+fn an_upload_that_is_cut_and_resumed_by_turns_becomes_what_was_sent_on_btrfs() {
+    however_often_it_is_cut_it_becomes_what_was_sent(BTRFS, false);
+}
+
+#[test]
+fn an_upload_that_is_cut_and_resumed_by_turns_becomes_what_was_sent_with_fast_commits() {
+    however_often_it_is_cut_it_becomes_what_was_sent(FAST_COMMITS, false);
+}
+
+#[test]
+fn a_replacement_that_is_cut_and_resumed_by_turns_mixes_nothing_on_ext4() {
+    however_often_it_is_cut_it_becomes_what_was_sent(EXT4, true);
+}
+
+#[test]
+fn a_replacement_that_is_cut_and_resumed_by_turns_mixes_nothing_on_xfs() {
+    however_often_it_is_cut_it_becomes_what_was_sent(XFS, true);
+}
+
+#[test]
+fn a_replacement_that_is_cut_and_resumed_by_turns_mixes_nothing_on_btrfs() {
+    however_often_it_is_cut_it_becomes_what_was_sent(BTRFS, true);
+}
+
+#[test]
+fn a_replacement_that_is_cut_and_resumed_by_turns_mixes_nothing_with_fast_commits() {
+    however_often_it_is_cut_it_becomes_what_was_sent(FAST_COMMITS, true);
 }
 
 #[test]

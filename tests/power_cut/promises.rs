@@ -22,6 +22,8 @@ struct Version {
     /// From when the file may hold them: all was sent, and the end of it.
     whole: Option<Moment>,
     promised: Option<Moment>,
+    /// The server knows that the client was gone: since then it is no file.
+    withdrawn: Option<Moment>,
     /// The finished file is changed where it is, from this offset on.
     in_place_from: Option<usize>,
 }
@@ -88,6 +90,7 @@ impl Promises {
             begun,
             whole: None,
             promised: None,
+            withdrawn: None,
             in_place_from: None,
         });
         Upload {
@@ -114,6 +117,11 @@ impl Promises {
     /// The server has said that it is stored.
     pub fn promised(&mut self, upload: &Upload, moment: Moment) {
         self.version(upload).promised = Some(moment);
+    }
+
+    /// The server has found the client gone, and has done with it.
+    pub fn withdrawn(&mut self, upload: &Upload, moment: Moment) {
+        self.version(upload).withdrawn = Some(moment);
     }
 
     /// A file is to be removed.
@@ -205,7 +213,7 @@ impl Promises {
         let mut found = Found::default();
         for (whole_name, contents) in &files {
             let name = whole_name;
-            if target_of(name).is_some() {
+            if is_partial(name) {
                 continue;
             }
             if let Some(name) = old_version(name) {
@@ -337,7 +345,8 @@ impl File {
         let by_then = |moment: Option<Moment>| moment.filter(|moment| moment.position <= position);
         let mut is_old = false;
         for version in &self.versions {
-            if by_then(version.whole).is_none() || version.contents != contents {
+            let is_it = by_then(version.whole).is_some() && version.contents == contents;
+            if !is_it || by_then(version.withdrawn).is_some() {
                 continue;
             }
             // Whether another was promised whose end came after this one was promised.
@@ -426,7 +435,8 @@ impl Version {
     }
 }
 
-const VERSIONS: &str = ".thriftpd-versions";
+/// Where old versions are kept.
+pub const VERSIONS: &str = ".thriftpd-versions";
 
 /// The file whose old version has this name.
 fn old_version(name: &str) -> Option<&str> {
@@ -434,15 +444,21 @@ fn old_version(name: &str) -> Option<&str> {
     below.rsplit_once('/').map(|(name, _)| name)
 }
 
-/// What an unfinished upload of this name is to become.
-fn target_of(name: &str) -> Option<String> {
+/// Whether an unfinished upload has this name.
+pub fn is_partial(name: &str) -> bool {
+    let base = name.rsplit('/').next().unwrap_or(name);
+    base.starts_with(".thriftpd-") && base.ends_with(".partial")
+}
+
+/// What an unfinished upload of this name is to become, if it can be continued.
+pub fn target_of(name: &str) -> Option<String> {
     let (directory, base) = match name.rsplit_once('/') {
         Some((directory, base)) => (format!("{directory}/"), base),
         None => (String::new(), name),
     };
     let inner = base.strip_prefix(".thriftpd-")?.strip_suffix(".partial")?;
-    let target = inner.rsplitn(3, '-').nth(2)?;
-    Some(format!("{directory}{target}"))
+    let (target, digest) = inner.rsplit_once('-')?;
+    (digest.len() == 16).then(|| format!("{directory}{target}"))
 }
 
 fn common_length(left: &[u8], right: &[u8]) -> usize {

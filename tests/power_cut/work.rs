@@ -4,8 +4,9 @@ use std::io::Write;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::common::{Client, Server, reset};
+use crate::common::{Client, Server, eventually, reset};
 use crate::disk::Clock;
+use crate::interrupted::Interrupted;
 use crate::promises::{Promises, Upload};
 use crate::random::Random;
 
@@ -22,6 +23,7 @@ pub struct Work {
 /// One session with files of its own.
 struct Session<'a> {
     work: &'a Work,
+    server: &'a Server,
     client: Client,
     random: Random,
     /// What its names begin with.
@@ -80,19 +82,62 @@ impl Work {
         });
     }
 
-    fn session(&self, server: &Server, number: u64) -> Session<'_> {
-        let mut client = server.connect();
-        client.login_as("ftp", "x").expect(230);
-        client.expect("TYPE I", 200);
+    /// An upload whose connections are cut, while a neighbour has the disk commit what there is.
+    pub fn interrupted(&self, server: &Server, story: &Interrupted) {
+        let mut session = self.session(server, 0);
+        let mut neighbour = self.session(server, 1);
+        if let Some(old) = &story.old {
+            session.store(&story.name, old.clone());
+        }
+        let upload = session.begin(&story.name, &story.contents);
+        let mut from = 0;
+        for end in story.ends(&mut session.random) {
+            let slices = &story.contents[from..end];
+            let mut data = story.go_on(&mut session.client, from, &mut session.random);
+            for (number, slice) in slices.chunks(1 << 20).enumerate() {
+                data.write_all(slice).unwrap();
+                if number % 4 == 3 {
+                    let name = neighbour.new_name("file");
+                    let contents = neighbour.random.bytes(5000);
+                    neighbour.store(&name, contents);
+                }
+            }
+            if end < story.contents.len() {
+                // On its way before the reset overtakes it.
+                std::thread::sleep(Duration::from_millis(20));
+                reset(data);
+                session.client.reply().expect(426);
+                from = story.left(&mut session.client, server, &mut session.random);
+            } else {
+                let now = self.clock.now();
+                self.promises.lock().unwrap().whole(&upload, now);
+                drop(data);
+                let reply = session.client.reply();
+                let now = self.clock.now();
+                reply.expect(226);
+                self.promises.lock().unwrap().promised(&upload, now);
+            }
+        }
+    }
+
+    fn session<'a>(&'a self, server: &'a Server, number: u64) -> Session<'a> {
         Session {
             work: self,
-            client,
+            server,
+            client: connect(server),
             random: Random::new(self.seed, 100 + number),
             own: format!("s{number}"),
             files: Vec::new(),
             made: 0,
         }
     }
+}
+
+pub fn connect(server: &Server) -> Client {
+    let mut client = server.connect();
+    client.login_as("ftp", "x").expect(230);
+    client.expect("TYPE I", 200);
+    client
 }
 
 fn shared(number: usize) -> String {
@@ -114,10 +159,11 @@ enum Step {
     RenameOver,
     RenameDirectory,
     RemoveAndStore,
+    GoneBeforeTheReply,
 }
 
 impl Step {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::New,
         Self::Empty,
         Self::Overwrite,
@@ -131,6 +177,7 @@ impl Step {
         Self::RenameOver,
         Self::RenameDirectory,
         Self::RemoveAndStore,
+        Self::GoneBeforeTheReply,
     ];
 }
 
@@ -168,6 +215,10 @@ impl Session<'_> {
             Step::RenameOver => self.rename(true),
             Step::RenameDirectory => self.rename_directory(),
             Step::RemoveAndStore => self.remove_and_store(),
+            Step::GoneBeforeTheReply => {
+                self.gone_before_the_reply(false);
+                self.gone_before_the_reply(true);
+            }
         }
     }
 
@@ -273,6 +324,37 @@ impl Session<'_> {
             self.send(&format!("APPE {name}"), &contents[from..], &upload);
         }
         self.files.push((name, contents));
+    }
+
+    /// A client that dies when it has sent everything: the file is what it was before. It may have been the new one for a
+    /// moment, whole, and is not for good.
+    fn gone_before_the_reply(&mut self, replaces: bool) {
+        let name = self.new_name("gone");
+        if replaces {
+            let old = self.contents();
+            self.store(&name, old.clone());
+            self.files.push((name.clone(), old));
+        }
+        let contents = self.contents();
+        let upload = self.begin(&name, &contents);
+        let mut client = connect(self.server);
+        let mut data = client.epsv();
+        client.expect(format!("STOR {name}"), 150);
+        data.write_all(&contents).unwrap();
+        let now = self.work.clock.now();
+        self.promises().whole(&upload, now);
+        drop(data);
+        drop(client);
+        let server = self.server;
+        eventually("the server is done with who is gone", || {
+            let log = server.log_text();
+            let mut lines = log.lines();
+            lines.any(|line| {
+                line.contains(&format!("/{name} ")) && line.contains("control connection lost")
+            })
+        });
+        let now = self.work.clock.now();
+        self.promises().withdrawn(&upload, now);
     }
 
     fn make_directory(&mut self, name: &str) {

@@ -61,7 +61,7 @@ fn host(path: &std::path::Path) -> String {
 pub fn size(session: &mut Session, argument: &[u8]) -> Answer {
     let path = session.path(argument)?;
     let view = session.view()?;
-    let metadata = view.metadata_or_partial(&path)?;
+    let metadata = view.metadata_with_length(&path)?;
     if metadata.kind != Kind::File {
         return Err(Refusal::new(550, "Only files have a size."));
     }

@@ -506,7 +506,7 @@ pub fn mlsd(session: &mut Session, argument: &[u8]) -> Answer {
 pub fn mlst(session: &mut Session, argument: &[u8]) -> Answer {
     let path = session.path_or_here(argument)?;
     let view = session.view()?;
-    let metadata = match view.metadata_or_partial(&path) {
+    let metadata = match view.metadata_with_length(&path) {
         Ok(metadata) => metadata,
         Err(error) => view.symlink_metadata(&path).map_err(|_| error)?,
     };

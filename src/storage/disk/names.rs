@@ -8,7 +8,7 @@ use nix::fcntl::{AtFlags, RenameFlags, renameat, renameat2};
 use nix::sys::stat::{fstat, fstatat};
 
 /// Device and inode of a directory, and a name in it.
-type Key = (u64, u64, Vec<u8>);
+pub type Key = (u64, u64, Vec<u8>);
 
 struct Names {
     held: BTreeSet<Key>,
@@ -83,7 +83,11 @@ impl Drop for HeldName {
     }
 }
 
-fn key(directory: impl AsFd, name: &[u8]) -> Result<Key, Errno> {
+/// What a name is known by, whatever the path that leads to it.
+///
+/// # Errors
+/// Those of fstat(2).
+pub fn key(directory: impl AsFd, name: &[u8]) -> Result<Key, Errno> {
     let stat = fstat(directory)?;
     Ok((stat.st_dev, stat.st_ino, name.to_vec()))
 }

@@ -155,11 +155,18 @@ impl Upload {
             lock::check(old, target.rules.lock, target.path.as_bytes())?;
         }
         let place = target.place()?;
-        let continues = how != How::Replace;
-        if continues {
+        let told = target.told.of(&place);
+        if how != How::Replace {
             if let Some(file) = Self::what_was_cut_off(target, &place, how, old.as_ref())? {
                 return Self::resume(target, place, how, old, file).map(Some);
             }
+            // It has become the file, or is gone, since the client was told how much of it is there.
+            if told.is_some() && (how == How::Append || old.is_some()) {
+                return Err(target.refuse(ErrorKind::LengthChanged));
+            }
+        }
+        if told.is_some() {
+            target.told.set(&place, None);
         }
         match (how, old) {
             (How::At(offset), None) if offset > 0 => {
@@ -239,12 +246,11 @@ impl Upload {
         })
     }
 
-    /// The partial file of an upload of this account that is to be continued; None where there is none, or only one that has
-    /// nothing to do with the file which has the name now.
+    /// The partial file of an upload of this account that is to be continued; None where there is none.
     ///
     /// # Errors
     /// `Busy` while another session writes to it, which ends for this one where it has moved nothing for a while;
-    /// `ReplacementLeft` for what is to come behind a file that was to be replaced.
+    /// `ReplacementLeft` for what is to come behind a file that was to be replaced; `OtherLeft` for one that was not.
     fn what_was_cut_off(
         target: &Target<'_>,
         place: &Place,
@@ -255,10 +261,6 @@ impl Upload {
         for _ in 0..TRIES {
             let left = partial::claim(directory, &name, target.holder);
             let file = match left.map_err(|errno| target.fail(errno))? {
-                Left::Nothing if target.told.is_some() && old.is_some() => {
-                    // It has become the file since the client was told how much of it is there.
-                    return Err(target.refuse(ErrorKind::Busy));
-                }
                 Left::Nothing => return Ok(None),
                 Left::InUse(stat) if give_way(&stat, target.account()) => continue,
                 // The client knows its size, and would send what comes behind it.
@@ -266,7 +268,10 @@ impl Upload {
                 Left::Partial(file) => file,
             };
             return match old {
-                Some(old) if !partial::is_to_replace(&file, &file.stat, old) => Ok(None),
+                Some(old) if !partial::is_to_replace(&file, &file.stat, old) => {
+                    // The client may know less of it than the server, and would mix the two.
+                    Err(target.refuse(ErrorKind::OtherLeft))
+                }
                 Some(_) if how == How::Append => Err(target.refuse(ErrorKind::ReplacementLeft)),
                 _ => Ok(Some(file)),
             };
@@ -283,13 +288,14 @@ impl Upload {
         file: Claimed,
     ) -> Result<Self, Error> {
         let (size, sure) = (size_of(&file.stat), partial::sure_length(&file, &file.stat));
-        // What comes behind it begins where the client was told that it ends.
-        let told = target.told.filter(|&told| told <= sure);
-        let told = told.unwrap_or(partial::told_length(sure));
-        let position = match how {
-            How::Append => told,
-            how => target.position(how, sure)?,
+        let position = match (how, target.told.of(&place)) {
+            // What comes behind it begins where the client was told that it ends.
+            (How::Append, Some(told)) if told <= sure => told,
+            (How::Append, Some(_)) => return Err(target.refuse(ErrorKind::LengthChanged)),
+            (How::Append, None) => partial::told_length(sure),
+            (how, _) => target.position(how, sure)?,
         };
+        target.told.set(&place, None);
         let partial = Partial {
             file,
             name: target.partial_name(&place),
@@ -394,6 +400,7 @@ impl Upload {
             cuts: false,
             may_be_longer: false,
             marked: false,
+            has_begun: false,
             durable: target.durable,
             pace: Pace::new(target.durable, position),
             space,

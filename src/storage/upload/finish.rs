@@ -92,6 +92,10 @@ impl Upload {
     pub fn finish<E: From<Error>>(mut self, look: &mut Look<'_, E>) -> Result<Stored, E> {
         // Nobody has it ended any more.
         self.file.settle();
+        if self.cuts || (self.may_be_longer && matches!(self.grows, Grows::InPlace { .. })) {
+            // What it would lose may be all that there is.
+            look(HANG_UP)?;
+        }
         self.cut()?;
         if self.may_be_longer {
             let end = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;

@@ -7,6 +7,7 @@
 //! | `copy` | getting what another file holds |
 //! | `finish` | how it becomes the file |
 //! | `partial` | where it grows until it is whole |
+//! | `told` | what clients were told of its length |
 //! | `sweep` | what uploads have left in a whole tree |
 mod begin;
 mod copy;
@@ -14,6 +15,7 @@ mod finish;
 pub mod partial;
 mod space;
 pub mod sweep;
+pub mod told;
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -41,6 +43,7 @@ use crate::storage::quota::meter::Metered;
 use crate::storage::retention::versions::Version;
 use crate::storage::rules::{Room, Rules, available};
 use space::Space;
+use told::Told;
 
 /// What an upload does with the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +70,7 @@ pub(super) struct Target<'a> {
     pub metered: &'a Metered,
     pub checksums: bool,
     pub holder: Option<&'a Holder>,
-    /// What the client was told last of the length of what was cut off.
-    pub told: Option<u64>,
+    pub told: &'a Told,
 }
 
 /// What an upload has become.
@@ -94,6 +96,8 @@ pub struct Upload {
     may_be_longer: bool,
     /// It says how much of it is sure to be there after a power cut.
     marked: bool,
+    /// The client has a data connection for it: what it has sent may have been lost on the way.
+    has_begun: bool,
     durable: bool,
     order: Order,
     pace: Pace,
@@ -155,6 +159,9 @@ impl Upload {
     /// # Errors
     /// `NoSpace` with the bytes that are free, `OverQuota`, `Quota`, `TooLarge`, `Io`.
     pub fn write_all(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.admit(bytes.len())?;
         self.file
             .write_all_at(bytes, self.position)
@@ -186,6 +193,7 @@ impl Upload {
         &mut self,
         go_on: &mut dyn FnMut() -> Result<(), E>,
     ) -> Result<(), Stopped<E>> {
+        self.has_begun = true;
         let (file, position) = (&*self.file, self.position);
         let Some(mut digest) = self.digest.clone().filter(|_| position > 0) else {
             return Ok(());
@@ -260,6 +268,8 @@ impl Upload {
             let position = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
             ftruncate(&*self.file, position).map_err(|errno| self.failed(errno))?;
             self.space.give_back(self.position);
+            // What it said was of another upload.
+            self.mark();
             if self.durable && matches!(self.grows, Grows::Beside(_)) {
                 // Or a power cut could bring back what was behind it, to be continued with what is another file by now.
                 let flushed = durable::contents(self.order, &self.file);
@@ -331,7 +341,7 @@ impl Upload {
 }
 
 impl Drop for Upload {
-    /// What holds nothing is worth no resuming.
+    /// What holds nothing is worth no resuming, but where a client could continue the old file instead.
     fn drop(&mut self) {
         if matches!(self.grows, Grows::Settled) {
             return;
@@ -345,13 +355,14 @@ impl Drop for Upload {
         }
         if let Grows::Beside(beside) = &self.grows {
             let directory = beside.place.directory.as_fd();
-            if size == 0 || !beside.resumable || beside.is_outdated(&self.file.stat) {
+            let is_vain = size == 0 && !(self.has_begun && beside.had.is_some());
+            if is_vain || !beside.resumable || beside.is_outdated(&self.file.stat) {
                 partial::remove(directory, &beside.name, &self.file.stat);
                 self.space.give_back(0);
                 self.space.went(0, 1);
                 return;
             }
-            if self.received > 0 {
+            if self.received > 0 || size == 0 {
                 // It may have been as good as finished.
                 self.mark();
             }
