@@ -27,6 +27,8 @@ pub struct Abilities {
     pub attributes: bool,
     /// Locks of files: what is asked for is refused where it has none.
     pub locks: bool,
+    /// Further names of a file.
+    pub links: bool,
 }
 
 impl Abilities {
@@ -34,6 +36,7 @@ impl Abilities {
         rename_flags: true,
         attributes: true,
         locks: true,
+        links: true,
     };
 
     pub const fn without_attributes(mut self) -> Self {
@@ -43,6 +46,11 @@ impl Abilities {
 
     pub const fn without_rename_flags(mut self) -> Self {
         self.rename_flags = false;
+        self
+    }
+
+    pub const fn without_links(mut self) -> Self {
+        self.links = false;
         self
     }
 
@@ -484,6 +492,9 @@ impl Filesystem for Served {
     }
 
     fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if !self.abilities.links {
+            return reply.error(Errno::EPERM);
+        }
         let mut nodes = self.nodes();
         if nodes.find(parent, name).is_some() {
             return reply.error(Errno::EEXIST);
