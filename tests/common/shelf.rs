@@ -27,6 +27,8 @@ pub struct Abilities {
     pub attributes: bool,
     /// Locks of files: what is asked for is refused where it has none.
     pub locks: bool,
+    /// Further names of a file.
+    pub links: bool,
 }
 
 impl Abilities {
@@ -34,6 +36,7 @@ impl Abilities {
         rename_flags: true,
         attributes: true,
         locks: true,
+        links: true,
     };
 
     pub const fn without_attributes(mut self) -> Self {
@@ -43,6 +46,11 @@ impl Abilities {
 
     pub const fn without_rename_flags(mut self) -> Self {
         self.rename_flags = false;
+        self
+    }
+
+    pub const fn without_links(mut self) -> Self {
+        self.links = false;
         self
     }
 
@@ -108,8 +116,19 @@ impl Gate {
 
     /// Lets those through that wait, and no others.
     pub fn pass(&self) {
+        self.pass_unless(&|| false);
+    }
+
+    /// The same unless something has come true by now, which is told. What comes to wait meanwhile goes on waiting: it may be the
+    /// very flush that makes the difference, and another of the file system's own be the one that waited before.
+    pub fn pass_unless(&self, has_come: &dyn Fn() -> bool) -> bool {
         let waiting = std::mem::take(&mut self.flushes().waiting);
-        waiting.into_iter().for_each(ReplyEmpty::ok);
+        let has_come = has_come();
+        match has_come {
+            true => self.flushes().waiting.extend(waiting),
+            false => waiting.into_iter().for_each(ReplyEmpty::ok),
+        }
+        has_come
     }
 
     pub fn open(&self) {
@@ -473,6 +492,9 @@ impl Filesystem for Served {
     }
 
     fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if !self.abilities.links {
+            return reply.error(Errno::EPERM);
+        }
         let mut nodes = self.nodes();
         if nodes.find(parent, name).is_some() {
             return reply.error(Errno::EEXIST);

@@ -20,7 +20,7 @@ const MIB: usize = 1 << 20;
 const UNSURE: usize = 32 * MIB;
 
 /// Of the whole file: so much that what was sent before the first cut is what the server counts on before it ends.
-const LENGTH: usize = 88 * MIB;
+const LENGTH: usize = 60 * MIB;
 
 pub struct Interrupted {
     pub name: String,
@@ -53,9 +53,9 @@ impl Interrupted {
 
     /// Where its connections are cut in the first boot, and its end.
     pub fn ends(&self, random: &mut Random) -> Vec<usize> {
-        let mut ends = vec![(40 + random.below(8)) * MIB + random.below(MIB)];
+        let mut ends = vec![(16 + random.below(8)) * MIB + random.below(MIB)];
         for _ in 0..random.below(3) {
-            ends.push(ends[ends.len() - 1] + random.below(12 * MIB) + 1);
+            ends.push(ends[ends.len() - 1] + random.below(8 * MIB) + 1);
         }
         ends.push(LENGTH);
         ends

@@ -490,7 +490,12 @@ fn walk(
             walk(&entry.path(), &format!("{name}/"), files, directories)?;
             directories.insert(name);
         } else {
-            files.insert(name, fs::read(entry.path())?);
+            // What an unfinished one holds is for whoever continues it.
+            let contents = match is_partial(&name) {
+                true => Vec::new(),
+                false => fs::read(entry.path())?,
+            };
+            files.insert(name, contents);
         }
     }
     Ok(())
