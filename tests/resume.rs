@@ -2,6 +2,7 @@
 //! to the name meanwhile, and whatever the file system and the clock cannot do.
 
 mod common;
+#[allow(dead_code)]
 #[path = "common/shelf.rs"]
 mod shelf;
 

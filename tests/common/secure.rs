@@ -187,6 +187,11 @@ impl Secure {
         &self.reader.get_ref().conn
     }
 
+    /// Ends the connection in order.
+    pub fn close_notify(self) {
+        close_notify(&mut self.reader.into_inner());
+    }
+
     pub fn stream(&self) -> &TcpStream {
         &self.reader.get_ref().sock
     }

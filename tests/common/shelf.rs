@@ -44,7 +44,6 @@ impl Abilities {
         self
     }
 
-    /// Those that some FUSE file systems lack.
     pub const fn without_rename_flags(mut self) -> Self {
         self.rename_flags = false;
         self
@@ -117,8 +116,19 @@ impl Gate {
 
     /// Lets those through that wait, and no others.
     pub fn pass(&self) {
+        self.pass_unless(&|| false);
+    }
+
+    /// The same unless something has come true by now, which is told. What comes to wait meanwhile goes on waiting: it may be the
+    /// very flush that makes the difference, and another of the file system's own be the one that waited before.
+    pub fn pass_unless(&self, has_come: &dyn Fn() -> bool) -> bool {
         let waiting = std::mem::take(&mut self.flushes().waiting);
-        waiting.into_iter().for_each(ReplyEmpty::ok);
+        let has_come = has_come();
+        match has_come {
+            true => self.flushes().waiting.extend(waiting),
+            false => waiting.into_iter().for_each(ReplyEmpty::ok),
+        }
+        has_come
     }
 
     pub fn open(&self) {
