@@ -6,13 +6,13 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::common::{Client, Server, reset};
-use crate::promises::{VERSIONS, target_of};
+use crate::promises::VERSIONS;
 use crate::random::Random;
-use crate::work::connect;
+use crate::work::{connect, left_of, partial_of};
 
 const MIB: usize = 1 << 20;
 
@@ -85,25 +85,12 @@ impl Interrupted {
             let size = client.command(format!("SIZE {}", self.name));
             return size_of(&size.expect(213));
         }
-        self.partial(&server.path(""))
-            .map_or(0, |(_, length)| length)
-    }
-
-    /// What there is of it under another name, and its length.
-    fn partial(&self, root: &Path) -> Option<(PathBuf, usize)> {
-        let entries = fs::read_dir(root).unwrap().flatten();
-        let mut partials = entries.filter(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            target_of(&name).is_some_and(|target| target == self.name)
-        });
-        let partial = partials.next()?;
-        let length = partial.metadata().unwrap().len();
-        Some((partial.path(), usize::try_from(length).unwrap()))
+        left_of(&self.name, &server.path("")).unwrap_or(0)
     }
 
     /// How much of it the server of another boot lets a client take for granted, at most; and whether that is there.
     fn granted(&self, client: &mut Client, root: &Path) -> (usize, Option<String>) {
-        let Some((path, length)) = self.partial(root) else {
+        let Some((path, length)) = partial_of(&self.name, root) else {
             return (0, None);
         };
         let told = client.command(format!("SIZE {}", self.name));

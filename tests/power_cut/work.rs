@@ -1,13 +1,14 @@
 //! What clients do to the server while the disk is recorded: each promise that they are given is noted at once.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::common::{Client, Server, eventually, reset};
 use crate::disk::Clock;
 use crate::interrupted::Interrupted;
-use crate::promises::{Promises, Upload};
+use crate::promises::{Promises, Upload, target_of};
 use crate::random::Random;
 
 /// Files that all sessions overwrite.
@@ -138,6 +139,23 @@ pub fn connect(server: &Server) -> Client {
     client.login_as("ftp", "x").expect(230);
     client.expect("TYPE I", 200);
     client
+}
+
+/// How much of an unfinished upload of this name there is.
+pub fn left_of(name: &str, root: &Path) -> Option<usize> {
+    partial_of(name, root).map(|(_, length)| length)
+}
+
+/// The same, and under what name.
+pub fn partial_of(name: &str, root: &Path) -> Option<(PathBuf, usize)> {
+    let entries = std::fs::read_dir(root).unwrap().flatten();
+    let mut partials = entries.filter(|entry| {
+        let target = target_of(&entry.file_name().to_string_lossy());
+        target.is_some_and(|target| target == name)
+    });
+    let partial = partials.next()?;
+    let length = partial.metadata().unwrap().len();
+    Some((partial.path(), usize::try_from(length).unwrap()))
 }
 
 fn shared(number: usize) -> String {
@@ -332,8 +350,7 @@ impl Session<'_> {
         let name = self.new_name("gone");
         if replaces {
             let old = self.contents();
-            self.store(&name, old.clone());
-            self.files.push((name.clone(), old));
+            self.store(&name, old);
         }
         let contents = self.contents();
         let upload = self.begin(&name, &contents);
@@ -355,6 +372,14 @@ impl Session<'_> {
         });
         let now = self.work.clock.now();
         self.promises().withdrawn(&upload, now);
+        let Some(from) = left_of(&name, &server.path("")).filter(|_| self.random.below(2) == 0)
+        else {
+            return;
+        };
+        // It comes again, and knows how much it has sent.
+        let upload = self.begin(&name, &contents);
+        self.client.expect(format!("REST {from}"), 350);
+        self.send(&format!("STOR {name}"), &contents[from..], &upload);
     }
 
     fn make_directory(&mut self, name: &str) {
