@@ -3,10 +3,10 @@
 //! Speaks of libc's flags because nix's lack `POLLRDHUP`, by which a client that closed its side is seen without reading.
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::libc::{self, c_int, c_short, pollfd};
+use nix::libc::{self, c_short, pollfd};
 
 use super::system::poll;
 
@@ -52,7 +52,7 @@ pub fn wait<const N: usize>(
         },
     });
     loop {
-        match poll(&mut polled, milliseconds_until(deadline)) {
+        match poll(&mut polled, time_until(deadline)) {
             Ok(0) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
             Ok(_) => break,
             Err(Errno::EINTR) => {}
@@ -84,7 +84,7 @@ pub fn wait_for_any(fds: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Re
         })
         .collect();
     loop {
-        match poll(&mut polled, milliseconds_until(deadline)) {
+        match poll(&mut polled, time_until(deadline)) {
             Ok(_) => return Ok(polled.iter().map(|polled| polled.revents != 0).collect()),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -102,9 +102,6 @@ fn flags(want: Want) -> c_short {
     }
 }
 
-/// Rounded up, so that a wait never ends a fraction of a millisecond early and spins; -1 without a deadline.
-fn milliseconds_until(deadline: Option<Instant>) -> c_int {
-    let Some(deadline) = deadline else { return -1 };
-    let left = deadline.saturating_duration_since(Instant::now());
-    c_int::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
+fn time_until(deadline: Option<Instant>) -> Option<Duration> {
+    deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
 }

@@ -2,18 +2,28 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 use nix::libc::{self, c_int, nfds_t, pollfd};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::time::TimeSpec;
 
-/// poll(2), with how many descriptors are ready; -1 milliseconds is without a time-out.
+/// ppoll(2) without a signal mask, with how many descriptors are ready; None is without a time-out. poll(2) counts in
+/// milliseconds, which is long between the last byte of a small upload and its reply.
 ///
 /// # Errors
-/// Those of poll(2), `EINTR` among them.
-pub fn poll(polled: &mut [pollfd], milliseconds: c_int) -> Result<c_int, Errno> {
+/// Those of ppoll(2), `EINTR` among them.
+pub fn poll(polled: &mut [pollfd], most: Option<Duration>) -> Result<c_int, Errno> {
+    let most = most.map(TimeSpec::from);
+    let time_out = most.as_ref().map_or(std::ptr::null(), |most| {
+        std::ptr::from_ref::<libc::timespec>(most.as_ref())
+    });
+    let length = polled.len() as nfds_t;
     // SAFETY: the pointer and the length are those of one exclusively borrowed slice of `pollfd`, which the kernel reads
-    // and whose `revents` it writes during the call only; the descriptors in it are borrowed by our callers.
-    Errno::result(unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as nfds_t, milliseconds) })
+    // and whose `revents` it writes during the call only; the descriptors in it are borrowed by our callers. The time-out is
+    // null or borrowed for the call, and a null mask leaves the signals as they are.
+    Errno::result(unsafe { libc::ppoll(polled.as_mut_ptr(), length, time_out, std::ptr::null()) })
 }
 
 /// Has large blocks of memory given back to the system when they are freed. Left to itself, glibc keeps blocks of the
