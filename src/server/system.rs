@@ -1,7 +1,6 @@
 //! The system calls that no safe wrapper offers: the only `unsafe` of the room.
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-
 use std::time::Duration;
 
 use nix::errno::Errno;
