@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
-use common::{Client, Server, is_root, run_client, the_program};
+use common::{Client, Server, is_root, root_may, run_client, skip, the_program};
 
 /// Default lists: with names, so that there is a mask; and without, where the umask is left out all the same.
 const LISTS: [&str; 3] = [
@@ -31,12 +31,16 @@ fn lists(path: &Path) -> String {
     run_client(getfacl.arg(path), 20).succeeded().text()
 }
 
-/// Sets lists; false, and a word about it, where the file system has none.
+/// Sets lists; false, and the test is skipped, where the file system has none.
+#[track_caller]
 fn set_lists(arguments: &[&str], path: &Path) -> bool {
     let mut setfacl = the_program("setfacl", path.parent().unwrap());
     let set = run_client(setfacl.args(arguments).arg(path), 20);
     if !set.status.success() {
-        eprintln!("skipped: no access control lists here: {}", set.stderr);
+        skip(format_args!(
+            "no access control lists here: {}",
+            set.stderr.trim()
+        ));
     }
     set.status.success()
 }
@@ -157,8 +161,7 @@ fn a_partial_file_is_nobodys_business_whatever_the_directory_hands_on() {
 
 #[test]
 fn a_directory_that_hands_on_its_group_does_so_through_all_that_is_made_in_it() {
-    if !is_root() {
-        eprintln!("skipped: giving a directory to another group needs root");
+    if !root_may("giving a directory to another group") {
         return;
     }
     let (server, mut client) = serving("umask = \"002\"\n");

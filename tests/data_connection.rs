@@ -246,6 +246,9 @@ fn pasv_again_closes_the_former_listener() {
 #[test]
 fn a_thousand_pasvs_leak_nothing() {
     let server = Server::start();
+    if !server.counts_descriptors() {
+        return;
+    }
     let mut client = server.client();
     client.pasv_address();
     let before = server.descriptors();

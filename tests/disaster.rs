@@ -86,6 +86,9 @@ fn accept_hangup_takes_the_file_of_a_camera_that_never_waits() {
 #[test]
 fn a_client_that_is_killed_leaves_no_session_behind() {
     let server = Server::start();
+    if !server.counts_descriptors() {
+        return;
+    }
     server.client();
     let before = server.descriptors();
     let much = server.path("much");

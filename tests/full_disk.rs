@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use common::mounts::{Mount, format, may_mount};
-use common::{Client, Server, assert_same_bytes, eventually, noise};
+use common::{Client, Server, assert_same_bytes, eventually, noise, skip};
 use tempfile::TempDir;
 
 /// Bytes of the disks: more than sockets hold.
@@ -32,7 +32,7 @@ impl SmallDisk {
         match made.and_then(|()| Mount::image(&image, "ext4", "noatime", &at)) {
             Ok(mount) => Some(Self { mount, home }),
             Err(why) => {
-                eprintln!("skipped: ext4: {why}");
+                skip(format_args!("no ext4 here: {why}"));
                 None
             }
         }

@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use common::{Client, Server, assert_same_trees, eventually, is_root, lftp, noise, rclone, tree};
+use common::{Client, Server, assert_same_trees, eventually, lftp, noise, rclone, root_may, tree};
 
 fn server(keys: &str) -> Server {
     Server::build().anonymous(keys).start()
@@ -76,8 +76,7 @@ fn a_young_file_can_be_changed_by_no_verb() {
 
 #[test]
 fn a_directory_cannot_be_hidden_from_the_lock_and_one_that_is_closed_can_be_opened_again() {
-    if !is_root() {
-        eprintln!("skipped: a server that is not root's needs root");
+    if !root_may("a server that becomes another user") {
         return;
     }
     let builder = Server::build().anonymous("lock = \"30d\"");

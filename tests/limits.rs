@@ -63,6 +63,9 @@ fn a_hundred_sessions_are_served_at_once() {
 #[test]
 fn many_short_sessions_leave_nothing_behind() {
     let server = Server::start();
+    if !server.counts_descriptors() {
+        return;
+    }
     server.client();
     let before = server.descriptors();
     for _ in 0..200 {
@@ -354,6 +357,9 @@ fn a_server_without_descriptors_to_spare_lives_on() {
     let server = Server::build()
         .arguments(&["--sessions-per-ip", "100"])
         .start();
+    if !server.counts_descriptors() {
+        return;
+    }
     let mut client = server.client();
     let limit = format!("--nofile={}", server.descriptors() + 4);
     let set = std::process::Command::new("prlimit")

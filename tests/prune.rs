@@ -77,7 +77,7 @@ const CLOCK: &str = "THRIFTPD_TEST_CLOCK";
 fn clock_can_be_moved() -> bool {
     let can = cfg!(debug_assertions);
     if !can {
-        eprintln!("skipped: the clock of a release build cannot be moved");
+        common::skip("the clock of a release build cannot be moved");
     }
     can
 }
@@ -681,10 +681,10 @@ fn what_was_stored_before_the_clock_was_set_counts_from_its_being_found() {
     let place = Place::with("keep_days = 30\nkeep_free = \"1%\"");
     let image = place.home.path().join("image");
     if let Err(why) = format(&image, 8 << 20, &["mkfs.ext4", "-q"]) {
-        return eprintln!("skipped: {why}");
+        return common::skip(why);
     }
     let Some(debugfs) = program("debugfs") else {
-        return eprintln!("skipped: debugfs, which sets times, is not installed");
+        return common::skip("debugfs, which sets times, is not installed");
     };
     let mount = || Mount::image(&image, "ext4", "noatime", &place.root());
     match mount() {
@@ -694,7 +694,7 @@ fn what_was_stored_before_the_clock_was_set_counts_from_its_being_found() {
             }
             mounted.unmount();
         }
-        Err(why) => return eprintln!("skipped: no ext4 here: {why}"),
+        Err(why) => return common::skip(format_args!("no ext4 here: {why}")),
     }
     for field in ["ctime", "mtime", "crtime"] {
         let mut command = Command::new(&debugfs);

@@ -13,7 +13,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use common::{
-    Client, Server, assert_same_bytes, eventually, is_root, noise, run_client, the_program,
+    Client, Server, assert_same_bytes, eventually, noise, root_may, run_client, the_program,
 };
 
 fn server(keys: &str) -> Server {
@@ -392,8 +392,7 @@ fn who_shares_a_directory_counts_in_it_and_others_have_no_quota() {
 
 #[test]
 fn nothing_is_stored_where_it_cannot_be_counted_until_it_can() {
-    if !is_root() {
-        eprintln!("skipped: a server that is not root's needs root");
+    if !root_may("a server that becomes another user") {
         return;
     }
     let builder = Server::build()

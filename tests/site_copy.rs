@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use common::{
-    Client, Server, assert_same_bytes, eventually, is_root, noise, run_client, the_program,
+    Client, Server, assert_same_bytes, eventually, noise, root_may, run_client, skip, the_program,
 };
 
 /// A server whose anonymous user has these lines, with the root and, at `/other`, a second directory.
@@ -205,7 +205,7 @@ fn a_copy_that_does_not_fit_is_refused_before_it_begins() {
     let file = File::create(server.path("big")).unwrap();
     // Larger than any disk of today, and than some file systems let a file be.
     if file.set_len(1 << 50).is_err() && file.set_len(15 << 40).is_err() {
-        eprintln!("skipped: no file can be that large here");
+        skip("no file can be that large here");
         return;
     }
     let shares_blocks = || {
@@ -218,7 +218,7 @@ fn a_copy_that_does_not_fit_is_refused_before_it_begins() {
             .success()
     };
     if shares_blocks() {
-        eprintln!("skipped: a copy takes no room here");
+        skip("a copy takes no room here");
         return;
     }
     fs::remove_file(server.path("shared")).ok();
@@ -239,9 +239,11 @@ impl Drop for Sharing {
 #[test]
 fn where_blocks_can_be_shared_a_copy_takes_no_room_but_quota() {
     let has_xfs = Path::new("/usr/sbin/mkfs.xfs").exists() || Path::new("/sbin/mkfs.xfs").exists();
-    if !is_root() || !has_xfs {
-        eprintln!("skipped: a file system that shares blocks needs root and mkfs.xfs");
+    if !root_may("to mount a file system that shares blocks") {
         return;
+    }
+    if !has_xfs {
+        return skip("mkfs.xfs is not installed");
     }
     let builder = Server::build();
     let (root, image) = (
@@ -256,7 +258,7 @@ fn where_blocks_can_be_shared_a_copy_takes_no_room_but_quota() {
     let (at, image) = (root.display(), image.display());
     run(&format!("mkfs.xfs -q {image}")).succeeded();
     if !run(&format!("mount -o loop {image} {at}")).status.success() {
-        eprintln!("skipped: this kernel has no xfs");
+        skip("this kernel has no xfs");
         return;
     }
     let sharing = Sharing(root.clone());

@@ -29,12 +29,12 @@ impl Traced {
             .output()
         {
             Err(error) => {
-                eprintln!("skipped: strace cannot be started: {error}");
+                common::skip(format_args!("strace cannot be started: {error}"));
                 return None;
             }
             Ok(output) if !output.status.success() => {
                 let why = String::from_utf8_lossy(&output.stderr).into_owned();
-                eprintln!("skipped: strace may not trace here: {}", why.trim());
+                common::skip(format_args!("strace may not trace here: {}", why.trim()));
                 return None;
             }
             Ok(_) => {}
@@ -85,7 +85,7 @@ fn on_the_disk_of_the_checkout(builder: Builder) -> Option<(Builder, TempDir)> {
     let here = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let kind = statfs(here).unwrap().filesystem_type();
     if kind != EXT4_SUPER_MAGIC {
-        eprintln!("skipped: {} is not on ext4 either", here.display());
+        common::skip(format_args!("{} is not on ext4 either", here.display()));
         return None;
     }
     let directory = tempfile::tempdir_in(here).unwrap();

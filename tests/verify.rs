@@ -14,7 +14,8 @@ use thriftpd::storage::integrity::checksum::{self, Algorithm, Digest};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_thriftpd");
 
-/// A directory where extended attributes can be, if there is one at all.
+/// A directory where extended attributes can be; where there is none, the test is skipped.
+#[track_caller]
 fn directory() -> Option<tempfile::TempDir> {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let probe = directory.path().join("probe");
@@ -22,10 +23,10 @@ fn directory() -> Option<tempfile::TempDir> {
     let stores = checksum::store(&File::open(&probe).unwrap(), "");
     fs::remove_file(&probe).unwrap();
     if !stores {
-        eprintln!(
-            "skipped: no extended attributes in {}",
+        common::skip(format_args!(
+            "no extended attributes in {}",
             directory.path().display()
-        );
+        ));
     }
     stores.then_some(directory)
 }
@@ -171,7 +172,7 @@ fn what_cannot_be_read_is_listed() {
         format!("unreadable: {}: no such file or directory", text(&missing))
     );
     if !common::is_root() {
-        return eprintln!("skipped in part: to become another user needs root");
+        return common::skip_part("to become another user needs root");
     }
     uploaded(&top.path().join("secret"), b"abc");
     uploaded(&top.path().join("closed/file"), b"abc");

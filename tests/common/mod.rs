@@ -12,11 +12,13 @@ pub mod mounts;
 mod programs;
 pub mod secure;
 mod server;
+mod skips;
 
 pub use client::{Client, Reply, connect_from, data_connection, port_command, reset};
 pub use mounted::Mounted;
 pub use programs::{Finished, lftp, rclone, run_client, the_program};
 pub use server::{Builder, PASSWORD, Server, USER, is_root};
+pub use skips::{root_may, skip, skip_part};
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! A server's directory on a file system of its own, as small and as full as a test needs it.
 
-use super::Builder;
 use super::mounts::{Mount, format, may_mount};
+use super::{Builder, skip};
 
 /// A file system mounted at the directory that a server is to serve, gone with the value.
 pub struct Mounted {
@@ -11,7 +11,8 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// None, and why on standard error, where it cannot be had. `size` is in bytes.
+    /// None, and the test is skipped, where it cannot be had. `size` is in bytes.
+    #[track_caller]
     pub fn with(kind: &str, mkfs: &[&str], size: u64, builder: &Builder) -> Option<Self> {
         if !may_mount() {
             return None;
@@ -22,18 +23,20 @@ impl Mounted {
         match made.and_then(|()| Mount::image(&image, kind, "noatime", at)) {
             Ok(mount) => Some(Self::of(mount, builder)),
             Err(why) => {
-                eprintln!("skipped: no {kind} here: {why}");
+                skip(format_args!("no {kind} here: {why}"));
                 None
             }
         }
     }
 
     /// 64 MiB of ext4.
+    #[track_caller]
     pub fn ext4(builder: &Builder) -> Option<Self> {
         Self::with("ext4", &["mkfs.ext4", "-q"], 64 << 20, builder)
     }
 
     /// A tmpfs with these options (tmpfs(5)).
+    #[track_caller]
     pub fn in_memory(builder: &Builder, options: &str) -> Option<Self> {
         may_mount().then(|| Self::of(Mount::memory(builder.root(), options), builder))
     }

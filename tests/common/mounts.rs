@@ -1,6 +1,6 @@
 //! Disks of a test's own, mounted where nobody else sees them and gone with the value.
 
-use super::{is_root, run_client};
+use super::{root_may, run_client, skip};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use std::fs::File;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Whether this thread may mount. From now on its mounts, and those of what it starts, are in nobody's way, and the kernel
-/// takes them away should the tests be killed. Otherwise says on standard error why the test is skipped.
+/// takes them away should the tests be killed. Otherwise the test is skipped.
+#[track_caller]
 pub fn may_mount() -> bool {
-    if !is_root() {
-        eprintln!("skipped: to mount file systems needs root");
+    if !root_may("to mount file systems") {
         return false;
     }
     let private = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| {
@@ -19,7 +19,9 @@ pub fn may_mount() -> bool {
         mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
     });
     if let Err(errno) = private {
-        eprintln!("skipped: this root may not mount file systems: {errno}");
+        skip(format_args!(
+            "this root may not mount file systems: {errno}"
+        ));
     }
     private.is_ok()
 }

@@ -171,7 +171,9 @@ impl Shelf {
                 session: Some(session),
             }),
             Err(error) => {
-                eprintln!("skipped: a FUSE file system cannot be mounted: {error}");
+                crate::common::skip(format_args!(
+                    "a FUSE file system cannot be mounted: {error}"
+                ));
                 None
             }
         }
@@ -222,7 +224,7 @@ impl Gated {
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("image");
         if let Err(why) = format(&image, size, mkfs) {
-            eprintln!("skipped: no {kind} here: {why}");
+            crate::common::skip_part(format_args!("no {kind} here: {why}"));
             return None;
         }
         let shelf_at = directory.path().join("shelf");
@@ -237,7 +239,7 @@ impl Gated {
                 _directory: directory,
             }),
             Err(why) => {
-                eprintln!("skipped: no {kind} here: {why}");
+                crate::common::skip_part(format_args!("no {kind} here: {why}"));
                 None
             }
         }

@@ -1,6 +1,6 @@
 //! What is in the tree and no file: FIFOs, sockets, devices, and whole file systems that the kernel makes up.
 
-use crate::common::{Server, is_root};
+use crate::common::{Server, is_root, skip_part};
 use crate::scene::{Case, Scene, case};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use std::io::Read as _;
@@ -237,7 +237,7 @@ fn make(scene: &Scene, kind: SFlag, major: u64, minor: u64) -> Option<std::path:
     ) {
         Ok(()) => Some(path),
         Err(error) if !is_root() || error == nix::errno::Errno::EPERM => {
-            eprintln!("skipped: making a device needs root");
+            skip_part("making a device needs root");
             None
         }
         Err(error) => panic!("{error}"),
@@ -248,7 +248,7 @@ fn make(scene: &Scene, kind: SFlag, major: u64, minor: u64) -> Option<std::path:
 /// that nobody else ever sees it there.
 fn with_mounted(what: &str, name: &str) -> Option<Server> {
     if !is_root() || !Path::new("/usr/bin/unshare").exists() {
-        eprintln!("skipped: mounting {what} needs root and unshare(1)");
+        skip_part(format_args!("mounting {what} needs root and unshare(1)"));
         return None;
     }
     Some(Server::build().mounting(what, name).start())

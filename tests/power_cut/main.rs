@@ -26,8 +26,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::Server;
 use common::mounts::{Mount, format, may_mount, program};
+use common::{Server, skip};
 use disk::{Disk, Entry, Loss};
 use interrupted::Interrupted;
 use nix::mount::MsFlags;
@@ -120,7 +120,7 @@ fn is_there(kind: &Kind, image: &Path, at: &Path) -> Result<(), String> {
     Mount::image(image, kind.name, kind.options, at).map(Mount::unmount)
 }
 
-/// Records the disk of a server with these settings while clients work. None, said on standard error, where that cannot be
+/// Records the disk of a server with these settings while clients work. None, and the test is skipped, where that cannot be
 /// done.
 fn record(
     kind: Kind,
@@ -136,7 +136,7 @@ fn record(
     let mut disk = match disk {
         Ok(disk) => disk,
         Err(why) => {
-            eprintln!("skipped: {}: {why}", kind.name);
+            skip(format_args!("no {} here: {why}", kind.name));
             return None;
         }
     };
