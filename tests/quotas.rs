@@ -1,6 +1,10 @@
 //! Quotas: counted as bytes arrive, exact whoever is at it at once, kept over restarts and crashes.
 
 mod common;
+// Each kind of test needs a part of it.
+#[allow(dead_code)]
+#[path = "common/shelf.rs"]
+mod shelf;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +14,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use common::mounts::may_mount;
 use nix::sys::signal::Signal;
+use shelf::{Abilities, Shelf};
 
 use common::{
     Client, Server, assert_same_bytes, eventually, noise, root_may, run_client, the_program,
@@ -288,9 +294,38 @@ fn counts_survive_a_restart_and_are_made_anew_after_a_crash() {
     server.signal(Signal::SIGKILL);
     server.wait();
     let server = server.restart();
-    server.wait_for_log("counting what is stored");
+    server.wait_for_log("bytes in 3 files are stored");
     assert_eq!(used(&mut server.visitor()), really(&server.path("")));
     assert_eq!(really(&server.path("")).1, 3);
+}
+
+#[test]
+fn behind_a_crash_clients_are_served_before_all_is_counted() {
+    if !may_mount() {
+        return;
+    }
+    let builder = Server::build().anonymous("quota = \"10MB\"");
+    let slow = builder.root().join("slow");
+    fs::create_dir(&slow).unwrap();
+    let Some(shelf) = Shelf::mount(&slow, Abilities::ALL) else {
+        return;
+    };
+    let server = builder.start();
+    server.visitor().stor("file", &noise(1000));
+    fs::write(server.path("other"), noise(10)).unwrap();
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    // Who counts waits there.
+    let held = shelf.hold();
+    let server = server.restart();
+    let mut client = server.visitor();
+    assert_eq!(used(&mut client), (1000, 1), "as it was said last");
+    client.stor("new", &noise(500));
+    assert_eq!(used(&mut client), (1500, 2));
+    assert!(!server.log_text().contains("files are stored"));
+    drop(held);
+    server.wait_for_log("1510 bytes in 3 files are stored");
+    assert_eq!(used(&mut client), (1510, 3));
 }
 
 #[test]
@@ -308,7 +343,7 @@ fn a_crash_with_no_upload_under_way_has_all_counted_anew_too() {
     server.signal(Signal::SIGKILL);
     server.wait();
     let server = server.restart();
-    server.wait_for_log("counting what is stored");
+    server.wait_for_log("10 bytes in 1 files are stored");
     assert_eq!(used(&mut server.visitor()), (10, 1));
 }
 

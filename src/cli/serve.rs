@@ -143,7 +143,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     let programs = Runner::start(programs_of(&config), config.on_upload_at_once)
         .map_err(|error| format!("cannot start the programs' launcher: {error}"))?;
     remember_names();
-    upkeep::recover(&config, kept.identities);
+    let inexact = upkeep::left_inexact(&config, kept.identities);
     let addresses = addresses_of(&listeners);
 
     let shared = Shared {
@@ -206,6 +206,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
             .as_deref(),
     );
     confine(ftp.config().sandbox, &plan);
+    upkeep::count_anew(inexact, ftp.config(), kept.identities);
     let settings = Arc::clone(&ftp);
     upkeep::start(move || settings.config(), kept.identities);
     let front_end: Arc<dyn FrontEnd> = Arc::clone(&ftp) as _;

@@ -17,6 +17,7 @@ use crate::storage::disk::reserved::{is_partial_name, is_reserved};
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::tree;
 use crate::storage::disk::walk::{Missed, below};
+use crate::storage::disk::writers::leave_to_writer;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum;
 use crate::storage::path::VirtualPath;
@@ -175,11 +176,12 @@ impl View {
     /// be what the name will stand for. Whether there was any.
     fn discard_partial(&self, place: &Place) -> bool {
         let directory = place.directory.as_fd();
+        let meter = self.metered.meter(directory);
         let left = partial::discard(directory, &partial::name_of(self.account(), &place.name));
         let Ok(Some(size)) = left else {
             return false;
         };
-        if let Some(meter) = self.metered.meter(directory) {
+        if let Some(meter) = meter {
             meter.went(size, 1);
         }
         true
@@ -213,9 +215,15 @@ impl View {
                 return Err(Unlinked::Locked(until));
             }
             if !keeps || kind(&stat) != Kind::File {
+                let Some(meter) = meter.filter(|_| kind(&stat) == Kind::File) else {
+                    return unlink().map_err(Unlinked::Refused);
+                };
+                // Who writes to it in place may make it longer until it is gone, and counts what is gone then.
+                let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                let opened = openat(directory, last, flags, Mode::empty())?;
                 unlink()?;
-                if let (Some(meter), Kind::File) = (meter, kind(&stat)) {
-                    meter.went(size_of(&stat), 1);
+                if is_reserved(last) || !leave_to_writer(&stat) {
+                    meter.went(fstat(&opened).as_ref().map_or(0, size_of), 1);
                 }
                 return Ok(());
             }
@@ -625,6 +633,9 @@ impl Renaming<'_> {
             let grown = there.grow(bytes, files, credit);
             grown.map_err(|kind| Error::new(kind, self.to.0.as_bytes()))?;
         }
+        // Who writes to it in place may make it longer until it is gone.
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let opened = old.and_then(|_| openat(&to.directory, &*to.name, flags, Mode::empty()).ok());
         let done = self.rename();
         if let Some((bytes, files)) = moved {
             // Taken from where it was, or given back where it did not come.
@@ -639,8 +650,11 @@ impl Renaming<'_> {
         }
         let gone = match (version, old) {
             (Some(version), _) => version.stand(),
-            (None, Some(old)) => vec![size_of(&old)],
-            (None, None) => Vec::new(),
+            (None, Some(old)) if !leave_to_writer(&old) => {
+                let now = opened.and_then(|opened| fstat(opened).ok());
+                vec![size_of(&now.unwrap_or(old))]
+            }
+            (None, _) => Vec::new(),
         };
         if let Some(there) = there {
             for size in gone {

@@ -155,6 +155,11 @@ pub struct Shelf {
 }
 
 impl Shelf {
+    /// While this lives, whoever looks at anything in the file system waits.
+    pub fn hold(&self) -> impl Drop + '_ {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// None, and why on standard error, where there is no FUSE. To be called where mounts are allowed.
     pub fn mount(at: &Path, abilities: Abilities) -> Option<Self> {
         let gate = Gate::default();

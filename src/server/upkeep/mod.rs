@@ -4,6 +4,7 @@ pub mod areas;
 pub mod prune;
 
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use crate::config::Config;
 use crate::observe::printable;
 use crate::storage::{
-    Clock, Error, Moment, Partials, close_counts, establish, recover_counts, remove_old_partials,
-    settling,
+    Clock, Error, ErrorKind, Moment, Partials, Usage, close_counts, establish, left_by_the_dead,
+    remove_old_partials, rescan_counts, settling,
 };
 use areas::{as_owner, counted, directories};
 use prune::{CLOCK_ADVICE, last_believed, prune_all};
@@ -138,14 +139,57 @@ fn sleep(pause: Duration) {
     }
 }
 
-/// Counts anew for quotas what a crash has left uncounted.
-pub fn recover(config: &Config, identities: bool) {
+/// The directories whose counts for quotas a crash has left inexact. To be called before anything changes there.
+pub fn left_inexact(config: &Config, identities: bool) -> Vec<PathBuf> {
+    let mut areas = Vec::new();
     for area in counted(config) {
         as_owner(config, &area, identities, || {
-            recover_counts(std::slice::from_ref(&area));
+            areas.extend(left_by_the_dead(std::slice::from_ref(&area)));
         });
     }
+    areas
 }
+
+/// Counts these anew while clients are served; until then what was said last holds.
+pub fn count_anew(areas: Vec<PathBuf>, config: Arc<Config>, identities: bool) {
+    if areas.is_empty() {
+        return;
+    }
+    let started = std::thread::Builder::new()
+        .name("counting".into())
+        .stack_size(256 * 1024)
+        .spawn(move || {
+            for area in &areas {
+                as_owner(&config, area, identities, || count_at_rest(area));
+            }
+        });
+    if let Err(error) = started {
+        log::warn!("what is stored is not counted anew (setting: quota): {error}");
+    }
+}
+
+/// Goes on until it has found a time in which nothing changes.
+fn count_at_rest(area: &Path) {
+    let shown = printable(area.as_os_str().as_encoded_bytes()).to_string();
+    log::info!("{shown}: counting what is stored, for the last server did not end in order");
+    loop {
+        match rescan_counts(area) {
+            Ok(usage) => {
+                let Usage { bytes, files } = usage;
+                return log::info!("{shown}: {bytes} bytes in {files} files are stored");
+            }
+            Err(error) if error.kind == ErrorKind::Busy => std::thread::sleep(BETWEEN_COUNTS),
+            Err(error) => {
+                return log::warn!(
+                    "{shown}: what is said to be stored may be wrong: {error} (setting: quota)"
+                );
+            }
+        }
+    }
+}
+
+/// Between two tries to count what is being changed.
+const BETWEEN_COUNTS: Duration = Duration::from_secs(30);
 
 /// At the end of the server: what it has counted is all there is.
 pub fn close(config: &Config, identities: bool) {

@@ -60,6 +60,10 @@ fn key(stat: &FileStat) -> Key {
 struct Writer {
     holder: Option<Holder>,
     progress: Arc<Progress>,
+    /// The file has lost its name, and only its writer knows still how much of it is counted.
+    is_left: bool,
+    /// The writer has looked for that.
+    has_looked: bool,
 }
 
 /// When a writer last moved something, in milliseconds of [`clock`].
@@ -100,6 +104,8 @@ impl Reserved {
         let writer = Writer {
             holder: holder.cloned(),
             progress: Arc::clone(&progress),
+            is_left: false,
+            has_looked: false,
         };
         written.insert(key(stat), writer);
         Some(Self(key(stat), progress))
@@ -127,15 +133,19 @@ pub struct Claimed {
 }
 
 impl Claimed {
-    /// None: somebody else writes to it.
+    /// None: somebody else writes to it, or it has lost its name since it was opened.
     ///
     /// # Errors
     /// Those of fstat(2).
     pub fn new(file: File, holder: Option<&Holder>) -> Result<Option<Self>, Errno> {
-        let stat = fstat(&file)?;
-        let Some(reserved) = Reserved::new(&stat, holder) else {
+        let Some(reserved) = Reserved::new(&fstat(&file)?, holder) else {
             return Ok(None);
         };
+        // Looked at only now: the writer before may have been at it until just now.
+        let stat = fstat(&file)?;
+        if stat.st_nlink == 0 {
+            return Ok(None);
+        }
         let locked = fcntl(&file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK)));
         let by_another = matches!(locked, Err(Errno::EAGAIN | Errno::EACCES));
         Ok((!by_another).then_some(Self {
@@ -148,6 +158,16 @@ impl Claimed {
     /// To be told whenever something was moved.
     pub fn moved(&self) {
         self.reserved.1.0.store(clock(), Ordering::Relaxed);
+    }
+
+    /// Whether the file was [left to its writer](leave_to_writer). From now on it is not.
+    pub fn is_left(&self) -> bool {
+        let mut written = written();
+        let writer = written.get_mut(&self.reserved.0);
+        writer.is_some_and(|writer| {
+            writer.has_looked = true;
+            writer.is_left
+        })
     }
 
     /// From now on the writer is not ended for another.
@@ -183,6 +203,19 @@ pub fn is_written_to(file: BorrowedFd<'_>, stat: &FileStat) -> bool {
     let mut found = whole(libc::F_RDLCK);
     let looked = fcntl(file, FcntlArg::F_OFD_GETLK(&mut found));
     looked.is_ok() && i32::from(found.l_type) != libc::F_UNLCK
+}
+
+/// Says that a file has lost its last name, so that its writer counts it as gone in the end; false: nobody writes to it any more,
+/// and whoever has taken the name counts.
+pub fn leave_to_writer(stat: &FileStat) -> bool {
+    let mut written = written();
+    match written.get_mut(&key(stat)) {
+        Some(writer) if !writer.has_looked => {
+            writer.is_left = true;
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Has the session end that writes to the file, where it is one of the same account that has moved nothing for a while, and
@@ -247,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_quiet_writer_gives_way_to_its_own_account_and_to_nobody_else() {
-        let file = tempfile::tempfile().unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
         let stat = fstat(&file).unwrap();
         let ended: Arc<Mutex<Option<Claimed>>> = Arc::default();
         let end = {
@@ -255,7 +288,8 @@ mod tests {
             Arc::new(move || drop(ended.lock().unwrap().take()))
         };
         let holder = Holder::new("anna", end);
-        let claimed = Claimed::new(file, Some(&holder)).unwrap().unwrap();
+        let claimed = Claimed::new(file.reopen().unwrap(), Some(&holder));
+        let claimed = claimed.unwrap().unwrap();
         let progress = Arc::clone(&claimed.reserved.1);
         *ended.lock().unwrap() = Some(claimed);
         assert!(!give_way(&stat, "anna"), "it has just moved something");

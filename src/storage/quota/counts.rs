@@ -59,16 +59,29 @@ impl Counts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::storage) struct Record {
     pub(in crate::storage) usage: Usage,
-    /// Uploads under way: other than zero when nobody runs, somebody died and left the counts inexact.
+    /// Changes under way: other than zero when nobody runs, somebody died and left the counts inexact.
     pub(in crate::storage) open: u64,
+    /// Grows with each change that is over.
+    pub(in crate::storage) turn: u32,
     /// Somebody has changed something since and has not ended in order: the same.
     pub(in crate::storage) dirty: bool,
+}
+
+/// What is done when the file is read and written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::storage) enum Step {
+    /// Nothing else.
+    Looks,
+    /// From now on something is being changed.
+    Begins,
+    /// It is over, and counted.
+    Ends,
 }
 
 const DIRTY: &str = "dirty";
 
 /// Bytes of the file.
-const RECORD: usize = 64;
+const RECORD: usize = 96;
 
 impl Record {
     pub(in crate::storage) fn parse(text: &[u8]) -> Option<Self> {
@@ -79,14 +92,20 @@ impl Record {
             bytes: number("bytes=")?,
             files: number("files=")?,
         };
-        let open = number("open=")?;
+        let (open, turn) = (number("open=")?, number("turn=")?);
         let dirty = words.next() == Some(DIRTY);
-        Some(Self { usage, open, dirty })
+        Some(Self {
+            usage,
+            open,
+            turn: u32::try_from(turn).ok()?,
+            dirty,
+        })
     }
 
     pub(in crate::storage) fn text(self) -> String {
         let Usage { bytes, files } = self.usage;
-        let mut line = format!("bytes={bytes} files={files} open={}", self.open);
+        let Self { open, turn, .. } = self;
+        let mut line = format!("bytes={bytes} files={files} open={open} turn={turn}");
         if self.dirty {
             line = format!("{line} {DIRTY}");
         }
@@ -154,7 +173,7 @@ impl Area {
     }
 
     /// Puts what has changed into the file and takes up what others have put there. Counts the area where nobody has.
-    pub(in crate::storage) fn sync(&self, counts: &mut Counts, opened: i64) -> Result<(), Errno> {
+    pub(in crate::storage) fn sync(&self, counts: &mut Counts, step: Step) -> Result<(), Errno> {
         let file = self.file()?;
         let mut record = match read(&file) {
             Some(record) => record,
@@ -168,7 +187,14 @@ impl Area {
             }
         };
         record.usage = record.usage.plus(counts.change.0, counts.change.1);
-        record.open = record.open.saturating_add_signed(opened);
+        match step {
+            Step::Looks => {}
+            Step::Begins => record.open += 1,
+            Step::Ends => {
+                record.open = record.open.saturating_sub(1);
+                record.turn = record.turn.wrapping_add(1);
+            }
+        }
         record.dirty |= counts.marked;
         write(&file, record)?;
         *counts = Counts {
@@ -180,24 +206,19 @@ impl Area {
         Ok(())
     }
 
-    /// Puts what was counted in the place of what the file says, and what has changed since it said `before` on top. None while
-    /// an upload is under way.
-    fn replace(&self, before: Record, counted: Usage) -> Result<Option<Usage>, Errno> {
+    /// Puts what was counted in the place of what the file says. False when something has changed since it said `before`, or
+    /// is being changed: it may be in what was counted, or not.
+    fn replace(&self, before: Record, usage: Usage) -> Result<bool, Errno> {
         let mut counts = locked(&self.counts);
         let file = self.file()?;
         let now = read(&file).unwrap_or(before);
-        if now.open > 0 {
-            return Ok(None);
+        if (now.open, now.turn) != (0, before.turn) {
+            return Ok(false);
         }
-        let grown = |now: u64, before: u64| signed(now).wrapping_sub(signed(before));
-        let usage = counted.plus(
-            grown(now.usage.bytes, before.usage.bytes),
-            grown(now.usage.files, before.usage.files),
-        );
         write(&file, Record { usage, ..now })?;
         counts.base = usage;
         counts.known = true;
-        Ok(Some(usage))
+        Ok(true)
     }
 
     /// To be done before anything changes: what is counted in memory goes with the process.
@@ -206,7 +227,7 @@ impl Area {
         if !counts.marked {
             counts.marked = true;
             let marked = self
-                .sync(&mut counts, 0)
+                .sync(&mut counts, Step::Looks)
                 .and_then(|()| flush(&*self.file()?));
             counts.marked = marked.is_ok();
             marked?;
@@ -222,7 +243,7 @@ impl Area {
             return Ok(());
         }
         counts.marked = false;
-        self.sync(&mut counts, 0)?;
+        self.sync(&mut counts, Step::Looks)?;
         let file = self.file()?;
         match read(&file) {
             Some(record) if record.open == 0 => {
@@ -236,9 +257,9 @@ impl Area {
         }
     }
 
-    pub(in crate::storage) fn settle(&self, opened: i64) {
+    pub(in crate::storage) fn settle(&self, step: Step) {
         let mut counts = locked(&self.counts);
-        if let Err(errno) = self.sync(&mut counts, opened) {
+        if let Err(errno) = self.sync(&mut counts, step) {
             self.warn(errno);
         }
     }
@@ -305,11 +326,10 @@ pub fn guard(areas: impl Iterator<Item = (PathBuf, bool)>) {
     }
 }
 
-/// Counts an area anew. Exact where nothing changes meanwhile; what does is counted on top. Waits a while for uploads under way,
-/// of which some is in the directory and not in the counts yet: it would be counted twice.
+/// Counts an area anew, while nothing changes in it: waits a while for such a time.
 ///
 /// # Errors
-/// `Busy` while an upload goes on; when the directory cannot be read or the counts not be written.
+/// `Busy` while something goes on changing; when the directory cannot be read or the counts not be written.
 pub fn rescan(path: &Path) -> Result<Usage, Error> {
     let fail = |errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes());
     let area = Area::at(path);
@@ -317,8 +337,8 @@ pub fn rescan(path: &Path) -> Result<Usage, Error> {
         let before = read(&*area.file().map_err(fail)?).unwrap_or_default();
         if before.open == 0 {
             let counted = area.count().map_err(fail)?;
-            if let Some(usage) = area.replace(before, counted).map_err(fail)? {
-                return Ok(usage);
+            if area.replace(before, counted).map_err(fail)? {
+                return Ok(counted);
             }
         }
         std::thread::sleep(BETWEEN_LOOKS);
@@ -326,36 +346,33 @@ pub fn rescan(path: &Path) -> Result<Usage, Error> {
     Err(fail(Errno::EBUSY))
 }
 
-/// How often a rescan looks whether uploads are over.
+/// How often a rescan looks whether changes are over.
 const LOOKS: u32 = 25;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
-/// To be called once when the server starts and nothing is under way: counts those areas anew in which a server died.
-pub fn recover<'a>(areas: impl IntoIterator<Item = &'a PathBuf>) {
-    for path in areas {
-        let area = Area::at(path);
-        let Ok(file) = area.file() else { continue };
-        let Some(record) = read(&file).filter(|record| record.open > 0 || record.dirty) else {
-            continue;
+/// To be called once when the server starts and nothing is under way: of these areas those in which a server died, and whose
+/// counts are what it said last. They are to be [counted anew](rescan).
+pub fn left_by_the_dead<'a>(areas: impl IntoIterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
+    let died = |path: &&PathBuf| {
+        let Ok(file) = Area::at(path).file() else {
+            return false;
         };
-        log::info!(
-            "{}: counting what is stored, for the last server did not end in order",
-            path.display()
-        );
-        let counted = area.count().map(|usage| Record {
-            usage,
-            ..Record::default()
-        });
-        let written = counted.and_then(|record| write(&file, record));
-        if let Err(errno) = written {
-            log::warn!(
-                "{}: {} bytes are said to be stored, which may be wrong: {}",
-                path.display(),
-                record.usage.bytes,
-                errno.desc()
-            );
+        let Some(record) = read(&file).filter(|record| record.open > 0 || record.dirty) else {
+            return false;
+        };
+        // Nobody who changes something has begun yet. Should this server die as well, it is counted anew behind that.
+        let (open, dirty) = (0, true);
+        let settled = Record {
+            open,
+            dirty,
+            ..record
+        };
+        if let Err(errno) = write(&file, settled) {
+            Area::at(path).warn(errno);
         }
-    }
+        true
+    };
+    areas.into_iter().filter(died).cloned().collect()
 }
 
 /// To be called when the server ends in order, for each of these.
@@ -380,7 +397,7 @@ pub fn usage(areas: &[PathBuf]) -> Result<Usage, Error> {
     for path in areas {
         let area = Area::at(path);
         let mut counts = locked(&area.counts);
-        area.sync(&mut counts, 0)
+        area.sync(&mut counts, Step::Looks)
             .map_err(|errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes()))?;
         let Usage { bytes, files } = counts.total();
         total.bytes = total.bytes.saturating_add(bytes);
@@ -416,7 +433,10 @@ mod tests {
                 ..died
             };
             fs::write(path.join(".thriftpd/quota"), died.text()).unwrap();
-            recover(&areas);
+            for path in left_by_the_dead(&areas) {
+                assert_eq!(usage(&areas).unwrap().bytes, 9, "meanwhile");
+                rescan(&path).unwrap();
+            }
             assert_eq!(usage(&areas).unwrap().bytes, bytes);
         }
     }
@@ -436,6 +456,7 @@ mod tests {
         let record = Record {
             usage: Usage { bytes: 1, files: 2 },
             open: 3,
+            turn: 4,
             dirty: true,
         };
         let text = record.text();
@@ -446,8 +467,9 @@ mod tests {
         for text in [
             "",
             "bytes=1 files=2\n",
-            "bytes=-1 files=2 open=0\n",
-            "bytes=1 files=2 open=0",
+            "bytes=-1 files=2 open=0 turn=0\n",
+            "bytes=1 files=2 open=0\n",
+            "bytes=1 files=2 open=0 turn=0",
         ] {
             assert_eq!(Record::parse(text.as_bytes()), None, "{text}");
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard};
 use nix::fcntl::readlink;
 
 use crate::storage::error::{Error, ErrorKind};
-use crate::storage::quota::counts::{Area, Counts, is_away, locked, signed, usage};
+use crate::storage::quota::counts::{Area, Counts, Step, is_away, locked, signed, usage};
 use crate::storage::rules::Quota;
 use crate::storage::rules::Usage;
 
@@ -36,6 +36,7 @@ impl Metered {
         for area in &counted {
             // Where it cannot be, the log says so when the counts cannot be written either.
             let _ = area.mark();
+            area.settle(Step::Begins);
         }
         let own: Vec<Arc<Area>> = self.own.iter().map(|path| Area::at(path)).collect();
         let limited = own.iter().any(|area| area.holds(&here));
@@ -47,7 +48,6 @@ impl Metered {
             } else {
                 Quota::default()
             },
-            open: false,
         })
     }
 
@@ -68,22 +68,16 @@ fn raw(fd: BorrowedFd<'_>) -> i32 {
     fd.as_fd().as_raw_fd()
 }
 
-/// Counts what happens in one directory.
+/// Counts what happens in one directory: to be had before anything is changed there and until that is counted. Meanwhile the
+/// counts are not exact.
 #[derive(Debug)]
 pub struct Meter {
     counted: Vec<Arc<Area>>,
     own: Vec<Arc<Area>>,
     limit: Quota,
-    open: bool,
 }
 
 impl Meter {
-    /// An upload begins: the counts are not exact until the meter is dropped.
-    pub fn begin(&mut self) {
-        self.settle(1);
-        self.open = true;
-    }
-
     /// Counts bytes and files that come to be, unless that is more than the user may have. What is going to be replaced in
     /// the end does not count: `credit`, in bytes and files.
     ///
@@ -103,7 +97,7 @@ impl Meter {
                 continue;
             }
             let own = self.own.iter().any(|own| own.path == area.path);
-            match area.sync(counts, 0) {
+            match area.sync(counts, Step::Looks) {
                 Err(errno) if own && self.limit.is_limited() && !is_away(errno) => {
                     area.warn(errno);
                     return Err(ErrorKind::Io);
@@ -189,18 +183,13 @@ impl Meter {
             counts.change.1 += files;
         }
     }
-
-    /// Writes the counts down.
-    pub fn settle(&self, opened: i64) {
-        for area in &self.counted {
-            area.settle(opened);
-        }
-    }
 }
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        self.settle(if self.open { -1 } else { 0 });
+        for area in &self.counted {
+            area.settle(Step::Ends);
+        }
     }
 }
 
@@ -231,8 +220,7 @@ mod tests {
         fs::write(path.join("sub/file"), "12345").unwrap();
         let metered = metered(&path, 10, 3);
         let fd = File::open(&path).unwrap();
-        let mut meter = metered.meter(fd.as_fd()).unwrap();
-        meter.begin();
+        let meter = metered.meter(fd.as_fd()).unwrap();
         meter.grow(5, 1, (0, 0)).unwrap();
         assert_eq!(metered.left().unwrap(), Some(0));
         let over = meter.grow(1, 0, (0, 0)).unwrap_err();
@@ -246,6 +234,7 @@ mod tests {
         let record = Record {
             usage: five,
             open: 0,
+            turn: 1,
             dirty: true,
         };
         assert_eq!(Record::parse(&kept), Some(record));

@@ -554,10 +554,7 @@ impl Work<'_> {
             .as_ref()
             .is_some_and(|(here, _)| here == relative);
         if !is_open {
-            let mut meter = self.pruning.metered.meter(directory);
-            if let Some(meter) = &mut meter {
-                meter.begin();
-            }
+            let meter = self.pruning.metered.meter(directory);
             self.ledger = Some((relative.to_vec(), meter));
         }
     }

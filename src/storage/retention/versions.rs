@@ -20,6 +20,7 @@ use crate::storage::disk::names::rename_to_new;
 use crate::storage::disk::reserved::VERSIONS;
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::below;
+use crate::storage::disk::writers::leave_to_writer;
 use crate::storage::rules::{Room, available};
 
 /// How versions of one file are kept.
@@ -158,11 +159,15 @@ impl Versions {
         let too_many = names.len().saturating_sub(self.how.most);
         let mut gone = Vec::new();
         for name in names.into_iter().take(too_many) {
-            let name = name.as_slice();
-            let stat = fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-            let removed = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
-            if let (Ok(stat), Ok(())) = (stat, removed) {
-                gone.push(size_of(&stat));
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let Ok(file) = openat(&self.directory, name.as_slice(), flags, Mode::empty()) else {
+                continue;
+            };
+            let removed = unlinkat(&self.directory, name.as_slice(), UnlinkatFlags::NoRemoveDir);
+            // An upload in place may still go on in what was replaced, and counts it as gone then.
+            let now = fstat(&file)?;
+            if removed.is_ok() && !(now.st_nlink == 0 && leave_to_writer(&now)) {
+                gone.push(size_of(&now));
             }
         }
         Ok(gone)

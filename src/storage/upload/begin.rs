@@ -55,9 +55,7 @@ impl Target<'_> {
     /// The meter of the directory or, where a link leads there, of the file itself. To be had before anything is made, for
     /// what nobody has counted yet is counted then.
     fn meter(&self, at: BorrowedFd<'_>) -> Option<Meter> {
-        let mut meter = self.metered.meter(at)?;
-        meter.begin();
-        Some(meter)
+        self.metered.meter(at)
     }
 
     /// Room for a file that has `size` bytes.
@@ -86,8 +84,6 @@ impl Target<'_> {
 struct Partial {
     file: Claimed,
     name: Vec<u8>,
-    /// It was made just now.
-    is_new: bool,
     /// Cut off, it can be continued.
     resumable: bool,
 }
@@ -119,11 +115,11 @@ impl Upload {
             return Err(target.fail(Errno::EEXIST));
         }
         let place = target.place()?;
-        let meter = target.meter(place.directory.as_fd());
-        let Some(partial) = Self::own_partial(target, &place)? else {
+        let mut space = target.space(target.meter(place.directory.as_fd()), 0, (0, 0));
+        let Some(partial) = Self::own_partial(target, &place, &mut space)? else {
             return Err(target.fail(Errno::EEXIST));
         };
-        let mut upload = Self::begin_anew(target, place, None, partial, meter)?;
+        let mut upload = Self::begin_anew(target, place, None, partial, space)?;
         if let Grows::Beside(beside) = &mut upload.grows {
             beside.may_replace = false;
         }
@@ -175,50 +171,81 @@ impl Upload {
             (How::At(_) | How::Append, Some(old)) => Self::begin_clone(target, place, how, old),
             (_, old) => {
                 let meter = target.meter(place.directory.as_fd());
-                let partial = match Self::own_partial(target, &place)? {
+                let mut space = target.space(meter, 0, target.credit(old.as_ref()));
+                let partial = match Self::own_partial(target, &place, &mut space)? {
                     Some(partial) => partial,
-                    None => Self::spare_partial(target, &place)?,
+                    None => Self::spare_partial(target, &place, &space)?,
                 };
-                Self::begin_anew(target, place, old, partial, meter).map(Some)
+                Self::begin_anew(target, place, old, partial, space).map(Some)
             }
         }
     }
 
     /// The partial file in which this account could go on; None while another session works in it.
-    fn own_partial(target: &Target<'_>, place: &Place) -> Result<Option<Partial>, Error> {
-        let fail = |errno| target.fail(errno);
-        let (directory, name) = (place.directory.as_fd(), target.partial_name(place));
+    fn own_partial(
+        target: &Target<'_>,
+        place: &Place,
+        space: &mut Space,
+    ) -> Result<Option<Partial>, Error> {
+        let name = target.partial_name(place);
         for _ in 0..TRIES {
-            let (file, is_new) =
-                match partial::create(directory, &name, target.holder).map_err(fail)? {
-                    Some(file) => (file, true),
-                    None => match partial::claim(directory, &name, target.holder).map_err(fail)? {
-                        Left::Partial(file) => (file, false),
-                        Left::InUse(_) => return Ok(None),
-                        Left::Nothing => continue,
-                    },
+            let mut file = Self::make_partial(target, place, &name, space)?;
+            if file.is_none() {
+                let left = partial::claim(place.directory.as_fd(), &name, target.holder);
+                file = match left.map_err(|errno| target.fail(errno))? {
+                    Left::Partial(file) => Some(file),
+                    Left::InUse(_) => return Ok(None),
+                    Left::Nothing => continue,
                 };
-            return Ok(Some(Partial {
-                file,
-                name,
-                is_new,
-                resumable: true,
-            }));
+            }
+            if let Some(file) = file {
+                space.holds(size_of(&file.stat));
+                let resumable = true;
+                return Ok(Some(Partial {
+                    file,
+                    name,
+                    resumable,
+                }));
+            }
         }
         Ok(None)
     }
 
     /// One that is gone when it is cut off.
-    fn spare_partial(target: &Target<'_>, place: &Place) -> Result<Partial, Error> {
-        let whose = (target.account(), place.name.as_slice());
-        let spare = partial::create_spare(place.directory.as_fd(), whose, target.holder);
-        let (file, name) = spare.map_err(|errno| target.fail(errno))?;
-        Ok(Partial {
-            file,
-            name,
-            is_new: true,
-            resumable: false,
-        })
+    fn spare_partial(target: &Target<'_>, place: &Place, space: &Space) -> Result<Partial, Error> {
+        for _ in 0..TRIES {
+            let name = partial::spare_name(target.account(), &place.name);
+            if let Some(file) = Self::make_partial(target, place, &name, space)? {
+                let resumable = false;
+                return Ok(Partial {
+                    file,
+                    name,
+                    resumable,
+                });
+            }
+        }
+        Err(target.refuse(ErrorKind::Busy))
+    }
+
+    /// Makes a partial file, which is counted before: another session that takes it for one that was left counts what it
+    /// discards. None where it did, or the name is taken.
+    fn make_partial(
+        target: &Target<'_>,
+        place: &Place,
+        name: &[u8],
+        space: &Space,
+    ) -> Result<Option<Claimed>, Error> {
+        space.new_file().map_err(|over| target.refuse(over))?;
+        match partial::create(place.directory.as_fd(), name, target.holder) {
+            Ok(made) => Ok(made),
+            Err(errno) => {
+                space.went(0, 1);
+                match errno {
+                    Errno::EEXIST => Ok(None),
+                    errno => Err(target.fail(errno)),
+                }
+            }
+        }
     }
 
     fn begin_anew(
@@ -226,24 +253,12 @@ impl Upload {
         place: Place,
         old: Option<FileStat>,
         partial: Partial,
-        meter: Option<Meter>,
+        space: Space,
     ) -> Result<Self, Error> {
-        let (is_new, left) = (partial.is_new, size_of(&partial.file.stat));
-        let space = target.space(meter, left, target.credit(old.as_ref()));
+        let left = size_of(&partial.file.stat);
         let mut upload = Self::beside(target, partial, place, old, space, 0)?;
         upload.cuts = left > 0;
-        if is_new {
-            upload.count_new_file(target)?;
-        }
         Ok(upload)
-    }
-
-    fn count_new_file(&mut self, target: &Target<'_>) -> Result<(), Error> {
-        self.space.new_file().map_err(|over| {
-            // Dropped, it is counted as gone.
-            self.space.came(0, 1);
-            target.refuse(over)
-        })
     }
 
     /// The partial file of an upload of this account that is to be continued; None where there is none.
@@ -299,7 +314,6 @@ impl Upload {
         let partial = Partial {
             file,
             name: target.partial_name(&place),
-            is_new: false,
             resumable: true,
         };
         let meter = target.meter(place.directory.as_fd());
@@ -329,18 +343,19 @@ impl Upload {
         let size = size_of(&original);
         let position = target.position(how, size)?;
         let meter = target.meter(place.directory.as_fd());
-        let partial = Self::spare_partial(target, &place)?;
         let credit = match how {
             // All of it lives on in the new one.
             How::Append => (size, 1),
             _ => target.credit(Some(&original)),
         };
+        let space = target.space(meter, 0, credit);
+        let partial = Self::spare_partial(target, &place, &space)?;
         let cloned = copy::cloned(old.as_fd(), partial.file.as_fd());
         if cloned != Ok(true) {
             partial::remove(place.directory.as_fd(), &partial.name, &partial.file.stat);
+            space.went(0, 1);
             return cloned.map(|_| None).map_err(fail);
         }
-        let space = target.space(meter, 0, credit);
         let mut upload = Self::beside(target, partial, place, Some(had), space, position)?;
         if let Grows::Beside(beside) = &mut upload.grows {
             beside.clone_of = Some(original);
@@ -350,7 +365,6 @@ impl Upload {
             }
         }
         upload.may_be_longer = true;
-        upload.count_new_file(target)?;
         // Its blocks are shared, but a quota counts what files say they hold.
         let admitted = upload.space.admit_shared(size);
         admitted.map_err(|kind| target.refuse(kind))?;
@@ -465,19 +479,20 @@ impl Upload {
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let fd = openat(&place.directory, place.name.as_slice(), flags, mode).map_err(fail)?;
-        // Whoever else has opened it by now has nothing of it.
-        let claimed = Claimed::new(File::from(fd), target.holder).map_err(fail)?;
-        let file = claimed.ok_or_else(|| target.refuse(ErrorKind::Busy))?;
         let space = target.space(meter, 0, (0, 0));
-        let allowed = space.new_file().map_err(|kind| target.refuse(kind));
-        let given = allowed.and_then(|()| {
-            acl::give(place.directory.as_fd(), file.as_fd(), target.modes).map_err(fail)
-        });
-        if let Err(error) = given {
-            let (directory, name) = (&place.directory, place.name.as_slice());
-            let _ = unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
-            return Err(error);
+        // Counted before it is there: who finds it then takes it for counted.
+        let allowed = space.new_file();
+        allowed.map_err(|kind| target.refuse(kind))?;
+        let (directory, name) = (&place.directory, place.name.as_slice());
+        let made = openat(directory, name, flags, mode).inspect_err(|_| space.went(0, 1));
+        let claimed = Claimed::new(File::from(made.map_err(fail)?), target.holder).map_err(fail)?;
+        let file = claimed.ok_or_else(|| target.refuse(ErrorKind::Busy))?;
+        let given = acl::give(directory.as_fd(), file.as_fd(), target.modes);
+        if let Err(errno) = given {
+            if unlinkat(directory, name, UnlinkatFlags::NoRemoveDir).is_ok() {
+                space.went(0, 1);
+            }
+            return Err(fail(errno));
         }
         Self::in_place(target, file, Some(place.directory), space, 0)
     }

@@ -27,7 +27,7 @@ use crate::storage::disk::durable::{Order, after_rename, before_rename, contents
 use crate::storage::disk::metadata::{Kind, is_same_file, is_unchanged, kind, size_of};
 use crate::storage::disk::names::{HeldName, rename_to_new};
 use crate::storage::disk::root::Place;
-use crate::storage::disk::writers::{Holder, Reserved};
+use crate::storage::disk::writers::{Holder, Reserved, leave_to_writer};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest};
 use crate::storage::retention::fresh;
@@ -73,8 +73,8 @@ enum Way {
 /// What became of it.
 enum Named {
     New,
-    /// Bytes of the file that is gone.
-    Replaced(u64),
+    /// This file is gone.
+    Replaced(FileStat),
     Exchanged(Exchanged),
     /// The file system cannot exchange, or somebody writes to the old file.
     Refused,
@@ -221,7 +221,11 @@ impl Upload {
         }
         let gone = match named {
             Named::Exchanged(exchanged) => Some(exchanged.remove(directory, at)),
-            Named::Replaced(size) => Some(size),
+            // An old version has another name still.
+            Named::Replaced(old) if beside.keeps.is_none() => {
+                (!leave_to_writer(&old)).then(|| size_of(&old))
+            }
+            Named::Replaced(_) => None,
             Named::New | Named::Refused | Named::NeedsCopy => None,
         };
         self.let_stand(version);
@@ -303,7 +307,7 @@ impl Upload {
         };
         let Some(reserved) = reserved else {
             return renameat(directory, name.as_slice(), directory, place.name.as_slice())
-                .map(|()| (Named::Replaced(size_of(&old)), version))
+                .map(|()| (Named::Replaced(old), version))
                 .map_err(fail);
         };
         if beside.resumable {
@@ -349,8 +353,8 @@ impl Upload {
                 self.space.went(exchanged.remove(directory, at), 1);
                 return false;
             }
-            Named::Replaced(size) => {
-                self.space.went(size, 1);
+            Named::Replaced(old) => {
+                self.space.went(size_of(&old), 1);
                 return false;
             }
             Named::New | Named::Refused | Named::NeedsCopy => return false,

@@ -367,6 +367,10 @@ impl Drop for Upload {
                 self.mark();
             }
             sweep::note(&self.host_path);
+        } else if self.file.is_left() {
+            self.space.give_back(0);
+            self.space.went(0, 1);
+            return;
         }
         self.space.cut_surplus(&self.file, size);
         self.space.give_back(size);

@@ -83,40 +83,18 @@ const FLAGS: OFlag = OFlag::O_RDWR
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
 
-/// A new partial file; None where the name is taken.
+/// A new partial file; None where another session has taken it for one that was left.
 ///
 /// # Errors
-/// Those of openat(2).
+/// `EEXIST` where there is one; else those of openat(2).
 pub fn create(
     directory: BorrowedFd<'_>,
     name: &[u8],
     holder: Option<&Holder>,
 ) -> Result<Option<Claimed>, Errno> {
     let flags = FLAGS | OFlag::O_CREAT | OFlag::O_EXCL;
-    match openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
-        Err(Errno::EEXIST) => Ok(None),
-        Err(errno) => Err(errno),
-        // Somebody may have taken it for one that was left: then it is theirs.
-        Ok(file) => Claimed::new(File::from(file), holder),
-    }
-}
-
-/// A new one that nobody continues, and its name.
-///
-/// # Errors
-/// `EBUSY` when none can be had; else those of openat(2).
-pub fn create_spare(
-    directory: BorrowedFd<'_>,
-    (account, target): (&str, &[u8]),
-    holder: Option<&Holder>,
-) -> Result<(Claimed, Vec<u8>), Errno> {
-    for _ in 0..100 {
-        let name = spare_name(account, target);
-        if let Some(file) = create(directory, &name, holder)? {
-            return Ok((file, name));
-        }
-    }
-    Err(Errno::EBUSY)
+    let file = openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    Claimed::new(File::from(file), holder)
 }
 
 /// Claims what is there under the name.
@@ -328,9 +306,10 @@ mod tests {
         let fd = open(directory.path());
         let (own, others) = (name_of("anna", b"file"), name_of("berta", b"file"));
         let first = create(fd.as_fd(), &own, None).unwrap().unwrap();
-        assert!(create(fd.as_fd(), &own, None).unwrap().is_none());
+        assert!(matches!(create(fd.as_fd(), &own, None), Err(Errno::EEXIST)));
         assert!(matches!(claim(fd.as_fd(), &own, None), Ok(Left::InUse(_))));
-        let (spare, name) = create_spare(fd.as_fd(), ("anna", b"file"), None).unwrap();
+        let name = spare_name("anna", b"file");
+        let spare = create(fd.as_fd(), &name, None).unwrap();
         boot::mark(first.as_fd(), true);
         (&*first).write_all(&[7; 5000]).unwrap();
         drop(spare);

@@ -47,6 +47,11 @@ impl Space {
         }
     }
 
+    /// The file that is going to be written to has so many bytes, which are counted already.
+    pub fn holds(&mut self, size: u64) {
+        self.given = size;
+    }
+
     /// A file comes to be.
     ///
     /// # Errors
@@ -180,12 +185,6 @@ impl Space {
             meter.went(self.given.saturating_sub(size), 0);
         }
         self.given = size;
-    }
-
-    pub fn came(&self, bytes: u64, files: u64) {
-        if let Some(meter) = &self.meter {
-            meter.came(bytes, files);
-        }
     }
 
     pub fn went(&self, bytes: u64, files: u64) {

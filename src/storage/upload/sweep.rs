@@ -67,9 +67,10 @@ pub fn remove_old_partials(
         if now.saturating_sub(modified) < kept {
             return false;
         }
+        let meter = metered.meter(directory);
         match partial::discard(directory, name) {
             Ok(Some(size)) => {
-                if let Some(meter) = metered.meter(directory) {
+                if let Some(meter) = meter {
                     meter.went(size, 1);
                 }
                 true
