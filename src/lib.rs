@@ -24,3 +24,9 @@ pub mod observe;
 pub mod server;
 pub mod storage;
 pub mod tls;
+
+/// What the unit tests cannot have is said as the others say it.
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../tests/common/skips.rs"]
+mod skips;
