@@ -86,7 +86,7 @@ fn the_host_itself_is_not_banned_unless_asked_for() {
 
 #[test]
 fn a_ban_ends() {
-    let server = server("ban_after = 1\nban_loopback = true\nban_for = 2\n");
+    let server = server("ban_after = 1\nban_loopback = true\nban_for = 6\n");
     assert_eq!(fail_to_log_in(&server, attacker()), 421);
     assert_eq!(first_words(&server, attacker()), 421);
     eventually("it may come again", || {
