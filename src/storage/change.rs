@@ -68,7 +68,7 @@ impl View {
                 continue;
             }
             let located = self.permitted(&path, Permission::Upload)?;
-            match Upload::begin_new(&self.target(&path, &located)?) {
+            match Upload::begin_unique(&self.target(&path, &located)?) {
                 Err(error) if error.kind == ErrorKind::Exists => {}
                 other => return other,
             }
@@ -422,7 +422,7 @@ impl View {
         futimens(&fd, &accessed, &TimeSpec::new(modified, 0))
             .map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
         if let Some(checksum) = checksum {
-            checksum::keep_for_time(fd.as_fd(), checksum, (modified, 0));
+            checksum::store_for_time(fd.as_fd(), checksum, (modified, 0));
         }
         if let (Ok(before), Ok(after)) = (before, fstat(&fd)) {
             fresh::renew(self.account(), &before, &after);

@@ -109,7 +109,7 @@ pub fn give_directory(
 ///
 /// # Errors
 /// As [`give`].
-pub fn keep(old: BorrowedFd<'_>, file: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
+pub fn take_over(old: BorrowedFd<'_>, file: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
     match read(old, ACCESS) {
         Some(list) => tolerated(system::set_attribute(file, ACCESS, &list)),
         None => set_mode(file, mode),

@@ -282,7 +282,7 @@ pub fn store(file: &File, digest: &str) -> bool {
 
 /// Stores what held before for the time that the file was given now. Not for whatever time it has: somebody else may have
 /// written to it meanwhile.
-pub(in crate::storage) fn keep_for_time(
+pub(in crate::storage) fn store_for_time(
     file: BorrowedFd<'_>,
     record: Record,
     modified: Modified,
@@ -417,7 +417,7 @@ mod tests {
 
         let record = record(file.as_fd()).unwrap().unwrap();
         file.set_modified(UNIX_EPOCH).unwrap();
-        assert!(keep_for_time(file.as_fd(), record, (0, 0)));
+        assert!(store_for_time(file.as_fd(), record, (0, 0)));
         assert!(stored(&file).is_some());
         system::set_attribute(file.as_fd(), ATTRIBUTE, b"nonsense").unwrap();
         assert_eq!(stored(&file), None);

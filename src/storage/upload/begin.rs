@@ -91,25 +91,25 @@ struct Partial {
 impl Upload {
     pub(in crate::storage) fn begin(target: &Target<'_>, how: How) -> Result<Self, Error> {
         if target.rules.uploads == Uploads::Atomic {
-            if let Some(upload) = Self::begin_beside(target, how)? {
+            if let Some(upload) = Self::begin_in_partial(target, how)? {
                 return Ok(upload);
             }
         }
         // An offset asks for a file that is there.
         let may_be_new = !matches!(how, How::At(offset) if offset > 0);
         if may_be_new && target.permissions.contains(Permission::Upload) {
-            match Self::create(target) {
+            match Self::begin_in_new_target(target) {
                 Err(error) if error.kind == ErrorKind::Exists => {}
                 other => return other,
             }
         }
-        Self::begin_in_place(target, how, may_be_new)
+        Self::begin_in_target(target, how, may_be_new)
     }
 
     /// Creates the file, which must not be there.
-    pub(in crate::storage) fn begin_new(target: &Target<'_>) -> Result<Self, Error> {
+    pub(in crate::storage) fn begin_unique(target: &Target<'_>) -> Result<Self, Error> {
         if target.rules.uploads == Uploads::Direct {
-            return Self::create(target);
+            return Self::begin_in_new_target(target);
         }
         if target.root.stat(target.relative, false).is_ok() {
             return Err(target.fail(Errno::EEXIST));
@@ -119,7 +119,7 @@ impl Upload {
         let Some(partial) = Self::own_partial(target, &place, &mut space)? else {
             return Err(target.fail(Errno::EEXIST));
         };
-        let mut upload = Self::begin_anew(target, place, None, partial, space)?;
+        let mut upload = Self::begin_whole(target, place, None, partial, space)?;
         if let Grows::Beside(beside) = &mut upload.grows {
             beside.may_replace = false;
         }
@@ -130,7 +130,7 @@ impl Upload {
 
     /// An upload that leaves the target alone until it is whole. None where it has to go into the target: the target is a
     /// link, which stays one, or a finished file that is continued where the file system cannot clone it.
-    fn begin_beside(target: &Target<'_>, how: How) -> Result<Option<Self>, Error> {
+    fn begin_in_partial(target: &Target<'_>, how: How) -> Result<Option<Self>, Error> {
         let old = match target.root.stat(target.relative, false) {
             Ok(stat) => Some(stat),
             Err(Errno::ENOENT) => None,
@@ -154,7 +154,7 @@ impl Upload {
         let told = target.told.of(&place);
         if how != How::Replace {
             if let Some(file) = Self::what_was_cut_off(target, &place, how, old.as_ref())? {
-                return Self::resume(target, place, how, old, file).map(Some);
+                return Self::resume_partial(target, place, how, old, file).map(Some);
             }
             // It has become the file, or is gone, since the client was told how much of it is there.
             if told.is_some() && (how == How::Append || old.is_some()) {
@@ -168,7 +168,9 @@ impl Upload {
             (How::At(offset), None) if offset > 0 => {
                 Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }))
             }
-            (How::At(_) | How::Append, Some(old)) => Self::begin_clone(target, place, how, old),
+            (How::At(_) | How::Append, Some(old)) => {
+                Self::continue_in_clone(target, place, how, old)
+            }
             (_, old) => {
                 let meter = target.meter(place.directory.as_fd());
                 let mut space = target.space(meter, 0, target.credit(old.as_ref()));
@@ -176,7 +178,7 @@ impl Upload {
                     Some(partial) => partial,
                     None => Self::spare_partial(target, &place, &space)?,
                 };
-                Self::begin_anew(target, place, old, partial, space).map(Some)
+                Self::begin_whole(target, place, old, partial, space).map(Some)
             }
         }
     }
@@ -248,7 +250,7 @@ impl Upload {
         }
     }
 
-    fn begin_anew(
+    fn begin_whole(
         target: &Target<'_>,
         place: Place,
         old: Option<FileStat>,
@@ -256,7 +258,7 @@ impl Upload {
         space: Space,
     ) -> Result<Self, Error> {
         let left = size_of(&partial.file.stat);
-        let mut upload = Self::beside(target, partial, place, old, space, 0)?;
+        let mut upload = Self::in_partial(target, partial, place, old, space, 0)?;
         upload.cuts = left > 0;
         Ok(upload)
     }
@@ -295,7 +297,7 @@ impl Upload {
     }
 
     /// Goes on with what an upload that was cut off has left.
-    fn resume(
+    fn resume_partial(
         target: &Target<'_>,
         place: Place,
         how: How,
@@ -318,14 +320,14 @@ impl Upload {
         };
         let meter = target.meter(place.directory.as_fd());
         let space = target.space(meter, size, target.credit(old.as_ref()));
-        let mut upload = Self::beside(target, partial, place, old, space, position)?;
+        let mut upload = Self::in_partial(target, partial, place, old, space, position)?;
         // What lies behind is not sure to be there, or of another upload than what will be in front of it.
         upload.cuts = position < size;
         Ok(upload)
     }
 
     /// Continues a finished file in a clone of it. None where the file system cannot clone.
-    fn begin_clone(
+    fn continue_in_clone(
         target: &Target<'_>,
         place: Place,
         how: How,
@@ -356,12 +358,12 @@ impl Upload {
             space.went(0, 1);
             return cloned.map(|_| None).map_err(fail);
         }
-        let mut upload = Self::beside(target, partial, place, Some(had), space, position)?;
+        let mut upload = Self::in_partial(target, partial, place, Some(had), space, position)?;
         if let Grows::Beside(beside) = &mut upload.grows {
             beside.clone_of = Some(original);
             beside.may_replace = true;
             if how == How::Append {
-                beside.keeps = None;
+                beside.versions_at = None;
             }
         }
         upload.may_be_longer = true;
@@ -371,7 +373,7 @@ impl Upload {
         Ok(Some(upload))
     }
 
-    fn beside(
+    fn in_partial(
         target: &Target<'_>,
         partial: Partial,
         place: Place,
@@ -379,7 +381,7 @@ impl Upload {
         space: Space,
         position: u64,
     ) -> Result<Self, Error> {
-        let keeps = match target.rules.versions {
+        let versions_at = match target.rules.versions {
             0 => None,
             _ => Some((
                 target.root.again().map_err(|errno| target.fail(errno))?,
@@ -395,7 +397,7 @@ impl Upload {
             min_free: target.min_free,
             resumable: partial.resumable,
             had,
-            keeps,
+            versions_at,
             rules: *target.rules,
             holder: target.holder.cloned(),
         }));
@@ -425,7 +427,7 @@ impl Upload {
 
     // ---- in the target itself
 
-    fn begin_in_place(target: &Target<'_>, how: How, may_be_new: bool) -> Result<Self, Error> {
+    fn begin_in_target(target: &Target<'_>, how: How, may_be_new: bool) -> Result<Self, Error> {
         let needed = match how {
             How::Append => Permission::Append,
             _ => Permission::Overwrite,
@@ -453,7 +455,7 @@ impl Upload {
         let size = size_of(&stat);
         let position = target.position(how, size)?;
         let space = target.space(target.meter(file.as_fd()), size, (0, 0));
-        let mut upload = Self::in_place(target, file, None, space, position)?;
+        let mut upload = Self::in_target(target, file, None, space, position)?;
         if how != How::Append {
             let of_old = version_of(target, &upload.file, &upload.space)?;
             if let Grows::InPlace { version, .. } = &mut upload.grows {
@@ -468,7 +470,7 @@ impl Upload {
     }
 
     /// A new file that grows under its own name.
-    fn create(target: &Target<'_>) -> Result<Self, Error> {
+    fn begin_in_new_target(target: &Target<'_>) -> Result<Self, Error> {
         let fail = |errno| target.fail(errno);
         let place = target.place()?;
         let meter = target.meter(place.directory.as_fd());
@@ -494,11 +496,11 @@ impl Upload {
             }
             return Err(fail(errno));
         }
-        Self::in_place(target, file, Some(place.directory), space, 0)
+        Self::in_target(target, file, Some(place.directory), space, 0)
     }
 
     /// `new_in`: the directory of a file that was made just now.
-    fn in_place(
+    fn in_target(
         target: &Target<'_>,
         file: Claimed,
         new_in: Option<OwnedFd>,

@@ -84,7 +84,7 @@ enum Named {
 
 impl Upload {
     /// Makes what was received the file, and returns once it is on the disk (where the account is
-    /// `durable`): what it holds first, then its name. `look` tells what keeps it from becoming the file.
+    /// `durable`): what it holds first, then its name. `look` tells what versions_at it from becoming the file.
     ///
     /// # Errors
     /// Whatever the disk says at the last moment, `Locked` when somebody else has stored the file meanwhile, `OverQuota`, what
@@ -222,14 +222,14 @@ impl Upload {
         let gone = match named {
             Named::Exchanged(exchanged) => Some(exchanged.remove(directory, at)),
             // An old version has another name still.
-            Named::Replaced(old) if beside.keeps.is_none() => {
+            Named::Replaced(old) if beside.versions_at.is_none() => {
                 (!leave_to_writer(&old)).then(|| size_of(&old))
             }
             Named::Replaced(_) => None,
             Named::New | Named::Refused | Named::NeedsCopy => None,
         };
         self.let_stand(version);
-        if let Some(size) = gone.filter(|_| beside.keeps.is_none()) {
+        if let Some(size) = gone.filter(|_| beside.versions_at.is_none()) {
             self.space.went(size, 1);
         }
         if !beside.resumable {
@@ -285,7 +285,7 @@ impl Upload {
         if let Some(until) = old.and_then(|old| locked_until(&old, beside.rules.lock)) {
             return Err(refuse(ErrorKind::Locked { until }));
         }
-        let replaced = old.filter(|_| beside.keeps.is_none());
+        let replaced = old.filter(|_| beside.versions_at.is_none());
         let replaced = replaced.map_or((0, 0), |old| (size_of(&old), 1));
         self.space.fits_without(replaced).map_err(refuse)?;
         let Some(old) = old else {
@@ -418,7 +418,7 @@ impl Upload {
     }
 
     fn versions(&self, beside: &Beside) -> Result<Option<Versions>, Errno> {
-        let Some((root, relative)) = &beside.keeps else {
+        let Some((root, relative)) = &beside.versions_at else {
             return Ok(None);
         };
         let how = Versioning {
@@ -438,7 +438,7 @@ impl Upload {
 }
 
 /// Keeps others from taking the old file for what an upload has left, while it has the name of one. Another may look at it just
-/// now, and lets go of it at once; who writes to it in place keeps others from it as well.
+/// now, and lets go of it at once; who writes to it in place versions_at others from it as well.
 fn reserve(old: &FileStat, holder: Option<&Holder>) -> Option<Reserved> {
     (0..20).find_map(|_| {
         let reserved = Reserved::new(old, holder);
@@ -480,5 +480,5 @@ fn take_over_from(place: &Place, is_there: bool, file: &File, modes: Modes) -> R
         // Another's file, in a directory of ours: it becomes ours, in its group where that is one of ours.
         let _ = fchown(file, None, Some(group));
     }
-    acl::keep(old.as_fd(), file, stat.st_mode & 0o777)
+    acl::take_over(old.as_fd(), file, stat.st_mode & 0o777)
 }

@@ -144,7 +144,7 @@ struct Beside {
     /// What had the name when the upload began.
     had: Option<FileStat>,
     /// The file that is replaced becomes an old version: where its root is, and its path below.
-    keeps: Option<(Root, Vec<u8>)>,
+    versions_at: Option<(Root, Vec<u8>)>,
     rules: Rules,
     min_free: Room,
     holder: Option<Holder>,
