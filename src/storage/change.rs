@@ -1,5 +1,5 @@
 //! What a user changes: uploads begin here, names are made, moved and removed, times and modes set.
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
@@ -14,7 +14,7 @@ use crate::storage::disk::durable::{Order, after_change, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
 use crate::storage::disk::names::{HeldName, rename_to_new};
 use crate::storage::disk::reserved::{is_partial_name, is_reserved};
-use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::root::{Place, Root, name_of};
 use crate::storage::disk::tree;
 use crate::storage::disk::walk::{Missed, below};
 use crate::storage::disk::writers::leave_to_writer;
@@ -440,7 +440,7 @@ impl View {
         let set = match fchmod(&fd, mode) {
             // Of a directory that cannot be read.
             Err(Errno::EBADF) => {
-                let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+                let name = name_of(&fd);
                 fchmodat(AT_FDCWD, name.as_str(), mode, FchmodatFlags::FollowSymlink)
             }
             other => other,

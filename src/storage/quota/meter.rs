@@ -1,10 +1,9 @@
 //! How much users may have: what they store is counted as it comes ([`counts`](crate::storage::quota::counts)), and refused beyond their limit.
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard};
 
-use nix::fcntl::readlink;
-
+use crate::storage::disk::root::position;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::quota::counts::{Area, Counts, Step, is_away, locked, signed, usage};
 use crate::storage::rules::Quota;
@@ -26,8 +25,7 @@ impl Metered {
         if self.counted.is_empty() {
             return None;
         }
-        let here = readlink(format!("/proc/self/fd/{}", raw(directory)).as_str());
-        let here = PathBuf::from(here.ok()?);
+        let here = position(directory).ok()?;
         let counted = self.counted.iter().map(|path| Area::at(path));
         let counted: Vec<Arc<Area>> = counted.filter(|area| area.holds(&here)).collect();
         if counted.is_empty() {
@@ -61,11 +59,6 @@ impl Metered {
             None => Ok(None),
         }
     }
-}
-
-fn raw(fd: BorrowedFd<'_>) -> i32 {
-    use std::os::fd::AsRawFd as _;
-    fd.as_fd().as_raw_fd()
 }
 
 /// Counts what happens in one directory: to be had before anything is changed there and until that is counted. Meanwhile the
@@ -196,6 +189,7 @@ impl Drop for Meter {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
+    use std::os::fd::AsFd as _;
     use std::path::Path;
 
     use super::*;

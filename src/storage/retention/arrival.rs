@@ -2,7 +2,7 @@
 //! original, which may be years ago, and a clock that was not set gives files a time of 1970. What came today is not to go
 //! tomorrow (setting: `keep_days`).
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -10,6 +10,7 @@ use nix::sys::stat::{Mode, fstat};
 
 use crate::storage::disk::clock::now;
 use crate::storage::disk::metadata::{Kind, kind};
+use crate::storage::disk::root::name_of;
 use crate::storage::disk::system;
 
 /// Seconds since 1970.
@@ -46,7 +47,7 @@ pub enum Arrival {
 
 /// What is known of a regular file.
 pub fn of(directory: BorrowedFd<'_>, name: &[u8]) -> Arrival {
-    let directory = format!("/proc/self/fd/{}/", directory.as_raw_fd());
+    let directory = format!("{}/", name_of(directory));
     let Ok(path) = CString::new([directory.as_bytes(), name].concat()) else {
         return Arrival::Unknowable;
     };
