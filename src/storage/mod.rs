@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `view` | [`View`]: roots and folders under one tree; what front ends speak to |
 //! | `change` | what a user changes through the view |
+//! | `rename` | moving names |
 //! | `metadata` | facts of a file, and what kernel and configuration allow on it |
 //! | `listing` | the entries of a directory |
 //! | `link` | symbolic links that users make |
@@ -31,6 +32,7 @@ mod metadata;
 mod path;
 mod permissions;
 mod quota;
+mod rename;
 mod retention;
 mod rules;
 mod upload;
