@@ -597,7 +597,7 @@ fn a_client_that_ends_both_connections_replaces_nothing() {
 #[test]
 fn a_client_that_ends_both_connections_makes_no_new_file() {
     for (keys, waits, limit) in [
-        ("", &BETWEEN[..2], Duration::from_micros(900)),
+        ("", &BETWEEN[..2], Duration::from_micros(750)),
         ("durable = false\n", &BETWEEN[..], Duration::from_millis(8)),
     ] {
         let server = Server::build().keys(keys).start();

@@ -40,7 +40,7 @@ const HANG_UP: Duration = Duration::from_millis(10);
 
 /// The same for a new file that was flushed: nothing is lost but time if it is taken for whole and is not, and small
 /// files are not to wait longer than for the disk.
-const HANG_UP_OF_NEW: Duration = Duration::from_millis(1);
+const HANG_UP_OF_NEW: Duration = Duration::from_micros(800);
 
 /// Asks whether the client is still there: until so long behind its last byte, for zero just once.
 pub type Look<'a, E> = dyn FnMut(Duration) -> Result<(), E> + 'a;
