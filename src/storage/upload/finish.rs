@@ -219,19 +219,8 @@ impl Upload {
             }
             return settled;
         }
-        let gone = match named {
-            Named::Exchanged(exchanged) => Some(exchanged.remove(directory, at)),
-            // An old version has another name still.
-            Named::Replaced(old) if beside.versions_at.is_none() => {
-                (!leave_to_writer(&old)).then(|| size_of(&old))
-            }
-            Named::Replaced(_) => None,
-            Named::New | Named::Refused | Named::NeedsCopy => None,
-        };
+        self.remove_old(beside, at, named);
         self.let_stand(version);
-        if let Some(size) = gone.filter(|_| beside.versions_at.is_none()) {
-            self.space.went(size, 1);
-        }
         if !beside.resumable {
             // What was cut off before is of no use to anybody, and would be continued some day.
             let name = partial::name_of(beside.account(), &place.name);
@@ -349,15 +338,10 @@ impl Upload {
                     }
                 })
             }
-            Named::Exchanged(exchanged) => {
-                self.space.went(exchanged.remove(directory, at), 1);
+            named => {
+                self.remove_old(beside, at, named);
                 return false;
             }
-            Named::Replaced(old) => {
-                self.space.went(size_of(&old), 1);
-                return false;
-            }
-            Named::New | Named::Refused | Named::NeedsCopy => return false,
         };
         let shown = self.host_path.display();
         match taken {
@@ -380,6 +364,22 @@ impl Upload {
             Ok(()) => {}
         }
         true
+    }
+
+    /// The old file is gone for good, where there was one, and is counted so, but where it has another name as an old version.
+    fn remove_old(&self, beside: &Beside, at: &[u8], named: Named) {
+        let is_version = beside.versions_at.is_some();
+        let gone = match named {
+            Named::Exchanged(exchanged) => {
+                let size = exchanged.remove(beside.place.directory.as_fd(), at);
+                (!is_version).then_some(size)
+            }
+            Named::Replaced(old) if !is_version && !leave_to_writer(&old) => Some(size_of(&old)),
+            Named::Replaced(_) | Named::New | Named::Refused | Named::NeedsCopy => None,
+        };
+        if let Some(size) = gone {
+            self.space.went(size, 1);
+        }
     }
 
     /// An old version of the file that is going to be replaced; None where none are kept. `copied` is what was copied before.
