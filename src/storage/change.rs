@@ -17,7 +17,7 @@ use crate::storage::disk::reserved::{is_partial_name, is_reserved};
 use crate::storage::disk::root::{Place, Root, name_of};
 use crate::storage::disk::tree;
 use crate::storage::disk::walk::below;
-use crate::storage::disk::writers::leave_to_writer;
+use crate::storage::disk::writers::Doomed;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum;
 use crate::storage::path::VirtualPath;
@@ -171,12 +171,15 @@ impl View {
                 let Some(meter) = meter.filter(|_| kind(&stat) == Kind::File) else {
                     return unlink().map_err(Unlinked::Refused);
                 };
-                // Who writes to it in place may make it longer until it is gone, and counts what is gone then.
-                let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                let opened = openat(directory, last, flags, Mode::empty())?;
+                let doomed = Doomed::open(directory, last)?;
                 unlink()?;
-                if is_reserved(last) || !leave_to_writer(&stat) {
-                    meter.went(fstat(&opened).as_ref().map_or(0, size_of), 1);
+                // A partial file is claimed by who removes it.
+                let gone = match is_reserved(last) {
+                    true => Some(size_of(&stat)),
+                    false => doomed.gone(),
+                };
+                if let Some(size) = gone {
+                    meter.went(size, 1);
                 }
                 return Ok(());
             }

@@ -2,8 +2,8 @@
 use std::os::fd::AsFd as _;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::fcntl::{AtFlags, renameat};
+use nix::sys::stat::{FileStat, fstatat};
 
 use crate::storage::change::Named;
 use crate::storage::disk::durable::{Order, after_change, sync_directory};
@@ -11,7 +11,7 @@ use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
 use crate::storage::disk::names::{HeldName, rename_to_new};
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::walk::Missed;
-use crate::storage::disk::writers::leave_to_writer;
+use crate::storage::disk::writers::Doomed;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permission;
@@ -157,9 +157,7 @@ impl Renaming<'_> {
             let grown = there.grow(bytes, files, credit);
             grown.map_err(|kind| Error::new(kind, self.to.0.as_bytes()))?;
         }
-        // Who writes to it in place may make it longer until it is gone.
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let opened = old.and_then(|_| openat(&to.directory, &*to.name, flags, Mode::empty()).ok());
+        let doomed = old.and_then(|_| Doomed::open(to.directory.as_fd(), &to.name).ok());
         let done = self.rename();
         if let Some((bytes, files)) = moved {
             // Taken from where it was, or given back where it did not come.
@@ -172,13 +170,9 @@ impl Renaming<'_> {
         if let Ok(renamed) = self.stat(to, self.to.0) {
             fresh::renew(self.view.account(), &source, &renamed);
         }
-        let gone = match (version, old) {
-            (Some(version), _) => version.stand(),
-            (None, Some(old)) if !leave_to_writer(&old) => {
-                let now = opened.and_then(|opened| fstat(opened).ok());
-                vec![size_of(&now.unwrap_or(old))]
-            }
-            (None, _) => Vec::new(),
+        let gone = match version {
+            Some(version) => version.stand(),
+            None => doomed.and_then(Doomed::gone).into_iter().collect(),
         };
         if let Some(there) = there {
             for size in gone {

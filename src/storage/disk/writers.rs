@@ -8,15 +8,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::ops::Deref;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
 use nix::libc;
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::{FileStat, Mode, fstat};
+
+use crate::storage::disk::metadata::size_of;
 
 /// How long a writer must have moved nothing before another session of its account may have it ended.
 const QUIET: Duration = Duration::from_secs(10);
@@ -60,6 +62,8 @@ fn key(stat: &FileStat) -> Key {
 struct Writer {
     holder: Option<Holder>,
     progress: Arc<Progress>,
+    /// The writer has found that the file has a name still. Until then it may turn out not to be one.
+    is_sure: bool,
     /// The file has lost its name, and only its writer knows still how much of it is counted.
     is_left: bool,
     /// The writer has looked for that.
@@ -96,6 +100,10 @@ pub struct Reserved(Key, Arc<Progress>);
 impl Reserved {
     /// None: somebody writes to it.
     pub fn new(stat: &FileStat, holder: Option<&Holder>) -> Option<Self> {
+        Self::insert(stat, holder, true)
+    }
+
+    fn insert(stat: &FileStat, holder: Option<&Holder>, is_sure: bool) -> Option<Self> {
         let progress = Arc::new(Progress(AtomicU64::new(clock())));
         let mut written = written();
         if written.contains_key(&key(stat)) {
@@ -104,21 +112,33 @@ impl Reserved {
         let writer = Writer {
             holder: holder.cloned(),
             progress: Arc::clone(&progress),
+            is_sure,
             is_left: false,
             has_looked: false,
         };
         written.insert(key(stat), writer);
         Some(Self(key(stat), progress))
     }
+
+    fn is_sure(&self) {
+        if let Some(writer) = written().get_mut(&self.0) {
+            writer.is_sure = true;
+        }
+        wake();
+    }
+}
+
+/// To wake nobody costs a system call as well.
+fn wake() {
+    if WAITING.load(Ordering::SeqCst) > 0 {
+        RELEASED.notify_all();
+    }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
         written().remove(&self.0);
-        // To wake nobody costs a system call as well.
-        if WAITING.load(Ordering::SeqCst) > 0 {
-            RELEASED.notify_all();
-        }
+        wake();
     }
 }
 
@@ -138,7 +158,7 @@ impl Claimed {
     /// # Errors
     /// Those of fstat(2).
     pub fn new(file: File, holder: Option<&Holder>) -> Result<Option<Self>, Errno> {
-        let Some(reserved) = Reserved::new(&fstat(&file)?, holder) else {
+        let Some(reserved) = Reserved::insert(&fstat(&file)?, holder, false) else {
             return Ok(None);
         };
         // Looked at only now: the writer before may have been at it until just now.
@@ -146,6 +166,7 @@ impl Claimed {
         if stat.st_nlink == 0 {
             return Ok(None);
         }
+        reserved.is_sure();
         let locked = fcntl(&file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK)));
         let by_another = matches!(locked, Err(Errno::EAGAIN | Errno::EACCES));
         Ok((!by_another).then_some(Self {
@@ -160,7 +181,7 @@ impl Claimed {
         self.reserved.1.0.store(clock(), Ordering::Relaxed);
     }
 
-    /// Whether the file was [left to its writer](leave_to_writer). From now on it is not.
+    /// Whether the file was [left to its writer](Doomed::gone). From now on it is not.
     pub fn is_left(&self) -> bool {
         let mut written = written();
         let writer = written.get_mut(&self.reserved.0);
@@ -205,16 +226,41 @@ pub fn is_written_to(file: BorrowedFd<'_>, stat: &FileStat) -> bool {
     looked.is_ok() && i32::from(found.l_type) != libc::F_UNLCK
 }
 
-/// Says that a file has lost its last name, so that its writer counts it as gone in the end; false: nobody writes to it any more,
-/// and whoever has taken the name counts.
-pub fn leave_to_writer(stat: &FileStat) -> bool {
-    let mut written = written();
-    match written.get_mut(&key(stat)) {
-        Some(writer) if !writer.has_looked => {
-            writer.is_left = true;
-            true
+/// A file that is about to lose a name.
+#[derive(Debug)]
+pub struct Doomed(OwnedFd);
+
+impl Doomed {
+    /// # Errors
+    /// Those of openat(2); nothing is followed.
+    pub fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Self, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(directory, name, flags, Mode::empty()).map(Self)
+    }
+
+    /// To be called when the name is gone: how many bytes are gone with it. None where that was the last name and somebody
+    /// writes to the file, who may make it longer still: the writer counts it as gone in the end.
+    pub fn gone(self) -> Option<u64> {
+        let stat = fstat(&self.0).ok()?;
+        if stat.st_nlink > 0 {
+            return Some(size_of(&stat));
         }
-        _ => false,
+        let unsure = |written: &mut BTreeMap<Key, Writer>| {
+            let writer = written.get(&key(&stat));
+            writer.is_some_and(|writer| !writer.is_sure)
+        };
+        WAITING.fetch_add(1, Ordering::SeqCst);
+        let waited = RELEASED.wait_while(written(), unsure);
+        WAITING.fetch_sub(1, Ordering::SeqCst);
+        let mut written = waited.unwrap_or_else(PoisonError::into_inner);
+        let writer = written.get_mut(&key(&stat));
+        if let Some(writer) = writer.filter(|writer| !writer.has_looked) {
+            writer.is_left = true;
+            return None;
+        }
+        drop(written);
+        // A writer may have made it longer until just now.
+        fstat(&self.0).ok().as_ref().map(size_of)
     }
 }
 
@@ -276,6 +322,65 @@ mod tests {
         drop(claimed);
         assert!(!is_written());
         assert!(Claimed::new(open(), None).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_is_gone_is_told_once_by_who_takes_the_name_or_by_the_writer() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let top = File::open(directory.path()).unwrap();
+        let made = || {
+            std::fs::write(&path, "12345").unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            let doomed = Doomed::open(top.as_fd(), b"file").unwrap();
+            (file, doomed)
+        };
+        let remove = || std::fs::remove_file(&path).unwrap();
+
+        let (_file, doomed) = made();
+        remove();
+        assert_eq!(doomed.gone(), Some(5), "nobody writes to it");
+
+        let (file, doomed) = made();
+        let writer = Claimed::new(file, None).unwrap().unwrap();
+        remove();
+        assert_eq!(doomed.gone(), None);
+        assert!(writer.is_left());
+
+        let (file, doomed) = made();
+        let writer = Claimed::new(file, None).unwrap().unwrap();
+        assert!(!writer.is_left(), "it ends while it has its name");
+        remove();
+        assert_eq!(doomed.gone(), Some(5));
+
+        let (file, doomed) = made();
+        let other = directory.path().join("other");
+        std::fs::hard_link(&path, &other).unwrap();
+        let writer = Claimed::new(file, None).unwrap().unwrap();
+        remove();
+        assert_eq!(doomed.gone(), Some(5), "it goes on under its other name");
+        assert!(!writer.is_left());
+    }
+
+    #[test]
+    fn a_writer_that_comes_too_late_is_left_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let top = File::open(directory.path()).unwrap();
+        std::fs::write(&path, "12345").unwrap();
+        let file = File::open(&path).unwrap();
+        // It has opened the file, and not yet seen that the name is gone.
+        let late = Reserved::insert(&fstat(&file).unwrap(), None, false).unwrap();
+        let doomed = Doomed::open(top.as_fd(), b"file").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::thread::scope(|scope| {
+            let gone = scope.spawn(|| doomed.gone());
+            while WAITING.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            drop(late);
+            assert_eq!(gone.join().unwrap(), Some(5));
+        });
     }
 
     #[test]

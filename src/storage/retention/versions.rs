@@ -8,8 +8,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use jiff::Timestamp;
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
 
@@ -20,7 +20,7 @@ use crate::storage::disk::names::rename_to_new;
 use crate::storage::disk::reserved::VERSIONS;
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::below;
-use crate::storage::disk::writers::leave_to_writer;
+use crate::storage::disk::writers::Doomed;
 use crate::storage::rules::{Room, available};
 
 /// How versions of one file are kept.
@@ -159,15 +159,12 @@ impl Versions {
         let too_many = names.len().saturating_sub(self.how.most);
         let mut gone = Vec::new();
         for name in names.into_iter().take(too_many) {
-            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let Ok(file) = openat(&self.directory, name.as_slice(), flags, Mode::empty()) else {
+            // An upload in place may still go on in what was replaced.
+            let Ok(doomed) = Doomed::open(self.directory.as_fd(), &name) else {
                 continue;
             };
-            let removed = unlinkat(&self.directory, name.as_slice(), UnlinkatFlags::NoRemoveDir);
-            // An upload in place may still go on in what was replaced, and counts it as gone then.
-            let now = fstat(&file)?;
-            if removed.is_ok() && !(now.st_nlink == 0 && leave_to_writer(&now)) {
-                gone.push(size_of(&now));
+            if unlinkat(&self.directory, name.as_slice(), UnlinkatFlags::NoRemoveDir).is_ok() {
+                gone.extend(doomed.gone());
             }
         }
         Ok(gone)
@@ -278,11 +275,13 @@ impl Version {
         }
     }
 
-    /// In bytes.
-    pub fn size(&self) -> u64 {
-        let directory = &self.versions.directory;
-        let stat = fstatat(directory, self.name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
-        stat.map_or(0, |stat| size_of(&stat))
+    /// It goes; tells how many bytes it had. None where it was one too many for others meanwhile, who have counted that.
+    pub fn go(mut self) -> Option<u64> {
+        self.stands = true;
+        let (directory, name) = (&self.versions.directory, self.name.as_str());
+        let doomed = Doomed::open(directory.as_fd(), name.as_bytes()).ok()?;
+        unlinkat(directory, name, UnlinkatFlags::NoRemoveDir).ok()?;
+        doomed.gone()
     }
 
     /// It stays, and the oldest ones go; tells their sizes in bytes.

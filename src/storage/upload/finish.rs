@@ -27,7 +27,7 @@ use crate::storage::disk::durable::{Order, after_rename, before_rename, contents
 use crate::storage::disk::metadata::{Kind, is_same_file, is_unchanged, kind, size_of};
 use crate::storage::disk::names::{HeldName, rename_to_new};
 use crate::storage::disk::root::Place;
-use crate::storage::disk::writers::{Holder, Reserved, leave_to_writer};
+use crate::storage::disk::writers::{Doomed, Holder, Reserved};
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest};
 use crate::storage::retention::fresh;
@@ -55,9 +55,10 @@ struct Exchanged {
 impl Exchanged {
     /// The old file goes, which has this name; tells how many bytes it had.
     fn remove(self, directory: BorrowedFd<'_>, name: &[u8]) -> u64 {
-        // Given up before: its inode may be that of a new file at once.
-        drop(self.reserved);
+        // Open until it is reserved no more, for its inode may be that of a new file at once.
+        let _open = Doomed::open(directory, name);
         partial::remove(directory, name, &self.old);
+        drop(self.reserved);
         size_of(&self.old)
     }
 }
@@ -73,8 +74,8 @@ enum Way {
 /// What became of it.
 enum Named {
     New,
-    /// This file is gone.
-    Replaced(FileStat),
+    /// This file has lost the name.
+    Replaced(Doomed),
     Exchanged(Exchanged),
     /// The file system cannot exchange, or somebody writes to the old file.
     Refused,
@@ -295,8 +296,9 @@ impl Upload {
             None => None,
         };
         let Some(reserved) = reserved else {
+            let doomed = Doomed::open(directory, &place.name).map_err(fail)?;
             return renameat(directory, name.as_slice(), directory, place.name.as_slice())
-                .map(|()| (Named::Replaced(old), version))
+                .map(|()| (Named::Replaced(doomed), version))
                 .map_err(fail);
         };
         if beside.resumable {
@@ -374,7 +376,7 @@ impl Upload {
                 let size = exchanged.remove(beside.place.directory.as_fd(), at);
                 (!is_version).then_some(size)
             }
-            Named::Replaced(old) if !is_version && !leave_to_writer(&old) => Some(size_of(&old)),
+            Named::Replaced(doomed) if !is_version => doomed.gone(),
             Named::Replaced(_) | Named::New | Named::Refused | Named::NeedsCopy => None,
         };
         if let Some(size) = gone {

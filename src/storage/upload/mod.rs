@@ -32,7 +32,7 @@ use crate::storage::disk::acl::Modes;
 use crate::storage::disk::boot;
 use crate::storage::disk::durable::{self, Order, Pace};
 use crate::storage::disk::metadata::{is_same_file, size_of};
-use crate::storage::disk::names::rename_to_new;
+use crate::storage::disk::names::{HeldName, rename_to_new};
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::writers::{Claimed, Holder};
 use crate::storage::error::{Error, ErrorKind};
@@ -259,9 +259,14 @@ impl Upload {
 
     /// To be called before anything is written.
     fn cut(&mut self) -> Result<(), Error> {
-        if let Grows::InPlace { version, .. } = &mut self.grows {
-            for gone in version.take().map(Version::stand).unwrap_or_default() {
-                self.space.went(gone, 1);
+        if let Grows::InPlace { version, at, .. } = &mut self.grows {
+            if let Some(version) = version.take() {
+                // One that another session has made, and that does not stand yet, is not to be one too many.
+                let place = at.0.place(&at.1);
+                let _held = place.and_then(|place| HeldName::of(&place.directory, &place.name));
+                for gone in version.stand() {
+                    self.space.went(gone, 1);
+                }
             }
         }
         if std::mem::take(&mut self.cuts) {
@@ -349,8 +354,8 @@ impl Drop for Upload {
         let size = length(&self.file).unwrap_or(0);
         if let Grows::InPlace { version, .. } = &mut self.grows {
             // Nothing was written: what is there is no old version.
-            if let Some(version) = version.take() {
-                self.space.went(version.size(), 1);
+            if let Some(size) = version.take().and_then(Version::go) {
+                self.space.went(size, 1);
             }
         }
         if let Grows::Beside(beside) = &self.grows {
