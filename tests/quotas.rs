@@ -312,6 +312,10 @@ fn behind_a_crash_clients_are_served_before_all_is_counted() {
     };
     let server = builder.start();
     server.visitor().stor("file", &noise(1000));
+    eventually("the counts are saved", || {
+        let kept = fs::read_to_string(server.path(".thriftpd/quota")).unwrap();
+        kept.starts_with("bytes=1000 ")
+    });
     fs::write(server.path("other"), noise(10)).unwrap();
     server.signal(Signal::SIGKILL);
     server.wait();

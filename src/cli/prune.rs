@@ -5,6 +5,7 @@ use argh::FromArgs;
 
 use super::Outcome;
 use crate::config::Config;
+use crate::server::upkeep;
 use crate::server::upkeep::prune::{CLOCK_ADVICE, Said, carry_out, last_believed, plans, summary};
 use crate::storage::{Clock, Moment, Pruning};
 
@@ -67,6 +68,7 @@ pub fn run(arguments: &PruneArguments) -> Outcome {
             println!("{}", summary(&pruning, &done));
         }
     }
+    upkeep::close(&config, false);
     match troubles {
         0 => Ok(()),
         _ => Err("not everything could be done".into()),

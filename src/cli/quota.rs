@@ -8,7 +8,7 @@ use crate::accounts::Account;
 use crate::config::Config;
 use crate::observe::printable;
 use crate::server::upkeep::areas::counted;
-use crate::storage::{ErrorKind, Quota, rescan_counts, usage_of};
+use crate::storage::{ErrorKind, Quota, rescan_counts, usage_of, wait_for_rest};
 
 /// tell what users with a quota have stored
 #[derive(FromArgs, Debug)]
@@ -51,6 +51,9 @@ pub fn run(arguments: &QuotaArguments) -> Outcome {
     }
     for account in limited {
         let metered = &account.view.metered;
+        for area in &metered.own {
+            wait_for_rest(area);
+        }
         let used = usage_of(&metered.own).map_err(|error| error.to_string())?;
         let Quota { bytes, files } = metered.limit;
         println!(

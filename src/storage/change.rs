@@ -173,14 +173,7 @@ impl View {
                 };
                 let doomed = Doomed::open(directory, last)?;
                 unlink()?;
-                // A partial file is claimed by who removes it.
-                let gone = match is_reserved(last) {
-                    true => Some(size_of(&stat)),
-                    false => doomed.gone(),
-                };
-                if let Some(size) = gone {
-                    meter.went(size, 1);
-                }
+                meter.lost(doomed);
                 return Ok(());
             }
             let gone = match copied.take() {
@@ -194,9 +187,9 @@ impl View {
                 },
             };
             if let Some(gone) = gone {
-                for size in gone {
+                for doomed in gone {
                     if let Some(meter) = meter {
-                        meter.went(size, 1);
+                        meter.lost(doomed);
                     }
                 }
                 return Ok(());

@@ -53,8 +53,8 @@ pub use metadata::Metadata;
 pub use path::VirtualPath;
 pub use permissions::{Permission, Permissions};
 pub use quota::counts::{
-    close as close_counts, guard as guard_counts, left_by_the_dead, rescan as rescan_counts,
-    usage as usage_of,
+    close as close_counts, guard as guard_counts, is_left_by_the_dead, rescan as rescan_counts,
+    usage as usage_of, wait_for_rest,
 };
 pub use quota::meter::Metered;
 pub use retention::doubt::{Clock, believed, establish};

@@ -172,11 +172,11 @@ impl Renaming<'_> {
         }
         let gone = match version {
             Some(version) => version.stand(),
-            None => doomed.and_then(Doomed::gone).into_iter().collect(),
+            None => doomed.into_iter().collect(),
         };
         if let Some(there) = there {
-            for size in gone {
-                there.went(size, 1);
+            for doomed in gone {
+                there.lost(doomed);
             }
         }
         Ok(true)

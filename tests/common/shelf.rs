@@ -8,7 +8,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
@@ -147,6 +148,18 @@ impl Gate {
     }
 }
 
+/// A file system that waits until this is gone.
+pub struct Held(Option<(mpsc::Sender<()>, JoinHandle<()>)>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some((release, thread)) = self.0.take() {
+            drop(release);
+            let _ = thread.join();
+        }
+    }
+}
+
 /// The mounted file system. Gone with the value.
 pub struct Shelf {
     pub gate: Gate,
@@ -155,9 +168,21 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// While this lives, whoever looks at anything in the file system waits.
-    pub fn hold(&self) -> impl Drop + '_ {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    /// While this lives, whoever looks at anything in the file system waits. A test that fails meanwhile, and its server, end all
+    /// the same.
+    pub fn hold(&self) -> Held {
+        let nodes = Arc::clone(&self.nodes);
+        let (release, released) = mpsc::channel();
+        let (tell, is_held) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let _nodes = nodes.lock().unwrap_or_else(PoisonError::into_inner);
+            tell.send(()).unwrap();
+            if released.recv_timeout(3 * PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("a shelf was left held");
+            }
+        });
+        is_held.recv().unwrap();
+        Held(Some((release, thread)))
     }
 
     /// None, and why on standard error, where there is no FUSE. To be called where mounts are allowed.

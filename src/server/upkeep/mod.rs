@@ -15,7 +15,7 @@ use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 use crate::config::Config;
 use crate::observe::printable;
 use crate::storage::{
-    Clock, Error, ErrorKind, Moment, Partials, Usage, close_counts, establish, left_by_the_dead,
+    Clock, Error, ErrorKind, Moment, Partials, Usage, close_counts, establish, is_left_by_the_dead,
     remove_old_partials, rescan_counts, settling,
 };
 use areas::{as_owner, counted, directories};
@@ -144,7 +144,7 @@ pub fn left_inexact(config: &Config, identities: bool) -> Vec<PathBuf> {
     let mut areas = Vec::new();
     for area in counted(config) {
         as_owner(config, &area, identities, || {
-            areas.extend(left_by_the_dead(std::slice::from_ref(&area)));
+            areas.extend(is_left_by_the_dead(&area).then(|| area.clone()));
         });
     }
     areas
@@ -195,7 +195,7 @@ const BETWEEN_COUNTS: Duration = Duration::from_secs(30);
 pub fn close(config: &Config, identities: bool) {
     for area in counted(config) {
         as_owner(config, &area, identities, || {
-            close_counts(std::slice::from_ref(&area));
+            close_counts(&area);
         });
     }
 }

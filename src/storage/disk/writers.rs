@@ -59,15 +59,14 @@ fn key(stat: &FileStat) -> Key {
     (stat.st_dev, stat.st_ino)
 }
 
+/// What is told how many bytes are gone.
+type Count = Box<dyn FnOnce(u64) + Send>;
+
 struct Writer {
     holder: Option<Holder>,
     progress: Arc<Progress>,
-    /// The writer has found that the file has a name still. Until then it may turn out not to be one.
-    is_sure: bool,
-    /// The file has lost its name, and only its writer knows still how much of it is counted.
-    is_left: bool,
-    /// The writer has looked for that.
-    has_looked: bool,
+    /// Names that the file has lost, and what counts that.
+    lost: Vec<(Doomed, Count)>,
 }
 
 /// When a writer last moved something, in milliseconds of [`clock`].
@@ -100,10 +99,6 @@ pub struct Reserved(Key, Arc<Progress>);
 impl Reserved {
     /// None: somebody writes to it.
     pub fn new(stat: &FileStat, holder: Option<&Holder>) -> Option<Self> {
-        Self::insert(stat, holder, true)
-    }
-
-    fn insert(stat: &FileStat, holder: Option<&Holder>, is_sure: bool) -> Option<Self> {
         let progress = Arc::new(Progress(AtomicU64::new(clock())));
         let mut written = written();
         if written.contains_key(&key(stat)) {
@@ -112,33 +107,23 @@ impl Reserved {
         let writer = Writer {
             holder: holder.cloned(),
             progress: Arc::clone(&progress),
-            is_sure,
-            is_left: false,
-            has_looked: false,
+            lost: Vec::new(),
         };
         written.insert(key(stat), writer);
         Some(Self(key(stat), progress))
-    }
-
-    fn is_sure(&self) {
-        if let Some(writer) = written().get_mut(&self.0) {
-            writer.is_sure = true;
-        }
-        wake();
-    }
-}
-
-/// To wake nobody costs a system call as well.
-fn wake() {
-    if WAITING.load(Ordering::SeqCst) > 0 {
-        RELEASED.notify_all();
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        written().remove(&self.0);
-        wake();
+        let writer = written().remove(&self.0);
+        // To wake nobody costs a system call as well.
+        if WAITING.load(Ordering::SeqCst) > 0 {
+            RELEASED.notify_all();
+        }
+        for (doomed, count) in writer.into_iter().flat_map(|writer| writer.lost) {
+            count(doomed.size());
+        }
     }
 }
 
@@ -158,7 +143,7 @@ impl Claimed {
     /// # Errors
     /// Those of fstat(2).
     pub fn new(file: File, holder: Option<&Holder>) -> Result<Option<Self>, Errno> {
-        let Some(reserved) = Reserved::insert(&fstat(&file)?, holder, false) else {
+        let Some(reserved) = Reserved::new(&fstat(&file)?, holder) else {
             return Ok(None);
         };
         // Looked at only now: the writer before may have been at it until just now.
@@ -166,7 +151,6 @@ impl Claimed {
         if stat.st_nlink == 0 {
             return Ok(None);
         }
-        reserved.is_sure();
         let locked = fcntl(&file, FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK)));
         let by_another = matches!(locked, Err(Errno::EAGAIN | Errno::EACCES));
         Ok((!by_another).then_some(Self {
@@ -179,16 +163,6 @@ impl Claimed {
     /// To be told whenever something was moved.
     pub fn moved(&self) {
         self.reserved.1.0.store(clock(), Ordering::Relaxed);
-    }
-
-    /// Whether the file was [left to its writer](Doomed::gone). From now on it is not.
-    pub fn is_left(&self) -> bool {
-        let mut written = written();
-        let writer = written.get_mut(&self.reserved.0);
-        writer.is_some_and(|writer| {
-            writer.has_looked = true;
-            writer.is_left
-        })
     }
 
     /// From now on the writer is not ended for another.
@@ -238,29 +212,22 @@ impl Doomed {
         openat(directory, name, flags, Mode::empty()).map(Self)
     }
 
-    /// To be called when the name is gone: how many bytes are gone with it. None where that was the last name and somebody
-    /// writes to the file, who may make it longer still: the writer counts it as gone in the end.
-    pub fn gone(self) -> Option<u64> {
-        let stat = fstat(&self.0).ok()?;
-        if stat.st_nlink > 0 {
-            return Some(size_of(&stat));
+    /// To be called when the name is gone: tells `count` how many bytes are gone with it. That is now, or when nobody writes to the
+    /// file any more, who may make it longer still.
+    pub fn gone(self, count: impl FnOnce(u64) + Send + 'static) {
+        let Ok(stat) = fstat(&self.0) else { return };
+        {
+            let mut written = written();
+            if let Some(writer) = written.get_mut(&key(&stat)) {
+                return writer.lost.push((self, Box::new(count)));
+            }
         }
-        let unsure = |written: &mut BTreeMap<Key, Writer>| {
-            let writer = written.get(&key(&stat));
-            writer.is_some_and(|writer| !writer.is_sure)
-        };
-        WAITING.fetch_add(1, Ordering::SeqCst);
-        let waited = RELEASED.wait_while(written(), unsure);
-        WAITING.fetch_sub(1, Ordering::SeqCst);
-        let mut written = waited.unwrap_or_else(PoisonError::into_inner);
-        let writer = written.get_mut(&key(&stat));
-        if let Some(writer) = writer.filter(|writer| !writer.has_looked) {
-            writer.is_left = true;
-            return None;
-        }
-        drop(written);
         // A writer may have made it longer until just now.
-        fstat(&self.0).ok().as_ref().map(size_of)
+        count(self.size());
+    }
+
+    fn size(&self) -> u64 {
+        fstat(&self.0).as_ref().map_or(0, size_of)
     }
 }
 
@@ -325,62 +292,40 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_told_once_by_who_takes_the_name_or_by_the_writer() {
+    fn what_is_gone_is_counted_when_nobody_writes_to_it_any_more() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let top = File::open(directory.path()).unwrap();
+        let counted = Arc::new(Mutex::new(Vec::new()));
+        let remove = || {
+            let doomed = Doomed::open(top.as_fd(), b"file").unwrap();
+            std::fs::remove_file(&path).unwrap();
+            let counted = Arc::clone(&counted);
+            doomed.gone(move |size| counted.lock().unwrap().push(size));
+        };
         let made = || {
             std::fs::write(&path, "12345").unwrap();
-            let file = File::options().write(true).open(&path).unwrap();
-            let doomed = Doomed::open(top.as_fd(), b"file").unwrap();
-            (file, doomed)
+            File::options().write(true).open(&path).unwrap()
         };
-        let remove = || std::fs::remove_file(&path).unwrap();
-
-        let (_file, doomed) = made();
+        made();
         remove();
-        assert_eq!(doomed.gone(), Some(5), "nobody writes to it");
+        assert_eq!(*counted.lock().unwrap(), [5], "nobody writes to it");
 
-        let (file, doomed) = made();
-        let writer = Claimed::new(file, None).unwrap().unwrap();
+        let writer = Claimed::new(made(), None).unwrap().unwrap();
         remove();
-        assert_eq!(doomed.gone(), None);
-        assert!(writer.is_left());
+        assert_eq!(counted.lock().unwrap().len(), 1);
+        writer.set_len(7).unwrap();
+        drop(writer);
+        assert_eq!(*counted.lock().unwrap(), [5, 7]);
 
-        let (file, doomed) = made();
-        let writer = Claimed::new(file, None).unwrap().unwrap();
-        assert!(!writer.is_left(), "it ends while it has its name");
+        // One that has opened it, and finds only then that the name is gone.
+        let file = made();
+        let late = Reserved::new(&fstat(&file).unwrap(), None);
         remove();
-        assert_eq!(doomed.gone(), Some(5));
-
-        let (file, doomed) = made();
-        let other = directory.path().join("other");
-        std::fs::hard_link(&path, &other).unwrap();
-        let writer = Claimed::new(file, None).unwrap().unwrap();
-        remove();
-        assert_eq!(doomed.gone(), Some(5), "it goes on under its other name");
-        assert!(!writer.is_left());
-    }
-
-    #[test]
-    fn a_writer_that_comes_too_late_is_left_nothing() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("file");
-        let top = File::open(directory.path()).unwrap();
-        std::fs::write(&path, "12345").unwrap();
-        let file = File::open(&path).unwrap();
-        // It has opened the file, and not yet seen that the name is gone.
-        let late = Reserved::insert(&fstat(&file).unwrap(), None, false).unwrap();
-        let doomed = Doomed::open(top.as_fd(), b"file").unwrap();
-        std::fs::remove_file(&path).unwrap();
-        std::thread::scope(|scope| {
-            let gone = scope.spawn(|| doomed.gone());
-            while WAITING.load(Ordering::SeqCst) == 0 {
-                std::thread::yield_now();
-            }
-            drop(late);
-            assert_eq!(gone.join().unwrap(), Some(5));
-        });
+        assert_eq!(counted.lock().unwrap().len(), 2);
+        drop(late);
+        assert!(Claimed::new(file, None).unwrap().is_none());
+        assert_eq!(*counted.lock().unwrap(), [5, 7, 5]);
     }
 
     #[test]

@@ -1,14 +1,19 @@
 //! What users have stored, counted as it changes.
 //!
 //! An area is a directory of the host in which somebody has a quota: a root, or a folder that the user may upload to. What lies
-//! in it is counted whoever put it there: regular files and their sizes, unfinished uploads and old versions too. The counts
-//! live in the area itself, in [`STATE`], so that they stay with a disk that is moved; every process that changes them does so
-//! under a lock of that file, and the sessions of one process share them in memory, so that bytes are counted as they
-//! arrive. An area without counts is counted when it is first needed. Changes by other programs are found by a rescan.
+//! in it is counted whoever put it there: regular files and their sizes, unfinished uploads and old versions too.
+//!
+//! The counts are in memory. A file of the area itself, in [`STATE`], keeps them, so that they stay with a disk that is
+//! moved. A process writes to it when it begins to change something after a rest, once a second while it goes on, and
+//! when it rests again. In between the file says that somebody changes something: after a crash, and where nobody has counted yet, the
+//! area is counted by a walk. Several processes add what they have changed, under a lock of the file. Changes by other programs are found
+//! by a rescan.
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +22,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{FileStat, fstat, stat};
 
 use crate::storage::disk::durable::{self, Order};
 use crate::storage::disk::metadata::{Kind, kind};
@@ -31,11 +37,16 @@ use crate::storage::rules::Usage;
 #[derive(Debug)]
 pub(in crate::storage) struct Area {
     pub(in crate::storage) path: PathBuf,
-    /// The same without links, once it is there.
+    /// The path of the file.
+    kept_in: PathBuf,
+    /// The directory without links, once it is there.
     real: OnceLock<PathBuf>,
     /// Nothing is written there while no file system is mounted at it.
     guarded: AtomicBool,
+    /// Never held while a disk works: one that hangs holds up nobody who counts elsewhere.
     pub(in crate::storage) counts: Mutex<Counts>,
+    /// Held by the thread that reads and writes the file.
+    file: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -45,8 +56,32 @@ pub(in crate::storage) struct Counts {
     /// What has changed since, in bytes and files.
     pub(in crate::storage) change: (i64, i64),
     pub(in crate::storage) known: bool,
-    /// This process has said in the file that the counts are not to be trusted if it dies.
+    /// Changes under way.
+    open: usize,
+    /// Grows with each change that begins.
+    turn: u64,
+    /// The file says that this process changes something.
+    busy: bool,
+    /// Of the file when it was read last: another disk may be there by now.
+    stamp: Option<Stamp>,
+    /// A thread saves what has changed.
+    has_saver: bool,
+    /// This process has said in the file that the counts are not to be trusted if it does not end in order.
     marked: bool,
+}
+
+/// Device, inode and time of modification of the file.
+type Stamp = (u64, u64, i64, i64);
+
+fn stamp(stat: &FileStat) -> Stamp {
+    let FileStat {
+        st_dev,
+        st_ino,
+        st_mtime,
+        st_mtime_nsec,
+        ..
+    } = *stat;
+    (st_dev, st_ino, st_mtime, st_mtime_nsec)
 }
 
 impl Counts {
@@ -59,26 +94,29 @@ impl Counts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::storage) struct Record {
     pub(in crate::storage) usage: Usage,
-    /// Changes under way: other than zero when nobody runs, somebody died and left the counts inexact.
+    /// Processes that change something: other than zero when nobody runs, somebody died and left the counts inexact.
     pub(in crate::storage) open: u64,
-    /// Grows with each change that is over.
+    /// Grows whenever a process begins to.
     pub(in crate::storage) turn: u32,
-    /// Somebody has changed something since and has not ended in order: the same.
+    /// A process has changed something and has not ended in order: the same, behind a power cut too.
     pub(in crate::storage) dirty: bool,
 }
 
 /// What is done when the file is read and written.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::storage) enum Step {
+enum Step {
     /// Nothing else.
     Looks,
-    /// From now on something is being changed.
+    /// From now on this process changes something.
     Begins,
-    /// It is over, and counted.
-    Ends,
+    /// It rests, and all is counted.
+    Rests,
 }
 
 const DIRTY: &str = "dirty";
+
+/// The file, in [`STATE`].
+const FILE: &str = "quota";
 
 /// Bytes of the file.
 const RECORD: usize = 96;
@@ -131,9 +169,11 @@ impl Area {
         let area = areas.entry(path.to_owned()).or_insert_with(|| {
             Arc::new(Self {
                 path: path.to_owned(),
+                kept_in: path.join(OsStr::from_bytes(STATE)).join(FILE),
                 real: OnceLock::new(),
                 guarded: AtomicBool::new(false),
                 counts: Mutex::default(),
+                file: Mutex::default(),
             })
         });
         Arc::clone(area)
@@ -165,88 +205,222 @@ impl Area {
         })
     }
 
-    /// The counts' file, locked.
-    fn file(&self) -> Result<Flock<File>, Errno> {
+    /// The counts' file, locked for other processes; for other threads it is by `self.file`.
+    fn open(&self) -> Result<Flock<File>, Errno> {
         let root = self.root()?.again()?;
-        let file = File::from(open_state(&root, b"quota")?);
+        let file = File::from(open_state(&root, FILE.as_bytes())?);
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
     }
 
-    /// Puts what has changed into the file and takes up what others have put there. Counts the area where nobody has.
-    pub(in crate::storage) fn sync(&self, counts: &mut Counts, step: Step) -> Result<(), Errno> {
-        let file = self.file()?;
-        let mut record = match read(&file) {
-            Some(record) => record,
-            None => {
-                // What has changed is in what is counted.
-                counts.change = (0, 0);
-                Record {
-                    usage: self.count()?,
-                    ..Record::default()
-                }
-            }
-        };
-        record.usage = record.usage.plus(counts.change.0, counts.change.1);
-        match step {
-            Step::Looks => {}
-            Step::Begins => record.open += 1,
-            Step::Ends => {
-                record.open = record.open.saturating_sub(1);
-                record.turn = record.turn.wrapping_add(1);
-            }
+    /// Puts what has changed into the file and takes up what others have put there. Counts the area where nobody has. To be
+    /// called while `self.file` is held.
+    fn sync(&self, step: Step) -> Result<(), Errno> {
+        let file = self.open()?;
+        let kept = read(&file);
+        let mut counts = locked(&self.counts);
+        if counts.busy && kept.is_none_or(|record| record.open == 0) {
+            // Another disk is there, or nobody has counted any more. What has changed on the one before is in the counts of neither.
+            (counts.change, counts.busy, counts.marked) = ((0, 0), false, false);
         }
-        record.dirty |= counts.marked;
-        write(&file, record)?;
-        *counts = Counts {
-            base: record.usage,
-            change: (0, 0),
-            known: true,
-            marked: counts.marked,
+        let (was_busy, change) = (counts.busy, counts.change);
+        let is_busy = match step {
+            Step::Looks => was_busy,
+            Step::Begins => true,
+            Step::Rests => was_busy && counts.open > 0,
         };
+        // Whoever begins now says so again, behind this.
+        counts.busy &= is_busy;
+        drop(counts);
+        let written = self.write_changed(&file, kept, change, (was_busy, is_busy));
+        let mut counts = locked(&self.counts);
+        let Ok(record) = written else {
+            counts.busy = was_busy;
+            return written.map(drop);
+        };
+        counts.base = record.usage;
+        counts.change.0 -= change.0;
+        counts.change.1 -= change.1;
+        counts.known = true;
+        counts.busy = is_busy;
+        counts.marked |= is_busy && !kept.is_some_and(|record| record.dirty);
+        counts.stamp = fstat(&*file).ok().as_ref().map(stamp);
         Ok(())
     }
 
-    /// Puts what was counted in the place of what the file says. False when something has changed since it said `before`, or
-    /// is being changed: it may be in what was counted, or not.
-    fn replace(&self, before: Record, usage: Usage) -> Result<bool, Errno> {
+    /// `busy`: whether the file says that this process changes something, and whether it is to say so.
+    fn write_changed(
+        &self,
+        file: &File,
+        kept: Option<Record>,
+        change: (i64, i64),
+        busy: (bool, bool),
+    ) -> Result<Record, Errno> {
+        let mut record = match kept {
+            Some(record) => Record {
+                usage: record.usage.plus(change.0, change.1),
+                ..record
+            },
+            // What has changed is in what is counted.
+            None => Record {
+                usage: self.count()?,
+                ..Record::default()
+            },
+        };
+        match busy {
+            (false, true) => {
+                record.open += 1;
+                record.turn = record.turn.wrapping_add(1);
+                record.dirty = true;
+            }
+            (true, false) => record.open = record.open.saturating_sub(1),
+            _ => {}
+        }
+        if kept != Some(record) {
+            write(file, record)?;
+        }
+        if record.dirty && !kept.is_some_and(|record| record.dirty) && flush(file).is_err() {
+            log::warn!(
+                "{}: that uploads begin is not noted on the disk; after a power cut the counts may be wrong (setting: quota)",
+                self.path.display()
+            );
+        }
+        Ok(record)
+    }
+
+    /// To be called before anything changes: what is counted in memory alone is lost with the process, and the file says so.
+    pub(in crate::storage) fn begin(self: &Arc<Self>) {
+        let now = stat(&self.kept_in).ok().as_ref().map(stamp);
+        {
+            let mut counts = locked(&self.counts);
+            counts.open += 1;
+            counts.turn += 1;
+            if counts.busy && counts.stamp == now {
+                return;
+            }
+        }
+        let _file = locked(&self.file);
+        if let Err(errno) = self.sync(Step::Begins) {
+            return self.warn(errno);
+        }
         let mut counts = locked(&self.counts);
-        let file = self.file()?;
-        let now = read(&file).unwrap_or(before);
-        if (now.open, now.turn) != (0, before.turn) {
+        if !counts.has_saver {
+            let area = Arc::clone(self);
+            let saver = std::thread::Builder::new().name("quota".into());
+            let started = saver
+                .stack_size(128 * 1024)
+                .spawn(move || area.save_until_rest());
+            counts.has_saver = started.is_ok();
+        }
+    }
+
+    /// A change is over, and counted.
+    pub(in crate::storage) fn end(&self) {
+        let mut counts = locked(&self.counts);
+        counts.open -= 1;
+        let saves = counts.open == 0 && counts.busy && !counts.has_saver;
+        drop(counts);
+        if saves {
+            if let Err(errno) = self.save() {
+                self.warn(errno);
+            }
+        }
+    }
+
+    fn save_until_rest(&self) {
+        let mut pause = BETWEEN_SAVES;
+        loop {
+            std::thread::sleep(pause);
+            pause = match self.save() {
+                Ok(true) => return,
+                Ok(false) => BETWEEN_SAVES,
+                Err(errno) => {
+                    if pause == BETWEEN_SAVES {
+                        self.warn(errno);
+                    }
+                    (2 * pause).min(MOST_BETWEEN_SAVES)
+                }
+            };
+        }
+    }
+
+    /// Puts what has changed into the file; true when nothing is being changed any more, and the file says so.
+    fn save(&self) -> Result<bool, Errno> {
+        let _file = locked(&self.file);
+        let (is_open, change) = {
+            let counts = locked(&self.counts);
+            (counts.open > 0, counts.change)
+        };
+        if is_open && change == (0, 0) {
             return Ok(false);
         }
-        write(&file, Record { usage, ..now })?;
-        counts.base = usage;
-        counts.known = true;
-        Ok(true)
+        self.sync(Step::Rests)?;
+        let mut counts = locked(&self.counts);
+        counts.has_saver &= counts.busy;
+        Ok(!counts.busy)
     }
 
-    /// To be done before anything changes: what is counted in memory goes with the process.
-    pub(in crate::storage) fn mark(&self) -> Result<(), Errno> {
-        let mut counts = locked(&self.counts);
-        if !counts.marked {
-            counts.marked = true;
-            let marked = self
-                .sync(&mut counts, Step::Looks)
-                .and_then(|()| flush(&*self.file()?));
-            counts.marked = marked.is_ok();
-            marked?;
+    /// What is stored now.
+    pub(in crate::storage) fn usage(&self) -> Result<Usage, Errno> {
+        let now = stat(&self.kept_in).ok().as_ref().map(stamp);
+        let current = |counts: &Counts| {
+            let is_current = counts.busy && counts.stamp == now;
+            is_current.then(|| counts.total())
+        };
+        if let Some(usage) = current(&locked(&self.counts)) {
+            return Ok(usage);
         }
-        Ok(())
+        // Another process may have counted.
+        let _file = locked(&self.file);
+        self.sync(Step::Looks)?;
+        Ok(locked(&self.counts).total())
+    }
+
+    /// The turns of the process and of the file; None while something is being changed.
+    fn turns(&self, record: Record, counts: &Counts) -> Option<(u64, u32)> {
+        let rests = counts.open == 0 && record.open == u64::from(counts.busy);
+        rests.then_some((counts.turn, record.turn))
+    }
+
+    /// Counts anew; None when something was changed meanwhile: it may be in what was counted, or not.
+    fn count_anew(&self) -> Result<Option<Usage>, Errno> {
+        let record = |file: &File| read(file).unwrap_or_default();
+        let before = {
+            let _file = locked(&self.file);
+            let record = record(&*self.open()?);
+            self.turns(record, &locked(&self.counts))
+        };
+        if before.is_none() {
+            return Ok(None);
+        }
+        let usage = self.count()?;
+        let _file = locked(&self.file);
+        let file = self.open()?;
+        let now = record(&file);
+        {
+            let mut counts = locked(&self.counts);
+            if self.turns(now, &counts) != before {
+                return Ok(None);
+            }
+            (counts.base, counts.change, counts.known) = (usage, (0, 0), true);
+        }
+        write(&file, Record { usage, ..now })?;
+        Ok(Some(usage))
     }
 
     /// The end of all changes by this process, unless some go on.
-    fn close(self: &Arc<Self>) -> Result<(), Errno> {
-        let mut counts = locked(&self.counts);
-        // One is here, one in the list of all.
-        if !counts.marked || Arc::strong_count(self) > 2 {
+    fn close(&self) -> Result<(), Errno> {
+        let (busy, marked) = {
+            let counts = locked(&self.counts);
+            (counts.busy, counts.marked)
+        };
+        if (busy && !self.save()?) || !marked {
             return Ok(());
         }
-        counts.marked = false;
-        self.sync(&mut counts, Step::Looks)?;
-        let file = self.file()?;
+        let _file = locked(&self.file);
+        let file = self.open()?;
         match read(&file) {
             Some(record) if record.open == 0 => {
+                locked(&self.counts).marked = false;
                 // On the disk before it says that it can be trusted.
                 flush(&file)?;
                 let dirty = false;
@@ -254,13 +428,6 @@ impl Area {
                 flush(&file)
             }
             _ => Ok(()),
-        }
-    }
-
-    pub(in crate::storage) fn settle(&self, step: Step) {
-        let mut counts = locked(&self.counts);
-        if let Err(errno) = self.sync(&mut counts, step) {
-            self.warn(errno);
         }
     }
 
@@ -334,57 +501,65 @@ pub fn rescan(path: &Path) -> Result<Usage, Error> {
     let fail = |errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes());
     let area = Area::at(path);
     for _ in 0..LOOKS {
-        let before = read(&*area.file().map_err(fail)?).unwrap_or_default();
-        if before.open == 0 {
-            let counted = area.count().map_err(fail)?;
-            if area.replace(before, counted).map_err(fail)? {
-                return Ok(counted);
-            }
+        if let Some(counted) = area.count_anew().map_err(fail)? {
+            return Ok(counted);
         }
         std::thread::sleep(BETWEEN_LOOKS);
     }
     Err(fail(Errno::EBUSY))
 }
 
-/// How often a rescan looks whether changes are over.
+/// Waits until no process changes what is counted in the area any more, so that the file tells all; some seconds at most.
+pub fn wait_for_rest(path: &Path) {
+    let area = Area::at(path);
+    for _ in 0..LOOKS {
+        match area.open().map(|file| read(&file)) {
+            Ok(Some(record)) if record.open > 0 => std::thread::sleep(BETWEEN_LOOKS),
+            _ => return,
+        }
+    }
+}
+
+/// How often is looked whether changes are over.
 const LOOKS: u32 = 25;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
-/// To be called once when the server starts and nothing is under way: of these areas those in which a server died, and whose
-/// counts are what it said last. They are to be [counted anew](rescan).
-pub fn left_by_the_dead<'a>(areas: impl IntoIterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
-    let died = |path: &&PathBuf| {
-        let Ok(file) = Area::at(path).file() else {
-            return false;
-        };
-        let Some(record) = read(&file).filter(|record| record.open > 0 || record.dirty) else {
-            return false;
-        };
-        // Nobody who changes something has begun yet. Should this server die as well, it is counted anew behind that.
-        let (open, dirty) = (0, true);
-        let settled = Record {
-            open,
-            dirty,
-            ..record
-        };
-        if let Err(errno) = write(&file, settled) {
-            Area::at(path).warn(errno);
-        }
-        true
+/// While something changes, what has changed goes to the file so often; where that fails, less and less often.
+const BETWEEN_SAVES: Duration = Duration::from_secs(1);
+const MOST_BETWEEN_SAVES: Duration = Duration::from_secs(300);
+
+/// To be called once when the server starts and nothing is under way: whether a server died while it changed something in the
+/// area, whose counts are what it said last. It is to be [counted anew](rescan).
+pub fn is_left_by_the_dead(path: &Path) -> bool {
+    let area = Area::at(path);
+    let Ok(file) = area.open() else {
+        return false;
     };
-    areas.into_iter().filter(died).cloned().collect()
+    let Some(record) = read(&file).filter(|record| record.open > 0 || record.dirty) else {
+        return false;
+    };
+    // Nobody who changes something has begun yet. Should this server die as well, it is counted anew behind that.
+    let (open, dirty) = (0, true);
+    let settled = Record {
+        open,
+        dirty,
+        ..record
+    };
+    match write(&file, settled) {
+        Ok(()) => locked(&area.counts).marked = true,
+        Err(errno) => area.warn(errno),
+    }
+    true
 }
 
-/// To be called when the server ends in order, for each of these.
-pub fn close<'a>(areas: impl IntoIterator<Item = &'a PathBuf>) {
-    for path in areas {
-        if let Err(errno) = Area::at(path).close() {
-            log::warn!(
-                "{}: what is stored there will be counted anew: {} (setting: quota)",
-                path.display(),
-                errno.desc()
-            );
-        }
+/// To be called when the process ends in order.
+pub fn close(path: &Path) {
+    if let Err(errno) = Area::at(path).close() {
+        log::warn!(
+            "{}: what is stored there will be counted anew: {} (setting: quota)",
+            path.display(),
+            errno.desc()
+        );
     }
 }
 
@@ -393,17 +568,12 @@ pub fn close<'a>(areas: impl IntoIterator<Item = &'a PathBuf>) {
 /// # Errors
 /// When an area cannot be read.
 pub fn usage(areas: &[PathBuf]) -> Result<Usage, Error> {
-    let mut total = Usage::default();
-    for path in areas {
-        let area = Area::at(path);
-        let mut counts = locked(&area.counts);
-        area.sync(&mut counts, Step::Looks)
-            .map_err(|errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes()))?;
-        let Usage { bytes, files } = counts.total();
-        total.bytes = total.bytes.saturating_add(bytes);
-        total.files = total.files.saturating_add(files);
-    }
-    Ok(total)
+    areas.iter().try_fold(Usage::default(), |total, path| {
+        let usage = Area::at(path).usage();
+        let usage =
+            usage.map_err(|errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes()))?;
+        Ok(total.and(usage))
+    })
 }
 
 #[cfg(test)]
@@ -433,7 +603,7 @@ mod tests {
                 ..died
             };
             fs::write(path.join(".thriftpd/quota"), died.text()).unwrap();
-            for path in left_by_the_dead(&areas) {
+            if is_left_by_the_dead(&path) {
                 assert_eq!(usage(&areas).unwrap().bytes, 9, "meanwhile");
                 rescan(&path).unwrap();
             }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard};
 
 use crate::storage::disk::root::position;
+use crate::storage::disk::writers::Doomed;
 use crate::storage::error::{Error, ErrorKind};
-use crate::storage::quota::counts::{Area, Counts, Step, is_away, locked, signed, usage};
-use crate::storage::rules::Quota;
-use crate::storage::rules::Usage;
+use crate::storage::quota::counts::{Area, Counts, is_away, locked, signed, usage};
+use crate::storage::rules::{Quota, Usage};
 
 /// One user's limit, the areas that count for it, and all that are counted for anybody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,9 +32,7 @@ impl Metered {
             return None;
         }
         for area in &counted {
-            // Where it cannot be, the log says so when the counts cannot be written either.
-            let _ = area.mark();
-            area.settle(Step::Begins);
+            area.begin();
         }
         let own: Vec<Arc<Area>> = self.own.iter().map(|path| Area::at(path)).collect();
         let limited = own.iter().any(|area| area.holds(&here));
@@ -77,6 +75,19 @@ impl Meter {
     /// # Errors
     /// `OverQuota`; `Io` where there is a limit and nobody knows what is stored, as the log says then.
     pub fn grow(&self, bytes: u64, files: u64, credit: (u64, u64)) -> Result<(), ErrorKind> {
+        for area in &self.own {
+            if !locked(&area.counts).known && self.limit.is_limited() {
+                match area.usage() {
+                    Err(errno) if !is_away(errno) => {
+                        area.warn(errno);
+                        return Err(ErrorKind::Io);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let is_in =
+            |areas: &[Arc<Area>], area: &Area| areas.iter().any(|one| one.path == area.path);
         let mut areas: Vec<&Arc<Area>> = self.own.iter().chain(&self.counted).collect();
         // Always in one order, so that nobody waits for one who waits for them.
         areas.sort_by(|one, other| one.path.cmp(&other.path));
@@ -85,42 +96,19 @@ impl Meter {
             .into_iter()
             .map(|area| (&**area, locked(&area.counts)))
             .collect();
-        for (area, counts) in &mut held {
-            if counts.known {
-                continue;
-            }
-            let own = self.own.iter().any(|own| own.path == area.path);
-            match area.sync(counts, Step::Looks) {
-                Err(errno) if own && self.limit.is_limited() && !is_away(errno) => {
-                    area.warn(errno);
-                    return Err(ErrorKind::Io);
-                }
-                _ => {}
-            }
-        }
-        let mut used = Usage::default();
-        for (_, counts) in held
-            .iter()
-            .filter(|(area, _)| self.own.iter().any(|own| own.path == area.path))
-        {
-            used.bytes = used.bytes.saturating_add(counts.total().bytes);
-            used.files = used.files.saturating_add(counts.total().files);
-        }
-        let after =
-            |used: u64, more: u64, credit: u64| used.saturating_add(more) - credit.min(used);
-        let over = |limit: Option<u64>, after: u64, more: u64| {
-            more > 0 && limit.is_some_and(|limit| after > limit)
+        let own = held.iter().filter(|(area, _)| is_in(&self.own, area));
+        let used = own.fold(Usage::default(), |sum, (_, counts)| sum.and(counts.total()));
+        let left = |used: u64, more: u64, credit: u64| match more {
+            0 => 0,
+            more => used.saturating_add(more) - credit.min(used),
         };
-        if over(self.limit.bytes, after(used.bytes, bytes, credit.0), bytes)
-            || over(self.limit.files, after(used.files, files, credit.1), files)
-        {
-            return Err(ErrorKind::OverQuota {
-                used,
-                limit: self.limit,
-            });
-        }
-        let counted = |area: &Area| self.counted.iter().any(|here| here.path == area.path);
-        for (_, counts) in held.iter_mut().filter(|(area, _)| counted(area)) {
+        self.check(
+            used,
+            left(used.bytes, bytes, credit.0),
+            left(used.files, files, credit.1),
+        )?;
+        let counted = held.iter_mut();
+        for (_, counts) in counted.filter(|(area, _)| is_in(&self.counted, area)) {
             counts.change.0 += signed(bytes);
             counts.change.1 += signed(files);
         }
@@ -133,22 +121,24 @@ impl Meter {
     /// `OverQuota`.
     pub fn fits(&self, replaced: (u64, u64)) -> Result<(), ErrorKind> {
         let totals = self.own.iter().map(|area| locked(&area.counts).total());
-        let used = totals.fold(Usage::default(), |sum, one| Usage {
-            bytes: sum.bytes.saturating_add(one.bytes),
-            files: sum.files.saturating_add(one.files),
-        });
-        let over = |limit: Option<u64>, used: u64, replaced: u64| {
-            limit.is_some_and(|limit| used.saturating_sub(replaced) > limit)
-        };
-        if over(self.limit.bytes, used.bytes, replaced.0)
-            || over(self.limit.files, used.files, replaced.1)
-        {
-            return Err(ErrorKind::OverQuota {
+        let used = totals.fold(Usage::default(), Usage::and);
+        self.check(
+            used,
+            used.bytes.saturating_sub(replaced.0),
+            used.files.saturating_sub(replaced.1),
+        )
+    }
+
+    /// Whether the user may have so many bytes and files.
+    fn check(&self, used: Usage, bytes: u64, files: u64) -> Result<(), ErrorKind> {
+        let over = |limit: Option<u64>, number: u64| limit.is_some_and(|limit| number > limit);
+        match over(self.limit.bytes, bytes) || over(self.limit.files, files) {
+            true => Err(ErrorKind::OverQuota {
                 used,
                 limit: self.limit,
-            });
+            }),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether both count in the same areas.
@@ -169,6 +159,12 @@ impl Meter {
         self.change(-signed(bytes), -signed(files));
     }
 
+    /// Counts a file as gone that has lost its name.
+    pub fn lost(&self, doomed: Doomed) {
+        let meter = self.clone();
+        doomed.gone(move |size| meter.went(size, 1));
+    }
+
     fn change(&self, bytes: i64, files: i64) {
         for area in &self.counted {
             let mut counts = locked(&area.counts);
@@ -178,10 +174,23 @@ impl Meter {
     }
 }
 
+impl Clone for Meter {
+    fn clone(&self) -> Self {
+        for area in &self.counted {
+            area.begin();
+        }
+        Self {
+            counted: self.counted.clone(),
+            own: self.own.clone(),
+            limit: self.limit,
+        }
+    }
+}
+
 impl Drop for Meter {
     fn drop(&mut self) {
         for area in &self.counted {
-            area.settle(Step::Ends);
+            area.end();
         }
     }
 }
@@ -222,14 +231,16 @@ mod tests {
         meter.grow(1, 0, (5, 1)).unwrap();
         assert!(meter.grow(0, 2, (0, 0)).is_err());
         meter.went(6, 1);
-        drop(meter);
-        let kept = fs::read(path.join(".thriftpd/quota")).unwrap();
         let five = Usage { bytes: 5, files: 1 };
+        assert_eq!(usage(std::slice::from_ref(&path)).unwrap(), five);
+        drop(meter);
+        close(&path);
+        let kept = fs::read(path.join(".thriftpd/quota")).unwrap();
         let record = Record {
             usage: five,
             open: 0,
             turn: 1,
-            dirty: true,
+            dirty: false,
         };
         assert_eq!(Record::parse(&kept), Some(record));
         assert_eq!(usage(std::slice::from_ref(&path)).unwrap(), five);
@@ -246,10 +257,10 @@ mod tests {
         };
         let meter = metered(&path, 10, 3).meter(fd.as_fd()).unwrap();
         assert!(is_dirty(), "before anything has changed");
-        close([&path]);
+        close(&path);
         assert!(is_dirty(), "a change may be under way");
         drop(meter);
-        close([&path]);
+        close(&path);
         assert!(!is_dirty());
         drop(metered(&path, 10, 3).meter(fd.as_fd()));
         assert!(is_dirty());

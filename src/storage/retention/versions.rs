@@ -90,11 +90,15 @@ impl Versions {
         Ok(Made::Version(version))
     }
 
-    /// Moves the file away from its name, and tells sizes in bytes of the versions that went for it. None: only a copy can be one.
+    /// Moves the file away from its name, and tells which versions went for it. None: only a copy can be one.
     ///
     /// # Errors
     /// As [`Versions::link`].
-    pub fn take(self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Vec<u64>>, Errno> {
+    pub fn take(
+        self,
+        directory: BorrowedFd<'_>,
+        name: &[u8],
+    ) -> Result<Option<Vec<Doomed>>, Errno> {
         let taken = self.under_new_name(&|versions, new| {
             rename_to_new(directory, name, versions, new.as_bytes())
         });
@@ -144,8 +148,8 @@ impl Versions {
         }
     }
 
-    /// Takes the oldest away; tells their sizes in bytes.
-    fn thin_out(&self) -> Result<Vec<u64>, Errno> {
+    /// Takes the oldest away, and tells which.
+    fn thin_out(&self) -> Result<Vec<Doomed>, Errno> {
         let copy = self.directory.try_clone().map_err(|_| Errno::EMFILE)?;
         let mut names: Vec<Vec<u8>> = Dir::from_fd(copy)?
             .into_iter()
@@ -159,12 +163,11 @@ impl Versions {
         let too_many = names.len().saturating_sub(self.how.most);
         let mut gone = Vec::new();
         for name in names.into_iter().take(too_many) {
-            // An upload in place may still go on in what was replaced.
             let Ok(doomed) = Doomed::open(self.directory.as_fd(), &name) else {
                 continue;
             };
             if unlinkat(&self.directory, name.as_slice(), UnlinkatFlags::NoRemoveDir).is_ok() {
-                gone.extend(doomed.gone());
+                gone.push(doomed);
             }
         }
         Ok(gone)
@@ -275,17 +278,17 @@ impl Version {
         }
     }
 
-    /// It goes; tells how many bytes it had. None where it was one too many for others meanwhile, who have counted that.
-    pub fn go(mut self) -> Option<u64> {
+    /// It goes. None where it was one too many for others meanwhile, who have counted that.
+    pub fn go(mut self) -> Option<Doomed> {
         self.stands = true;
         let (directory, name) = (&self.versions.directory, self.name.as_str());
         let doomed = Doomed::open(directory.as_fd(), name.as_bytes()).ok()?;
         unlinkat(directory, name, UnlinkatFlags::NoRemoveDir).ok()?;
-        doomed.gone()
+        Some(doomed)
     }
 
-    /// It stays, and the oldest ones go; tells their sizes in bytes.
-    pub fn stand(mut self) -> Vec<u64> {
+    /// It stays, and the oldest ones go, which it tells.
+    pub fn stand(mut self) -> Vec<Doomed> {
         self.stands = true;
         // What cannot be taken away now is too many the next time.
         self.versions.thin_out().unwrap_or_default()
@@ -387,7 +390,7 @@ mod tests {
         let Made::Version(version) = unchanged else {
             panic!("it is what was copied");
         };
-        assert_eq!(version.stand(), [0; 0]);
+        assert!(version.stand().is_empty());
         assert_eq!(names(), 1);
         let kept = fs::read_dir(&versions)
             .unwrap()

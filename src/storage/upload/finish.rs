@@ -371,16 +371,15 @@ impl Upload {
     /// The old file is gone for good, where there was one, and is counted so, but where it has another name as an old version.
     fn remove_old(&self, beside: &Beside, at: &[u8], named: Named) {
         let is_version = beside.versions_at.is_some();
-        let gone = match named {
+        match named {
             Named::Exchanged(exchanged) => {
                 let size = exchanged.remove(beside.place.directory.as_fd(), at);
-                (!is_version).then_some(size)
+                if !is_version {
+                    self.space.went(size, 1);
+                }
             }
-            Named::Replaced(doomed) if !is_version => doomed.gone(),
-            Named::Replaced(_) | Named::New | Named::Refused | Named::NeedsCopy => None,
-        };
-        if let Some(size) = gone {
-            self.space.went(size, 1);
+            Named::Replaced(doomed) if !is_version => self.space.lost(doomed),
+            Named::Replaced(_) | Named::New | Named::Refused | Named::NeedsCopy => {}
         }
     }
 
@@ -433,8 +432,8 @@ impl Upload {
     }
 
     fn let_stand(&self, version: Option<Version>) {
-        for gone in version.map(Version::stand).unwrap_or_default() {
-            self.space.went(gone, 1);
+        for doomed in version.map(Version::stand).unwrap_or_default() {
+            self.space.lost(doomed);
         }
     }
 }

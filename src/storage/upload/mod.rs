@@ -264,8 +264,8 @@ impl Upload {
                 // One that another session has made, and that does not stand yet, is not to be one too many.
                 let place = at.0.place(&at.1);
                 let _held = place.and_then(|place| HeldName::of(&place.directory, &place.name));
-                for gone in version.stand() {
-                    self.space.went(gone, 1);
+                for doomed in version.stand() {
+                    self.space.lost(doomed);
                 }
             }
         }
@@ -354,8 +354,8 @@ impl Drop for Upload {
         let size = length(&self.file).unwrap_or(0);
         if let Grows::InPlace { version, .. } = &mut self.grows {
             // Nothing was written: what is there is no old version.
-            if let Some(size) = version.take().and_then(Version::go) {
-                self.space.went(size, 1);
+            if let Some(doomed) = version.take().and_then(Version::go) {
+                self.space.lost(doomed);
             }
         }
         if let Grows::Beside(beside) = &self.grows {
@@ -372,10 +372,6 @@ impl Drop for Upload {
                 self.mark();
             }
             sweep::note(&self.host_path);
-        } else if self.file.is_left() {
-            self.space.give_back(0);
-            self.space.went(0, 1);
-            return;
         }
         self.space.cut_surplus(&self.file, size);
         self.space.give_back(size);

@@ -7,6 +7,7 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::ftruncate;
 use std::os::fd::AsFd as _;
 
+use crate::storage::disk::writers::Doomed;
 use crate::storage::error::ErrorKind;
 use crate::storage::quota::meter::Meter;
 use crate::storage::rules::{Room, available};
@@ -190,6 +191,13 @@ impl Space {
     pub fn went(&self, bytes: u64, files: u64) {
         if let Some(meter) = &self.meter {
             meter.went(bytes, files);
+        }
+    }
+
+    /// A file has lost its name.
+    pub fn lost(&self, doomed: Doomed) {
+        if let Some(meter) = &self.meter {
+            meter.lost(doomed);
         }
     }
 
