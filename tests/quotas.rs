@@ -333,6 +333,40 @@ fn behind_a_crash_clients_are_served_before_all_is_counted() {
 }
 
 #[test]
+fn a_disk_that_hangs_holds_up_nobody_whose_quota_counts_there_too() {
+    if !may_mount() {
+        return;
+    }
+    let builder = Server::build().configuration(
+        "[anonymous]\nroot = \"{root}/home\"\naccess = \"read-write\"\nquota = \"10MB\"\n\
+         [[anonymous.folder]]\npath = \"/slow\"\nroot = \"{root}/slow\"\naccess = \"read-write\"\n",
+    );
+    for name in ["home", "slow"] {
+        fs::create_dir(builder.root().join(name)).unwrap();
+    }
+    let Some(shelf) = Shelf::mount(&builder.root().join("slow"), Abilities::ALL) else {
+        return;
+    };
+    let server = builder.start();
+    let (mut client, mut waiting) = (server.visitor(), server.visitor());
+    client.stor("slow/one", &noise(1000));
+    client.stor("two", &noise(100));
+    let held = shelf.hold();
+    waiting.send("SITE QUOTA");
+    let mut third = server.visitor();
+    let upload = third.begin_upload("STOR two", &noise(50));
+    client.stor("three", &noise(10));
+    drop(upload);
+    third.reply().expect(226);
+    client.upload("STOR four", &noise(11_000_000)).expect(552);
+    // What was cut off.
+    client.expect("DELE four", 250);
+    drop(held);
+    waiting.reply().expect(200);
+    assert_eq!(used(&mut client), (1060, 3));
+}
+
+#[test]
 fn a_crash_with_no_upload_under_way_has_all_counted_anew_too() {
     let builder = Server::build().configuration(
         "[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\nquota = \"100MB\"\n",
