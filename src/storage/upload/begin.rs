@@ -13,6 +13,7 @@ use super::space::Space;
 use super::{Beside, Grows, How, Target, Upload};
 use crate::storage::disk::durable::{Order, Pace};
 use crate::storage::disk::metadata::{Kind, kind, size_of};
+use crate::storage::disk::names::HeldName;
 use crate::storage::disk::root::Place;
 use crate::storage::disk::writers::{Claimed, Holder, give_way};
 use crate::storage::disk::{acl, copy};
@@ -482,6 +483,8 @@ impl Upload {
             | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let space = target.space(meter, 0, (0, 0));
+        // Whoever renames something to the name has looked whether it is free.
+        let _held = HeldName::of(&place.directory, &place.name).map_err(fail)?;
         // Counted before it is there: who finds it then takes it for counted.
         let allowed = space.new_file();
         allowed.map_err(|kind| target.refuse(kind))?;
