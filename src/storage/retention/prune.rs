@@ -20,14 +20,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FileStat, Mode, fstatat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 
 use crate::storage::disk::clock::SET_SINCE;
 use crate::storage::disk::metadata::{Kind, is_unchanged, kind, size_of};
-use crate::storage::disk::names::HeldName;
+use crate::storage::disk::names::{HeldName, rename_to_new};
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::{Met, below, walk_mount};
@@ -619,22 +619,9 @@ fn remove_unchanged(
         unlinkat(directory, aside, UnlinkatFlags::NoRemoveDir)?;
         return Ok(true);
     }
-    put_back(directory, aside, name)?;
+    // What was stored meanwhile gets its name again, unless something still newer has it.
+    rename_to_new(directory, aside, directory, name)?;
     Ok(false)
-}
-
-/// What was stored meanwhile gets its name again, unless something still newer has it.
-fn put_back(directory: BorrowedFd<'_>, aside: &[u8], name: &[u8]) -> Result<(), Errno> {
-    let keeping = RenameFlags::RENAME_NOREPLACE;
-    match renameat2(directory, aside, directory, name, keeping) {
-        Err(Errno::EINVAL | Errno::ENOSYS) => {
-            match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(_) => Err(Errno::EEXIST),
-                Err(_) => renameat(directory, aside, directory, name),
-            }
-        }
-        other => other,
-    }
 }
 
 #[cfg(test)]
@@ -730,20 +717,5 @@ mod tests {
         let few = of(8, 5 * 4096);
         assert_eq!(few.len(), 5);
         assert_eq!(few[..], many[..5]);
-    }
-
-    #[test]
-    fn what_was_moved_aside_comes_back_unless_something_newer_is_there() {
-        let top = tempfile::tempdir().unwrap();
-        let directory: OwnedFd = File::open(top.path()).unwrap().into();
-        let (name, aside) = (top.path().join("name"), top.path().join("aside"));
-        fs::write(&aside, "new").unwrap();
-        put_back(directory.as_fd(), b"aside", b"name").unwrap();
-        assert!(!aside.exists());
-        fs::write(&aside, "older").unwrap();
-        let refused = put_back(directory.as_fd(), b"aside", b"name");
-        assert_eq!(refused, Err(Errno::EEXIST));
-        assert_eq!(fs::read(name).unwrap(), b"new");
-        assert!(aside.exists());
     }
 }
