@@ -24,8 +24,8 @@ pub fn is_set() -> bool {
     now() >= SET_SINCE
 }
 
-/// One moment by both clocks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One moment by both clocks; the one of the later time is the greater one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment {
     /// In seconds since 1970.
     pub time: i64,

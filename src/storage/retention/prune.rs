@@ -35,7 +35,7 @@ use crate::storage::disk::writers;
 use crate::storage::error::Error;
 use crate::storage::quota::meter::{Meter, Metered};
 use crate::storage::retention::arrival::{self, Arrival};
-use crate::storage::retention::doubt::{Clock, Doubt, leap};
+use crate::storage::retention::doubt::{Clock, Doubt, leap, remember};
 use crate::storage::retention::lock::locked_until;
 use crate::storage::rules::{Room, available};
 
@@ -132,7 +132,7 @@ pub fn prune(
     }
     if !pruning.dry_run {
         // On a full disk it may be impossible, and then it is not known the next time.
-        let _ = clock.remember(&root);
+        let _ = remember(&root, &clock.now);
     }
     let mut work = Work {
         apart: pruning.apart_below(),
