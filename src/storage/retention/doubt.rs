@@ -192,7 +192,7 @@ pub fn establish(top: &Path, require_mount: bool, running_since: i64) {
     }
     if let Ok((Some(time), _)) = times_of_files(&root, running_since) {
         // Where that cannot be written the files are asked again.
-        let _ = remember(&root, &Moment::of_files(time));
+        let _ = remember(&root, &Moment::new(time, 0, ""));
     }
 }
 
@@ -203,11 +203,8 @@ fn read(root: &Root) -> Option<Moment> {
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text).ok()?;
     let mut words = text.split_once('\n')?.0.split(' ');
-    Some(Moment {
-        time: words.next()?.parse().ok()?,
-        since_boot: words.next()?.parse().ok()?,
-        boot: words.next()?.to_owned(),
-    })
+    let (time, since_boot) = (words.next()?.parse(), words.next()?.parse());
+    Some(Moment::new(time.ok()?, since_boot.ok()?, words.next()?))
 }
 
 /// Remembers in the root that this moment was believed.
@@ -227,24 +224,15 @@ mod tests {
 
     const NOW: i64 = 1_800_000_000;
 
-    fn at(time: i64, since_boot: i64, boot: &str) -> Moment {
-        let boot = boot.to_owned();
-        Moment {
-            time,
-            since_boot,
-            boot,
-        }
-    }
-
     #[test]
     fn a_clock_is_believed_while_it_goes_on_and_where_it_is_near_what_is_known() {
         let told_at = |now: &Moment, believed, older, newest| {
             doubt(now, believed, 30 * DAY, || Ok((older, newest))).unwrap()
         };
-        let now = at(NOW, 1000, "b");
+        let now = Moment::new(NOW, 1000, "b");
         let told = |believed, older, newest| told_at(&now, believed, older, newest);
-        let before = |time| Some(at(time, 500, "a"));
-        let in_this_boot = |time, since_boot| Some(at(time, since_boot, "b"));
+        let before = |time| Some(Moment::new(time, 500, "a"));
+        let in_this_boot = |time, since_boot| Some(Moment::new(time, since_boot, "b"));
         let far = |known| Some(Doubt::Far { now: NOW, known });
         let (long_ago, to_come) = (NOW - 400 * DAY, NOW + 2 * DAY);
         assert_eq!(told(None, None, None), None);
@@ -269,8 +257,8 @@ mod tests {
         let set = long_ago - 900;
         assert_eq!(told(in_this_boot(set, 100), None, None), far(set));
         for (now, expected) in [
-            (at(NOW, 200, "b"), Doubt::JustStarted),
-            (at(86_400, 1000, "b"), Doubt::Unset),
+            (Moment::new(NOW, 200, "b"), Doubt::JustStarted),
+            (Moment::new(86_400, 1000, "b"), Doubt::Unset),
         ] {
             let doubt = told_at(&now, before(NOW - DAY), None, None);
             assert_eq!(doubt, Some(expected));
@@ -306,7 +294,7 @@ mod tests {
         establish(directory.path(), false, now.time + 10);
         let told = read(&root).unwrap();
         assert!((told.time - now.time).abs() < 5 && told.moved_since(&now).is_none());
-        let long = at(NOW, 1 << 40, &now.boot);
+        let long = Moment::new(NOW, 1 << 40, &now.boot);
         for moment in [long, now.clone()] {
             remember(&root, &moment).unwrap();
             assert_eq!(read(&root), Some(moment));
@@ -319,7 +307,7 @@ mod tests {
     #[test]
     fn times_of_a_wrong_clock_are_known_as_such() {
         let clock = Clock {
-            now: at(NOW, 1000, "b"),
+            now: Moment::new(NOW, 1000, "b"),
             believed: None,
             running_since: NOW,
             misdated: Some(NOW - 1000..=NOW - 900),
