@@ -144,17 +144,6 @@ pub fn prune(
     Ok(work.pruned)
 }
 
-impl Pruning {
-    /// The paths below the directory of what is apart.
-    fn apart_below(&self) -> Vec<Vec<u8>> {
-        let below = |path: &PathBuf| {
-            let below = path.strip_prefix(&self.top).ok()?.as_os_str().as_bytes();
-            Some(below.to_vec()).filter(|below| !below.is_empty())
-        };
-        self.apart.iter().filter_map(below).collect()
-    }
-}
-
 /// A file that may go: the first ones go first.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
@@ -234,7 +223,7 @@ impl Work<'_> {
                 if missing == 0 {
                     break;
                 }
-                if self.remove_oldest(&key, &stat) {
+                if self.remove(&key, &stat) {
                     missing = missing.saturating_sub(frees(&stat));
                 }
                 self.done = Some(key);
@@ -275,10 +264,10 @@ impl Work<'_> {
     /// Goes through all files that may go: the first walk removes those that are too old and tells of what cannot be read, and
     /// each finds the oldest others, which free as many bytes as needed.
     fn walk(&mut self, needed: u64) -> Result<(), Errno> {
-        let apart = self.pruning.apart_below();
+        let (root, apart) = (self.root, &self.pruning.apart);
         let enter = |path: &[u8]| {
             let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
-            (path == VERSIONS || !is_reserved(name)) && !apart.iter().any(|apart| apart == path)
+            (path == VERSIONS || !is_reserved(name)) && !apart.contains(&root.host_path(path))
         };
         self.pruned.locked = 0;
         self.oldest = Oldest {
@@ -288,7 +277,7 @@ impl Work<'_> {
         // Of one directory: as many as stay in any case.
         let mut youngest = BTreeMap::new();
         let mut relative: Rc<[u8]> = Rc::from([]);
-        walk_mount(self.root, b"", &enter, &mut |met| {
+        walk_mount(root, b"", &enter, &mut |met| {
             match met {
                 Ok(met) if kind(met.stat) == Kind::File && !is_reserved(met.name) => {
                     if *relative != *met.relative {
@@ -301,7 +290,7 @@ impl Work<'_> {
                     if youngest.len() > stay
                         && let Some((key, stat)) = youngest.pop_first()
                     {
-                        self.deal_with(met.directory, key, stat);
+                        self.deal_with(key, stat);
                     }
                 }
                 Err(missed) if missed.errno != Errno::EXDEV && self.done.is_none() => {
@@ -344,13 +333,13 @@ impl Work<'_> {
     }
 
     /// Removes the file if it is too old, in the first walk; remembers it otherwise, as one that may make room.
-    fn deal_with(&mut self, directory: BorrowedFd<'_>, key: Key, stat: FileStat) {
+    fn deal_with(&mut self, key: Key, stat: FileStat) {
         let age = self.clock.now.time.saturating_sub(key.time.0);
         let is_too_old = |days| age > i64::from(days) * DAY;
         if locked_until(&stat, self.pruning.lock).is_some() {
             self.pruned.locked += 1;
         } else if self.pruning.days.is_some_and(is_too_old) {
-            if self.done.is_none() && self.remove(directory, &key, &stat) && self.pruning.dry_run {
+            if self.done.is_none() && self.remove(&key, &stat) && self.pruning.dry_run {
                 self.freed += frees(&stat);
             }
         } else if stat.st_blocks > 0 && self.done.as_ref() < Some(&key) {
@@ -359,48 +348,42 @@ impl Work<'_> {
         }
     }
 
-    fn remove_oldest(&mut self, key: &Key, stat: &FileStat) -> bool {
-        match self.root.open_on_same_mount(&key.relative) {
-            Ok(directory) => self.remove(directory.as_fd(), key, stat),
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV) => false,
-            Err(errno) => {
-                self.failed(&below(&key.relative, &key.name), errno);
-                false
-            }
-        }
-    }
-
     /// Removes the file if it is still the one that was found, with the directories that are empty then. False when it is
     /// still there.
-    fn remove(&mut self, directory: BorrowedFd<'_>, key: &Key, stat: &FileStat) -> bool {
+    fn remove(&mut self, key: &Key, stat: &FileStat) -> bool {
         let path = below(&key.relative, &key.name);
         if !self.pruning.dry_run {
-            let is_open = (self.ledger.as_ref()).is_some_and(|(here, _)| *here == key.relative);
-            if !is_open {
-                // To be had before anything is removed, for what nobody has counted yet is counted then.
-                let meter = self.pruning.metered.meter(directory);
-                self.ledger = Some((Rc::clone(&key.relative), meter));
-            }
-            // In this process nothing is stored under the name meanwhile.
-            let held = HeldName::of(directory, &key.name);
-            let gone = held.as_ref().map_err(|&errno| errno);
-            match gone.and_then(|_| remove_unchanged(directory, &key.name, stat)) {
-                Ok(true) => {}
-                Ok(false) | Err(Errno::ENOENT) => return false,
+            match self.remove_counted(key, stat) {
+                Ok(true) => self.remove_empty(&key.relative),
+                Ok(false) => return false,
+                // Somebody else has removed or replaced it, or its directory.
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV) => return false,
                 Err(errno) => {
                     self.failed(&path, errno);
                     return false;
                 }
             }
-            if let Some((_, Some(meter))) = &self.ledger {
-                meter.went(size_of(stat), 1);
-            }
-            self.remove_empty(&key.relative);
         }
         self.pruned.files += 1;
         self.pruned.bytes += size_of(stat);
         (self.tell)(Fate::Gone(&self.root.host_path(&path), size_of(stat)));
         true
+    }
+
+    fn remove_counted(&mut self, key: &Key, stat: &FileStat) -> Result<bool, Errno> {
+        let directory = self.root.open_on_same_mount(&key.relative)?;
+        if !matches!(&self.ledger, Some((here, _)) if *here == key.relative) {
+            // To be had before anything is removed, for what nobody has counted yet is counted then.
+            let meter = self.pruning.metered.meter(directory.as_fd());
+            self.ledger = Some((Rc::clone(&key.relative), meter));
+        }
+        // In this process nothing is stored under the name meanwhile.
+        let _held = HeldName::of(&directory, &key.name)?;
+        let is_gone = remove_unchanged(directory.as_fd(), &key.name, stat)?;
+        if is_gone && let Some((_, Some(meter))) = &self.ledger {
+            meter.went(size_of(stat), 1);
+        }
+        Ok(is_gone)
     }
 
     /// Removes the directory in which something was removed, if that was the last in it, and then the one above. What lies in
@@ -484,12 +467,6 @@ mod tests {
 
     use super::*;
 
-    fn old_file(path: &Path) {
-        fs::write(path, "old").unwrap();
-        let then = UNIX_EPOCH + Duration::from_secs(1_000_000);
-        File::open(path).unwrap().set_modified(then).unwrap();
-    }
-
     /// As uploads do it: a new file takes the name of an old one, at any moment.
     #[test]
     fn nothing_is_lost_that_is_stored_while_an_old_file_is_taken_away() {
@@ -513,7 +490,10 @@ mod tests {
             let mut lost = 0;
             for round in 0..3000 {
                 let _ = fs::remove_file(&name);
-                old_file(&aside);
+                fs::write(&aside, "old").unwrap();
+                let old = File::open(&aside).unwrap();
+                old.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000))
+                    .unwrap();
                 fs::rename(&aside, &name).unwrap();
                 fs::write(&aside, round.to_string()).unwrap();
                 fs::rename(&aside, &name).unwrap();
