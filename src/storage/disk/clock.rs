@@ -1,7 +1,7 @@
 //! What the clocks of the system say: the time of day, which may be wrong or unset, and the time since the boot, which counts
 //! sleep and cannot be set.
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -15,11 +15,12 @@ pub const SETTLING: Duration = Duration::from_secs(300);
 
 /// The time, in seconds since 1970.
 pub fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    });
+    let now = seconds(ClockId::CLOCK_REALTIME);
     now.saturating_add(ahead().unwrap_or(0)).max(0)
+}
+
+fn seconds(clock: ClockId) -> i64 {
+    clock_gettime(clock).map_or(0, |time| time.tv_sec())
 }
 
 pub fn is_set() -> bool {
@@ -47,10 +48,9 @@ impl Moment {
     }
 
     pub fn now() -> Self {
-        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| time.tv_sec());
         let skipped = i64::try_from((SETTLING - settling()).as_secs()).unwrap_or(0);
-        let boot = this_boot().unwrap_or_default();
-        Self::new(now(), since_boot + skipped, boot)
+        let since_boot = seconds(ClockId::CLOCK_BOOTTIME) + skipped;
+        Self::new(now(), since_boot, this_boot().unwrap_or_default())
     }
 
     /// By how many seconds the time of day was moved between an earlier moment of the same boot and this one; None where
