@@ -140,24 +140,21 @@ fn doubt(
     }
     let moved = believed.as_ref().and_then(|then| now.moved_since(then));
     let believed = believed.map(|then| then.time);
-    let far = believed.filter(|then| is_behind(then) || is_ahead_of(then));
-    // The clock has gone on, and not for so long that nobody has looked at it meanwhile.
-    if moved.is_some_and(|moved| moved.abs() <= DAY)
-        && !believed.is_some_and(|then| is_ahead_of(&then))
-    {
+    let goes_on = moved.is_some_and(|moved| moved.abs() <= DAY);
+    // Even a clock that goes on is ahead when nobody has looked at it for so long.
+    let is_ahead = believed.as_ref().is_some_and(is_ahead_of);
+    if goes_on && !is_ahead {
         return Ok(None);
     }
     if now.since_boot < i64::try_from(SETTLING.as_secs()).unwrap_or(0) {
         return Ok(Some(Doubt::JustStarted));
     }
-    let far = match far {
-        None => {
-            let (older, newest) = files()?;
-            let ahead = believed.or(older).filter(is_ahead_of);
-            newest.filter(is_behind).or(ahead)
-        }
-        far => far,
-    };
+    let mut far = believed.filter(|then| is_ahead || is_behind(then));
+    if far.is_none() {
+        let (older, newest) = files()?;
+        let ahead = believed.or(older).filter(is_ahead_of);
+        far = newest.filter(is_behind).or(ahead);
+    }
     Ok(far.map(|known| Doubt::Far {
         now: now.time,
         known,
@@ -184,13 +181,11 @@ pub fn believed<'a>(tops: impl Iterator<Item = &'a Path>) -> Option<Moment> {
 /// Writes down what the files in a directory tell of the time, where nothing is known there yet: to be called before anybody
 /// stores something by a clock that may be wrong.
 pub fn establish(top: &Path, require_mount: bool, running_since: i64) {
-    let Ok(root) = Root::open_or_guard(top, require_mount).and_then(|root| root.again()) else {
-        return;
-    };
-    if read(&root).is_some() {
-        return;
-    }
-    if let Ok((Some(time), _)) = times_of_files(&root, running_since) {
+    let root = Root::open_or_guard(top, require_mount).and_then(|root| root.again());
+    if let Ok(root) = root
+        && read(&root).is_none()
+        && let Ok((Some(time), _)) = times_of_files(&root, running_since)
+    {
         // Where that cannot be written the files are asked again.
         let _ = remember(&root, &Moment::new(time, 0, ""));
     }
