@@ -63,22 +63,19 @@ impl Table {
             file: identity(stat),
             since: now,
         });
-        while let Some(oldest) = self.0.front() {
-            if self.0.len() <= MOST && oldest.is_recent(now) {
-                break;
-            }
+        let is_over = |oldest: &Stored| now.duration_since(oldest.since) > FRESH_FOR;
+        while self.0.len() > MOST || self.0.front().is_some_and(is_over) {
             self.0.pop_front();
         }
     }
 
     fn is_fresh(&self, account: &str, stat: &FileStat, now: Instant) -> bool {
-        let mut stored = self.0.iter();
-        stored.any(|stored| stored.is(account, stat) && stored.is_recent(now))
+        self.0.iter().any(|stored| stored.is(account, stat, now))
     }
 
     fn renew(&mut self, account: &str, before: &FileStat, after: &FileStat, now: Instant) {
         let mut stored = self.0.iter_mut();
-        let stored = stored.find(|stored| stored.is(account, before) && stored.is_recent(now));
+        let stored = stored.find(|stored| stored.is(account, before, now));
         if let Some(stored) = stored.filter(|_| is_same_file(before, after)) {
             stored.file = identity(after);
         }
@@ -86,12 +83,10 @@ impl Table {
 }
 
 impl Stored {
-    fn is(&self, account: &str, stat: &FileStat) -> bool {
-        self.file == identity(stat) && self.account == account
-    }
-
-    fn is_recent(&self, now: Instant) -> bool {
-        now.duration_since(self.since) <= FRESH_FOR
+    fn is(&self, account: &str, stat: &FileStat, now: Instant) -> bool {
+        self.file == identity(stat)
+            && self.account == account
+            && now.duration_since(self.since) <= FRESH_FOR
     }
 }
 
