@@ -10,7 +10,6 @@
 //!
 //! However many files there are, only the oldest ones are remembered, and the tree is walked again when those do not suffice.
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -90,40 +89,22 @@ pub enum Fate<'a> {
     Failed(&'a Path, &'static str),
 }
 
-/// Why nothing was done.
-#[derive(Debug)]
-pub enum NotPruned {
-    Error(Error),
-    Doubt(Doubt),
-}
-
-impl fmt::Display for NotPruned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Error(error) => error.fmt(f),
-            Self::Doubt(doubt) => doubt.fmt(f),
-        }
-    }
-}
-
-/// Takes away what is too old or in the way.
+/// Takes away what is too old or in the way; nothing while there is a doubt about the clock.
 ///
 /// # Errors
-/// `NotMounted`; when the directory itself cannot be opened or its disk not be looked at; when the clock is not believed.
+/// `NotMounted`; when the directory itself cannot be opened or its disk not be looked at.
 pub fn prune(
     pruning: &Pruning,
     clock: &Clock,
     tell: &mut dyn FnMut(Fate<'_>),
-) -> Result<Pruned, NotPruned> {
-    let fail =
-        |errno| NotPruned::Error(Error::from_errno(errno, pruning.top.as_os_str().as_bytes()));
+) -> Result<Result<Pruned, Doubt>, Error> {
+    let fail = |errno| Error::from_errno(errno, pruning.top.as_os_str().as_bytes());
+    let root = Root::open_or_guard(&pruning.top, pruning.require_mount);
     // Held all the time: not another disk half-way.
-    let root =
-        Root::open_or_guard(&pruning.top, pruning.require_mount).and_then(|root| root.again());
-    let root = root.map_err(fail)?;
+    let root = root.and_then(|root| root.again()).map_err(fail)?;
     let leap = leap(pruning.days, pruning.lock);
     if let Some(doubt) = clock.doubt(&root, leap).map_err(fail)? {
-        return Err(NotPruned::Doubt(doubt));
+        return Ok(Err(doubt));
     }
     if !pruning.dry_run {
         // On a full disk it may be impossible, and then it is not known the next time.
@@ -141,7 +122,7 @@ pub fn prune(
         tell,
     };
     work.run().map_err(fail)?;
-    Ok(work.pruned)
+    Ok(Ok(work.pruned))
 }
 
 /// A file that may go: the first ones go first.
@@ -270,10 +251,8 @@ impl Work<'_> {
             (path == VERSIONS || !is_reserved(name)) && !apart.contains(&root.host_path(path))
         };
         self.pruned.locked = 0;
-        self.oldest = Oldest {
-            needed,
-            ..Oldest::default()
-        };
+        self.oldest = Oldest::default();
+        self.oldest.needed = needed;
         // Of one directory: as many as stay in any case.
         let mut youngest = BTreeMap::new();
         let mut relative: Rc<[u8]> = Rc::from([]);
@@ -355,9 +334,10 @@ impl Work<'_> {
         if !self.pruning.dry_run {
             match self.remove_counted(key, stat) {
                 Ok(true) => self.remove_empty(&key.relative),
-                Ok(false) => return false,
-                // Somebody else has removed or replaced it, or its directory.
-                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV) => return false,
+                // Somebody else has changed, removed or replaced it, or its directory.
+                Ok(false) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV) => {
+                    return false;
+                }
                 Err(errno) => {
                     self.failed(&path, errno);
                     return false;
@@ -458,7 +438,6 @@ fn remove_unchanged(
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
-    use std::os::fd::OwnedFd;
     use std::sync::atomic::AtomicBool;
     use std::thread;
     use std::time::UNIX_EPOCH;
@@ -473,13 +452,12 @@ mod tests {
         // In memory where that is possible: replacing a file makes others write to the disk.
         let top = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let top = top.unwrap();
-        let directory: OwnedFd = File::open(top.path()).unwrap().into();
+        let directory = File::open(top.path()).unwrap();
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-                    let found = fstatat(&directory, "name", flags).ok();
+                    let found = look(directory.as_fd(), b"name").ok();
                     if let Some(found) = found.filter(|found| found.st_mtime == 1_000_000) {
                         // What it says of a file that is gone or replaced meanwhile is nobody's concern.
                         let _ = remove_unchanged(directory.as_fd(), b"name", &found);
@@ -528,10 +506,8 @@ mod tests {
                 };
                 oldest.add(key, stat);
             }
-            let found = oldest.found.into_keys();
-            found
-                .map(|key| (key.is_file, key.time.0))
-                .collect::<Vec<_>>()
+            let facts = |key: Key| (key.is_file, key.time.0);
+            oldest.found.into_keys().map(facts).collect::<Vec<_>>()
         };
         let many = oldest_of(0, 1);
         assert_eq!(many.len(), MOST_REMEMBERED);
