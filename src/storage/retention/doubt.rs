@@ -24,7 +24,8 @@ use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::walk_mount;
 use crate::storage::quota::state::open_state;
 
-const DAY: i64 = 24 * 3600;
+/// In seconds.
+pub const DAY: i64 = 24 * 3600;
 
 /// The file in [`STATE`]: one line with time, seconds since the boot, and the boot.
 const FILE: &[u8] = b"clock";
@@ -133,9 +134,10 @@ fn doubt(
     leap: i64,
     files: impl FnOnce() -> Result<Newest, Errno>,
 ) -> Result<Option<Doubt>, Errno> {
-    let is_behind = |known: &i64| *known > now.time + DAY;
-    let is_ahead_of = |known: &i64| now.time - known > leap;
-    if now.time < SET_SINCE {
+    let time = now.time;
+    let is_behind = |known: &i64| *known > time + DAY;
+    let is_ahead_of = |known: &i64| time - known > leap;
+    if time < SET_SINCE {
         return Ok(Some(Doubt::Unset));
     }
     let moved = believed.as_ref().and_then(|then| now.moved_since(then));
@@ -155,10 +157,7 @@ fn doubt(
         let ahead = believed.or(older).filter(is_ahead_of);
         far = newest.filter(is_behind).or(ahead);
     }
-    Ok(far.map(|known| Doubt::Far {
-        now: now.time,
-        known,
-    }))
+    Ok(far.map(|known| Doubt::Far { now: time, known }))
 }
 
 /// By the time that no client can set, of all that lies on the mounted file system, what is the server's own included.

@@ -34,14 +34,12 @@ use crate::storage::disk::writers;
 use crate::storage::error::Error;
 use crate::storage::quota::meter::{Meter, Metered};
 use crate::storage::retention::arrival::{self, Arrival};
-use crate::storage::retention::doubt::{Clock, Doubt, leap, remember};
+use crate::storage::retention::doubt::{Clock, DAY, Doubt, leap, remember};
 use crate::storage::retention::lock::locked_until;
 use crate::storage::rules::{Room, available};
 
 /// Files that are remembered in one walk.
 const MOST_REMEMBERED: usize = 10_000;
-
-const DAY: i64 = 24 * 3600;
 
 /// What is to be taken away of one directory of the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -476,12 +474,11 @@ mod tests {
                 fs::write(&aside, round.to_string()).unwrap();
                 fs::rename(&aside, &name).unwrap();
                 // It may be aside for a moment.
-                let stored = || fs::read_to_string(&name).is_ok_and(|is| is == round.to_string());
-                let found = (0..1000).any(|_| {
+                let is_stored = |_| {
                     thread::yield_now();
-                    stored()
-                });
-                lost += u32::from(!found);
+                    fs::read_to_string(&name).is_ok_and(|is| is == round.to_string())
+                };
+                lost += u32::from(!(0..1000).any(is_stored));
             }
             over.store(true, Ordering::Relaxed);
             assert_eq!(lost, 0);
