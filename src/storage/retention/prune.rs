@@ -116,6 +116,7 @@ pub fn prune(
         pruned: Pruned::default(),
         oldest: Oldest::default(),
         done: None,
+        is_first_walk: true,
         freed: 0,
         tell,
     };
@@ -176,8 +177,9 @@ struct Work<'a> {
     pruned: Pruned,
     /// Of the files that the last walk has met.
     oldest: Oldest,
-    /// The files up to here are dealt with; None in the first walk.
+    /// The files up to here are dealt with.
     done: Option<Key>,
+    is_first_walk: bool,
     /// Bytes that a dry run would have freed by removing what is too old.
     freed: u64,
     tell: &'a mut dyn FnMut(Fate<'_>),
@@ -254,7 +256,7 @@ impl Work<'_> {
         // Of one directory: as many as stay in any case.
         let mut youngest = BTreeMap::new();
         let mut relative: Rc<[u8]> = Rc::from([]);
-        walk_mount(root, b"", &enter, &mut |met| {
+        let walked = walk_mount(root, b"", &enter, &mut |met| {
             match met {
                 Ok(met) if kind(met.stat) == Kind::File && !is_reserved(met.name) => {
                     if *relative != *met.relative {
@@ -270,13 +272,15 @@ impl Work<'_> {
                         self.deal_with(key, stat);
                     }
                 }
-                Err(missed) if missed.errno != Errno::EXDEV && self.done.is_none() => {
+                Err(missed) if missed.errno != Errno::EXDEV && self.is_first_walk => {
                     self.failed(missed.relative, missed.errno);
                 }
                 _ => {}
             }
             ControlFlow::Continue(())
-        })
+        });
+        self.is_first_walk = false;
+        walked
     }
 
     /// A file by the time at which it was stored.
@@ -316,7 +320,7 @@ impl Work<'_> {
         if locked_until(&stat, self.pruning.lock).is_some() {
             self.pruned.locked += 1;
         } else if self.pruning.days.is_some_and(is_too_old) {
-            if self.done.is_none() && self.remove(&key, &stat) && self.pruning.dry_run {
+            if self.is_first_walk && self.remove(&key, &stat) && self.pruning.dry_run {
                 self.freed += frees(&stat);
             }
         } else if stat.st_blocks > 0 && self.done.as_ref() < Some(&key) {
