@@ -74,8 +74,7 @@ impl Table {
     }
 
     fn renew(&mut self, account: &str, before: &FileStat, after: &FileStat, now: Instant) {
-        let mut stored = self.0.iter_mut();
-        let stored = stored.find(|stored| stored.is(account, before, now));
+        let stored = self.0.iter_mut().find(|one| one.is(account, before, now));
         if let Some(stored) = stored.filter(|_| is_same_file(before, after)) {
             stored.file = identity(after);
         }

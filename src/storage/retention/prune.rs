@@ -1,12 +1,11 @@
 //! Taking old files away: those older than so many days, and the oldest ones until so much of a disk is free.
 //!
-//! The age of a file counts from its time of modification; where a client has set that time, from its arrival if that was
-//! later; where the file system cannot note the arrival, from its time of change. An old version has the time of modification
-//! of the file that was, so its age counts from its time of change. A file to which a wrong clock gave its times counts from
-//! the moment at which it is found. Nothing is done while the clock is not believed. The pruner looks once more at a file in the
-//! very moment in which it removes it: it moves the file aside under a name of ours first, and back when it is not what was
-//! found before, so that nothing is removed that was stored meanwhile, whoever stored it. Links are not followed, and nothing
-//! beyond a mount point is touched.
+//! The age of a file counts from its time of modification, or from its arrival where a client has set that time and the arrival
+//! was later; where the file system cannot note the arrival, from its time of change. That of an old version counts from its
+//! time of change, for its time of modification is that of the file that was. A file to which a wrong clock gave its times
+//! counts from the moment at which it is found. Nothing is done while the clock is not believed. Whoever stores a file
+//! meanwhile keeps it: the pruner moves what it removes aside under a name of ours first, looks at it once more, and moves it
+//! back when it is not what was found. Links are not followed, and nothing beyond a mount point is touched.
 //!
 //! However many files there are, only the oldest ones are remembered, and the tree is walked again when those do not suffice.
 use std::collections::BTreeMap;
@@ -467,13 +466,12 @@ mod tests {
                 }
             });
             let (name, aside) = (top.path().join("name"), top.path().join("aside"));
+            let then = UNIX_EPOCH + Duration::from_secs(1_000_000);
             let mut lost = 0;
             for round in 0..3000 {
                 let _ = fs::remove_file(&name);
                 fs::write(&aside, "old").unwrap();
-                let old = File::open(&aside).unwrap();
-                old.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000))
-                    .unwrap();
+                File::open(&aside).unwrap().set_modified(then).unwrap();
                 fs::rename(&aside, &name).unwrap();
                 fs::write(&aside, round.to_string()).unwrap();
                 fs::rename(&aside, &name).unwrap();
@@ -517,7 +515,6 @@ mod tests {
         assert_eq!(many[..3_000].iter().filter(|one| one.0).count(), 0);
         assert_eq!(many[3_000], (true, 0));
         let few = oldest_of(8, 5 * 4096);
-        assert_eq!(few.len(), 5);
         assert_eq!(few[..], many[..5]);
     }
 }
