@@ -58,7 +58,7 @@ pub use quota::counts::{
 };
 pub use quota::meter::Metered;
 pub use retention::doubt::{Clock, believed, establish};
-pub use retention::prune::{Fate, NotPruned, Pruned, Pruning, prune};
+pub use retention::prune::{Fate, Pruned, Pruning, prune};
 pub use rules::{Expiry, Quota, Room, Rules, Uploads, Usage};
 pub use upload::sweep::{Partials, count_partials, remove_old_partials};
 pub use upload::{How, Stored, Upload};

@@ -236,11 +236,7 @@ mod tests {
 
     #[test]
     fn what_was_stored_before_the_clock_was_set_is_known_by_its_time() {
-        let at = |time, since_boot| Moment {
-            time,
-            since_boot,
-            boot: "b".to_owned(),
-        };
+        let at = |time, since_boot| Moment::new(time, since_boot, "b");
         let then = at(1000, 50);
         assert_eq!(misdated(&then, &at(1300, 350)), None);
         assert_eq!(misdated(&then, &at(1299 + SLIGHT, 350)), None);

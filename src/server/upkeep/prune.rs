@@ -6,6 +6,7 @@
 //! of those who may upload there; one of them without such a rule keeps everything. A lock holds whoever has it. A root or
 //! folder that lies in another is none of the outer one's business.
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use crate::accounts::Account;
@@ -13,7 +14,7 @@ use crate::config::Config;
 use crate::observe::printable;
 use crate::server::upkeep::areas::as_owner;
 use crate::storage::{
-    Clock, Fate, Moment, NotPruned, Permission, Pruned, Pruning, Rules, believed, prune, uploaded,
+    Clock, Fate, Moment, Permission, Pruned, Pruning, Rules, believed, prune, uploaded,
 };
 
 /// Failures that are told one by one.
@@ -220,14 +221,15 @@ pub fn carry_out(pruning: &Pruning, clock: &Clock, say: &mut dyn FnMut(Said)) ->
         }
     });
     let top = shown(&pruning.top);
+    let nothing = |why: &dyn Display| format!("{top}: nothing is taken away: {why}");
     let done = match done {
-        Ok(done) => done,
-        Err(why) => {
-            let line = format!("{top}: nothing is taken away: {why}");
-            say(match why {
-                NotPruned::Doubt(_) => Said::Doubt(line),
-                NotPruned::Error(_) => Said::Trouble(line),
-            });
+        Ok(Ok(done)) => done,
+        Ok(Err(doubt)) => {
+            say(Said::Doubt(nothing(&doubt)));
+            return None;
+        }
+        Err(error) => {
+            say(Said::Trouble(nothing(&error)));
             return None;
         }
     };

@@ -21,7 +21,7 @@ const MARK: &CStr = c"user.thriftpd.boot";
 const LONGEST: usize = 64;
 
 /// What the kernel calls this boot (random(4)); None where /proc is missing.
-fn this_boot() -> Option<&'static str> {
+pub fn this_boot() -> Option<&'static str> {
     static BOOT: OnceLock<Option<String>> = OnceLock::new();
     let boot = BOOT.get_or_init(|| {
         let identity = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;

@@ -1,9 +1,11 @@
 //! What the clocks of the system say: the time of day, which may be wrong or unset, and the time since the boot, which counts
 //! sleep and cannot be set.
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+
+use crate::storage::disk::boot::this_boot;
 
 /// 1 January 2020. A clock that says less was never set: small hosts without a battery start in 1970.
 pub const SET_SINCE: i64 = 1_577_836_800;
@@ -13,47 +15,42 @@ pub const SETTLING: Duration = Duration::from_secs(300);
 
 /// The time, in seconds since 1970.
 pub fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    });
+    let now = seconds(ClockId::CLOCK_REALTIME);
     now.saturating_add(ahead().unwrap_or(0)).max(0)
+}
+
+fn seconds(clock: ClockId) -> i64 {
+    clock_gettime(clock).map_or(0, |time| time.tv_sec())
 }
 
 pub fn is_set() -> bool {
     now() >= SET_SINCE
 }
 
-/// One moment by both clocks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One moment by both clocks; the one of the later time is the greater one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment {
     /// In seconds since 1970.
     pub time: i64,
     /// In seconds since the boot.
     pub since_boot: i64,
-    /// What the kernel calls the boot (random(4)); empty where /proc is missing.
+    /// What the kernel calls the boot (random(4)); empty where that is not known.
     pub boot: String,
 }
 
 impl Moment {
-    pub fn now() -> Self {
-        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |time| time.tv_sec());
-        let skipped = i64::try_from((SETTLING - settling()).as_secs()).unwrap_or(0);
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    pub fn new(time: i64, since_boot: i64, boot: &str) -> Self {
         Self {
-            time: now(),
-            since_boot: since_boot + skipped,
-            boot: boot.map_or_else(|_| String::new(), |boot| boot.trim().to_owned()),
+            time,
+            since_boot,
+            boot: boot.to_owned(),
         }
     }
 
-    /// A time that is known from files, of no known boot.
-    pub fn of_files(time: i64) -> Self {
-        Self {
-            time,
-            since_boot: 0,
-            boot: String::new(),
-        }
+    pub fn now() -> Self {
+        let skipped = i64::try_from((SETTLING - settling()).as_secs()).unwrap_or(0);
+        let since_boot = seconds(ClockId::CLOCK_BOOTTIME) + skipped;
+        Self::new(now(), since_boot, this_boot().unwrap_or_default())
     }
 
     /// By how many seconds the time of day was moved between an earlier moment of the same boot and this one; None where
@@ -89,11 +86,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_is_noticed_within_a_boot_only() {
-        let at = |time, since_boot, boot: &str| Moment {
-            time,
-            since_boot,
-            boot: boot.to_owned(),
-        };
+        let at = Moment::new;
         let first = at(1000, 10, "a");
         assert_eq!(at(1090, 100, "a").moved_since(&first), Some(0));
         assert_eq!(at(5090, 100, "a").moved_since(&first), Some(4000));

@@ -111,7 +111,7 @@ pub fn rename_to_new(from: impl AsFd, old: &[u8], to: impl AsFd, new: &[u8]) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::fs::{self, File};
     use std::sync::mpsc;
     use std::thread;
 
@@ -140,5 +140,20 @@ mod tests {
         assert_eq!(told.try_iter().collect::<Vec<_>>(), ["first", "second"]);
         let same = HeldName::of_two((&here, b"name"), (&here, b"name")).unwrap();
         assert!(same.1.is_none());
+    }
+
+    #[test]
+    fn a_name_that_something_has_is_not_given_anew() {
+        let top = tempfile::tempdir().unwrap();
+        let directory = File::open(top.path()).unwrap();
+        let (name, aside) = (top.path().join("name"), top.path().join("aside"));
+        let give = || rename_to_new(&directory, b"aside", &directory, b"name");
+        fs::write(&aside, "new").unwrap();
+        give().unwrap();
+        assert!(!aside.exists());
+        fs::write(&aside, "older").unwrap();
+        assert_eq!(give(), Err(Errno::EEXIST));
+        assert_eq!(fs::read(name).unwrap(), b"new");
+        assert!(aside.exists());
     }
 }

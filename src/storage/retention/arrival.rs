@@ -47,10 +47,8 @@ pub enum Arrival {
 
 /// What is known of a regular file.
 pub fn of(directory: BorrowedFd<'_>, name: &[u8]) -> Arrival {
-    let directory = format!("{}/", name_of(directory));
-    let Ok(path) = CString::new([directory.as_bytes(), name].concat()) else {
-        return Arrival::Unknowable;
-    };
+    let path = [name_of(directory).as_bytes(), b"/", name].concat();
+    let path = CString::new(path).unwrap_or_default();
     match system::attribute_of_path(&path, ATTRIBUTE, LONGEST) {
         Ok(value) => parse(&value).map_or(Arrival::Unnoted, Arrival::At),
         Err(Errno::ENODATA) => Arrival::Unnoted,

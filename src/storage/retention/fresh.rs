@@ -1,14 +1,16 @@
-//! Files that an account has just stored, under a lock: for some minutes it may still do to them what clients do right behind an
-//! upload, which is to set their times and to give them the name that they are to have. Nothing that was there before is hurt by
+//! Files that an account has just stored, under a lock: for some minutes the account may still do to them what clients do right
+//! behind an upload, which is to set their times and to give them their final names. Nothing that was there before is hurt by
 //! that.
 //!
 //! A file is known by device and inode, and by the time of its last change: once anybody else has changed it, it is no longer
 //! what was stored.
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::stat::FileStat;
+
+use crate::storage::disk::metadata::is_same_file;
 
 /// How long clients have.
 const FRESH_FOR: Duration = Duration::from_secs(600);
@@ -16,23 +18,24 @@ const FRESH_FOR: Duration = Duration::from_secs(600);
 /// Files that are remembered; the oldest ones are forgotten first.
 const MOST: usize = 4096;
 
-/// Device and inode.
-type Key = (u64, u64);
+/// Device and inode, and the last change in seconds since 1970 and nanoseconds.
+type Identity = (u64, u64, i64, i64);
+
+fn identity(stat: &FileStat) -> Identity {
+    let (device, inode) = (stat.st_dev, stat.st_ino);
+    (device, inode, stat.st_ctime, stat.st_ctime_nsec)
+}
 
 struct Stored {
     account: String,
-    /// Seconds since 1970 and nanoseconds.
-    changed: (i64, i64),
+    file: Identity,
     since: Instant,
 }
 
-struct Table {
-    files: BTreeMap<Key, Stored>,
-    /// In the order in which they were stored.
-    order: VecDeque<(Key, Instant)>,
-}
+/// In the order in which they were stored.
+struct Table(VecDeque<Stored>);
 
-static TABLE: Mutex<Table> = Mutex::new(Table::new());
+static TABLE: Mutex<Table> = Mutex::new(Table(VecDeque::new()));
 
 fn table() -> MutexGuard<'static, Table> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -53,61 +56,36 @@ pub fn renew(account: &str, before: &FileStat, after: &FileStat) {
     table().renew(account, before, after, Instant::now());
 }
 
-fn key(stat: &FileStat) -> Key {
-    (stat.st_dev, stat.st_ino)
-}
-
-fn changed(stat: &FileStat) -> (i64, i64) {
-    (stat.st_ctime, stat.st_ctime_nsec)
-}
-
 impl Table {
-    const fn new() -> Self {
-        Self {
-            files: BTreeMap::new(),
-            order: VecDeque::new(),
-        }
-    }
-
     fn note(&mut self, account: &str, stat: &FileStat, now: Instant) {
-        let stored = Stored {
+        self.0.push_back(Stored {
             account: account.to_owned(),
-            changed: changed(stat),
+            file: identity(stat),
             since: now,
-        };
-        self.files.insert(key(stat), stored);
-        self.order.push_back((key(stat), now));
-        while let Some((key, since)) = self.order.front() {
-            if self.order.len() <= MOST && now.duration_since(*since) <= FRESH_FOR {
-                break;
-            }
-            // It may have been stored anew, as another file with the same inode.
-            if self
-                .files
-                .get(key)
-                .is_some_and(|stored| stored.since == *since)
-            {
-                self.files.remove(key);
-            }
-            self.order.pop_front();
-        }
-    }
-
-    fn renew(&mut self, account: &str, before: &FileStat, after: &FileStat, now: Instant) {
-        if key(before) != key(after) || !self.is_fresh(account, before, now) {
-            return;
-        }
-        if let Some(stored) = self.files.get_mut(&key(after)) {
-            stored.changed = changed(after);
+        });
+        let is_over = |oldest: &Stored| now.duration_since(oldest.since) > FRESH_FOR;
+        while self.0.len() > MOST || self.0.front().is_some_and(is_over) {
+            self.0.pop_front();
         }
     }
 
     fn is_fresh(&self, account: &str, stat: &FileStat, now: Instant) -> bool {
-        self.files.get(&key(stat)).is_some_and(|stored| {
-            stored.account == account
-                && stored.changed == changed(stat)
-                && now.duration_since(stored.since) <= FRESH_FOR
-        })
+        self.0.iter().any(|stored| stored.is(account, stat, now))
+    }
+
+    fn renew(&mut self, account: &str, before: &FileStat, after: &FileStat, now: Instant) {
+        let stored = self.0.iter_mut().find(|one| one.is(account, before, now));
+        if let Some(stored) = stored.filter(|_| is_same_file(before, after)) {
+            stored.file = identity(after);
+        }
+    }
+}
+
+impl Stored {
+    fn is(&self, account: &str, stat: &FileStat, now: Instant) -> bool {
+        self.file == identity(stat)
+            && self.account == account
+            && now.duration_since(self.since) <= FRESH_FOR
     }
 }
 
@@ -125,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_file_is_fresh_for_who_has_stored_it_while_nobody_changes_it() {
-        let (mut table, start) = (Table::new(), Instant::now());
+        let (mut table, start) = (Table(VecDeque::new()), Instant::now());
         let stored = file(1, 100);
         table.note("anna", &stored, start);
         assert!(table.is_fresh("anna", &stored, start));
@@ -148,24 +126,23 @@ mod tests {
 
     #[test]
     fn only_so_many_are_remembered_and_each_for_so_long() {
-        let (mut table, start) = (Table::new(), Instant::now());
-        let template = file(0, 100);
-        let numbered = |inode: u64| {
-            let mut stat = template;
+        let (mut table, start) = (Table(VecDeque::new()), Instant::now());
+        let mut stat = file(0, 100);
+        let mut numbered = |inode| {
             stat.st_ino = inode;
             stat
         };
         for inode in 0..2 * MOST as u64 {
             table.note("anna", &numbered(inode), start);
         }
-        assert_eq!((table.files.len(), table.order.len()), (MOST, MOST));
+        assert_eq!(table.0.len(), MOST);
         assert!(!table.is_fresh("anna", &numbered(0), start));
         // An inode that is used again is the file that was stored last.
         let last = 2 * MOST as u64 - 1;
         let later = start + FRESH_FOR;
         table.note("anna", &numbered(last), later);
         table.note("anna", &numbered(0), later + Duration::from_secs(1));
-        assert_eq!((table.files.len(), table.order.len()), (2, 2));
+        assert_eq!(table.0.len(), 2);
         assert!(table.is_fresh("anna", &numbered(last), later));
     }
 }

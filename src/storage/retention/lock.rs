@@ -45,17 +45,15 @@ pub fn check_tree(
     if lock.is_none() {
         return Ok(());
     }
+    let fail = |errno| Error::from_errno(errno, path);
     let mut found = Ok(());
-    walk_all(root, relative, &|_| true, &mut |met| {
-        found = match met {
-            Ok(met) => check(met.stat, lock, path),
-            Err(missed) => Err(Error::from_errno(missed.errno, path)),
-        };
+    let walked = walk_all(root, relative, &|_| true, &mut |met| {
+        let met = met.map_err(|missed| fail(missed.errno));
+        found = met.and_then(|met| check(met.stat, lock, path));
         match found {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
-    })
-    .map_err(|errno| Error::from_errno(errno, path))?;
-    found
+    });
+    walked.map_err(fail).and(found)
 }
