@@ -131,10 +131,9 @@ fn sleep(pause: Duration) {
         let left = TimeSpec::new(left, 0);
         // Whatever ends it early, there is a rest to sleep.
         let flags = ClockNanosleepFlags::empty();
-        if let Err(Errno::EINVAL | Errno::EOPNOTSUPP) =
-            clock_nanosleep(ClockId::CLOCK_BOOTTIME, flags, &left)
-        {
-            std::thread::sleep(pause);
+        match clock_nanosleep(ClockId::CLOCK_BOOTTIME, flags, &left) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => std::thread::sleep(pause),
         }
     }
 }

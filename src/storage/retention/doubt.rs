@@ -60,7 +60,7 @@ impl fmt::Display for Doubt {
             Self::Far { now, known } => {
                 let apart = match now < known {
                     true => "which is before".to_owned(),
-                    false => format!("{} days after", (now - known) / DAY),
+                    false => format!("{} days after", now.saturating_sub(known) / DAY),
                 };
                 let (now, known) = (date(now), date(known));
                 write!(
@@ -135,8 +135,8 @@ fn doubt(
     files: impl FnOnce() -> Result<Newest, Errno>,
 ) -> Result<Option<Doubt>, Errno> {
     let time = now.time;
-    let is_behind = |known: &i64| *known > time + DAY;
-    let is_ahead_of = |known: &i64| time - known > leap;
+    let is_behind = |known: &i64| known.saturating_sub(time) > DAY;
+    let is_ahead_of = |known: &i64| time.saturating_sub(*known) > leap;
     if time < SET_SINCE {
         return Ok(Some(Doubt::Unset));
     }

@@ -26,6 +26,7 @@ use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 use crate::storage::disk::clock::SET_SINCE;
 use crate::storage::disk::metadata::{Kind, is_unchanged, kind, size_of};
 use crate::storage::disk::names::{HeldName, rename_to_new};
+use crate::storage::disk::writers::Doomed;
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::{Met, below, walk_mount};
@@ -209,8 +210,6 @@ impl Work<'_> {
                 self.done = Some(key);
             }
             if missing == 0 && !self.pruning.dry_run {
-                // Some file systems have the room only when the journal is written.
-                let _ = syncfs(self.root.open_on_same_mount(b"")?);
                 missing = self.missing()?;
                 // Who holds it (open files, snapshots, clones) gives nothing back for more.
                 if missing > before / 2 {
@@ -234,7 +233,12 @@ impl Work<'_> {
         if self.pruning.free.is_empty() {
             return Ok(0);
         }
-        let disk = fstatvfs(self.root.open_on_same_mount(b"")?)?;
+        let top = self.root.open_on_same_mount(b"")?;
+        if self.pruned.files > 0 && !self.pruning.dry_run {
+            // Some file systems have the room of what was removed only when the journal is written.
+            let _ = syncfs(&top);
+        }
+        let disk = fstatvfs(&top)?;
         let size = disk.blocks().saturating_mul(disk.fragment_size());
         let wanted = self.pruning.free.iter().map(|room| room.of(size)).min();
         let free = available(&disk, Room::default()).saturating_add(self.freed);
@@ -360,9 +364,10 @@ impl Work<'_> {
         }
         // In this process nothing is stored under the name meanwhile.
         let _held = HeldName::of(&directory, &key.name)?;
+        let doomed = Doomed::open(directory.as_fd(), &key.name)?;
         let is_gone = remove_unchanged(directory.as_fd(), &key.name, stat)?;
         if is_gone && let Some((_, Some(meter))) = &self.ledger {
-            meter.went(size_of(stat), 1);
+            meter.lost(doomed);
         }
         Ok(is_gone)
     }
