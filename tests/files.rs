@@ -183,7 +183,7 @@ fn rnto_comes_right_behind_rnfr_only() {
     let mut client = server.client();
     client.expect("RNTO two", 503);
     client.expect("RNFR one", 350);
-    client.expect("NOOP", 200);
+    client.expect("PWD", 257);
     client.expect("RNTO two", 503);
     client.expect("RNFR one", 350);
     client.expect("RNTO two", 250);

@@ -84,7 +84,7 @@ fn data_may_flow_in_the_clear_until_prot_p() {
 }
 
 #[test]
-fn pbsz_and_prot_come_in_their_order() {
+fn pbsz_and_prot_come_behind_auth_in_any_order() {
     let server = Server::start();
     let mut clear = server.connect();
     clear.expect("PBSZ 0", 503);
@@ -94,7 +94,8 @@ fn pbsz_and_prot_come_in_their_order() {
     clear.login();
     clear.expect("CCC", 533);
     let mut client = Secure::explicit(&server, client_config(&TLS13));
-    client.expect("PROT P", 503);
+    client.expect("PROT P ", 200);
+    client.expect("PBSZ 0 ", 200);
     client.expect("PBSZ big", 501);
     client.expect("PBSZ 4294967296", 501);
     client.expect("PBSZ 16384", 200).says("PBSZ=0");
@@ -303,6 +304,29 @@ fn ccc_takes_nothing_of_what_follows_close_notify() {
     let (mut clear, reply) = client.clear_with(b"PWD\r\nNOOP\r\n");
     reply.expect(257);
     clear.reply().expect(200);
+}
+
+#[test]
+fn who_says_auth_ssl_takes_data_for_private_until_prot_c() {
+    let server = Server::start();
+    server.write("file", "contents");
+    for auth in ["AUTH SSL", "AUTH TLS-P", "auth ssl "] {
+        let mut clear = server.connect();
+        clear.expect(auth, 234);
+        let config = Arc::new(client_config(&TLS13));
+        let stream = handshake(&config, "localhost", clear.into_stream()).unwrap();
+        let mut client = Secure::over_stream(stream, config, server.address());
+        client.login();
+        client.expect("TYPE I", 200);
+        assert_eq!(client.download("RETR file").0, b"contents");
+        client.expect("PROT C", 200);
+        let mut data = client.epsv();
+        client.expect("RETR file", 150);
+        let mut bytes = Vec::new();
+        data.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"contents");
+        client.reply().expect(226);
+    }
 }
 
 #[test]

@@ -230,14 +230,14 @@ fn obey(session: &mut Session, line: &Line) {
         return;
     }
     match line {
-        Line::Command(line) if is_http_request(line) => {
-            log::warn!(
-                "{}: closed: an HTTP request came: a browser or a forged form is talking",
-                session.who()
-            );
-            end(session, "This is FTP, not HTTP; closing.");
-        }
         Line::Command(line) => match Command::parse(line) {
+            Ok(command) if commands::find(&command.verb).is_none() && is_http_request(&command) => {
+                log::warn!(
+                    "{}: closed: an HTTP request came: a browser or a forged form is talking",
+                    session.who()
+                );
+                end(session, "This is FTP, not HTTP; closing.");
+            }
             Ok(mut command) => {
                 commands::run(session, &command);
                 command.wipe();

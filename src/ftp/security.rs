@@ -16,8 +16,8 @@ pub struct Security {
     pub id: SessionId,
     /// TLS began with the first byte: there is no clear state to return to.
     pub implicit: bool,
-    /// PBSZ was given; PROT may follow.
-    pub buffer_agreed: bool,
+    /// TLS has begun, and may have ended again (CCC): PROT may be said.
+    pub has_begun: bool,
     /// PROT P: data connections are encrypted.
     pub private_data: bool,
     /// What the client's certificate calls it.
@@ -42,7 +42,7 @@ impl Security {
             answers: tls.map(Tls::answers),
             id,
             implicit,
-            buffer_agreed: implicit,
+            has_begun: implicit,
             private_data: implicit,
             client_names: Vec::new(),
         }
@@ -50,7 +50,7 @@ impl Security {
 
     /// Back to what holds without AUTH.
     pub fn reset(&mut self) {
-        self.buffer_agreed = self.implicit;
+        self.has_begun = self.implicit;
         self.private_data = self.implicit;
         if !self.implicit {
             self.client_names.clear();

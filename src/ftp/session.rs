@@ -1,5 +1,6 @@
 //! A session's state and what every handler needs of it: the login, the representation type, the agreed data port, the
 //! restart marker, replying, opening data connections. Knows no verb.
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,9 +63,9 @@ pub struct Visitor {
 /// The representation type (RFC 959 §3.1.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Representation {
-    /// The default of the standard.
-    #[default]
     Ascii,
+    /// The default, though it is ASCII in the standard: cameras and scanners that never say TYPE send files as they are.
+    #[default]
     Image,
 }
 
@@ -127,9 +128,9 @@ pub struct Session {
     pub restart: u64,
     /// The last byte of the next transfer (RANG), where it is not the file's.
     pub range_last: Option<u64>,
-    /// What RNFR named; only the very next command may use it.
+    /// What RNFR named; only RNTO may use it.
     pub rename_source: Option<VirtualPath>,
-    /// What SITE CPFR named; only the very next command may use it.
+    /// What SITE CPFR named; only SITE CPTO may use it.
     pub copy_source: Option<VirtualPath>,
     /// What ALLO announced for the next upload, in bytes.
     pub announced: Option<u64>,
@@ -362,8 +363,23 @@ impl Session {
         }
         visitor
             .directory
-            .join(argument)
+            .join(&self.without_tilde(argument))
             .map_err(|error| Refusal::new(553, format!("Not a possible name: {error}.")))
+    }
+
+    /// `~` and `~/x` are the home and what is in it, as in a shell, where there is no such name: with the root in its place.
+    pub fn without_tilde<'a>(&self, argument: &'a [u8]) -> Cow<'a, [u8]> {
+        let (b"~" | [b'~', b'/', ..], Ok(visitor)) = (argument, self.visitor()) else {
+            return argument.into();
+        };
+        let is_there = match visitor.directory.join(b"~") {
+            Ok(named) => visitor.view.symlink_metadata(&named).is_ok(),
+            Err(_) => true,
+        };
+        match is_there {
+            true => argument.into(),
+            false => [b"/", &argument[1..]].concat().into(),
+        }
     }
 
     /// The same, with the working directory for an empty argument.

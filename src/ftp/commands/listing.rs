@@ -99,6 +99,21 @@ fn now() -> i64 {
         .map_or(0, |since| since.as_secs() as i64)
 }
 
+/// A name that looks like flags, such as `-a`, is meant when it is there.
+fn flags_and_path<'a>(
+    session: &Session,
+    argument: &'a [u8],
+) -> Result<(ListFlags, &'a [u8]), Refusal> {
+    let (flags, typed) = parse_list_argument(argument);
+    if typed != argument {
+        let literal = session.path(argument)?;
+        if session.view()?.symlink_metadata(&literal).is_ok() {
+            return Ok((ListFlags::default(), argument));
+        }
+    }
+    Ok((flags, typed))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
     Long,
@@ -159,14 +174,8 @@ impl Lister {
     fn for_argument(session: &Session, argument: &[u8], style: Style) -> Result<Self, Refusal> {
         let view = session.view()?;
         let here = session.visitor()?.directory.clone();
-        let (mut flags, mut typed) = parse_list_argument(argument);
-        // A name that looks like flags, such as `-a`, is meant when it is there.
-        if typed != argument && !argument.is_empty() {
-            let literal = session.path(argument)?;
-            if view.symlink_metadata(&literal).is_ok() {
-                (flags, typed) = (ListFlags::default(), argument);
-            }
-        }
+        let (flags, typed) = flags_and_path(session, argument)?;
+        let typed = &*session.without_tilde(typed);
         let start = session.path_or_here(typed)?;
         if !view.permits(&start, Permission::List) {
             let kind = storage::ErrorKind::NotPermitted(Permission::List);
@@ -432,7 +441,9 @@ fn prefix_of(typed: &[u8]) -> Vec<u8> {
 
 // ---- RFC 3659
 
+/// The standard has no flags here, but clients send those of LIST.
 pub fn mlsd(session: &mut Session, argument: &[u8]) -> Answer {
+    let (_, argument) = flags_and_path(session, argument)?;
     let path = session.path_or_here(argument)?;
     let view = session.view()?;
     let metadata = view.metadata(&path)?;

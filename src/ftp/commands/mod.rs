@@ -86,8 +86,10 @@ pub struct Verb {
     pub when: When,
     pub during: During,
     pub marker: Marker,
-    /// RNTO alone may follow RNFR and use what it named.
-    pub keeps_rename_source: bool,
+    /// RNTO uses what RNFR named. Between the two may come what is answered at once, and nothing else.
+    pub uses_rename_source: bool,
+    /// The argument is words of the protocol and no name: blanks around it are not part of it.
+    pub has_words: bool,
     /// Refused where no folder of the user grants it.
     pub needs: Option<Permission>,
     /// Enough in its place: storage decides.
@@ -111,7 +113,8 @@ const fn verb(
         when: When::AfterLogin,
         during: During::Waits,
         marker: Marker::Stays,
-        keeps_rename_source: false,
+        uses_rename_source: false,
+        has_words: false,
         needs: None,
         or: None,
         feature: Feature::None,
@@ -164,7 +167,13 @@ impl Verb {
     }
     const fn uses_rename_source(self) -> Self {
         Self {
-            keeps_rename_source: true,
+            uses_rename_source: true,
+            ..self
+        }
+    }
+    const fn words(self) -> Self {
+        Self {
+            has_words: true,
             ..self
         }
     }
@@ -220,15 +229,15 @@ pub const VERBS: &[Verb] = &[
     verb("ACCT", "ACCT <account>", "RFC 959 §4.1.1", "is not needed here", login::acct).always(),
     verb("REIN", "REIN", "RFC 959 §4.1.1", "logs out and starts anew", login::rein).always(),
     verb("QUIT", "QUIT", "RFC 959 §4.1.1", "ends the session", login::quit).always(),
-    verb("HOST", "HOST <name>", "RFC 7151 §3", "names the host you mean; before USER", login::host).before_login().feature("HOST"),
+    verb("HOST", "HOST <name>", "RFC 7151 §3", "names the host you mean; before USER", login::host).before_login().feature("HOST").words(),
 
-    verb("AUTH", "AUTH <TLS | TLS-C | TLS-P | SSL>", "RFC 2228 §3, RFC 4217 §4", "encrypts the control connection", security::auth).always().secure_feature("AUTH TLS"),
-    verb("PBSZ", "PBSZ <0>", "RFC 2228 §3, RFC 4217 §8", "comes before PROT", security::pbsz).always().secure_feature("PBSZ"),
-    verb("PROT", "PROT <C | P>", "RFC 2228 §3, RFC 4217 §9", "encrypts data connections, or not", security::prot).always().secure_feature("PROT"),
+    verb("AUTH", "AUTH <TLS | TLS-C | TLS-P | SSL>", "RFC 2228 §3, RFC 4217 §4", "encrypts the control connection", security::auth).always().secure_feature("AUTH TLS").words(),
+    verb("PBSZ", "PBSZ <0>", "RFC 2228 §3, RFC 4217 §8", "is 0 under TLS", security::pbsz).always().secure_feature("PBSZ").words(),
+    verb("PROT", "PROT <C | P>", "RFC 2228 §3, RFC 4217 §9", "encrypts data connections, or not", security::prot).always().secure_feature("PROT").words(),
     verb("CCC", "CCC", "RFC 2228 §3, RFC 4217 §12.1", "goes back to the clear on the control connection", security::ccc),
 
-    verb("CWD", "CWD <directory>", "RFC 959 §4.1.1", "changes the working directory", navigation::cwd),
-    verb("XCWD", "XCWD <directory>", "RFC 1123 §4.1.3.1", "is CWD", navigation::cwd),
+    verb("CWD", "CWD [directory]", "RFC 959 §4.1.1", "changes the working directory; without one, to your home", navigation::cwd),
+    verb("XCWD", "XCWD [directory]", "RFC 1123 §4.1.3.1", "is CWD", navigation::cwd),
     verb("CDUP", "CDUP", "RFC 959 §4.1.1", "goes to the parent directory", navigation::cdup),
     verb("XCUP", "XCUP", "RFC 1123 §4.1.3.1", "is CDUP", navigation::cdup),
     verb("PWD", "PWD", "RFC 959 §4.1.3", "tells the working directory", navigation::pwd),
@@ -245,24 +254,24 @@ pub const VERBS: &[Verb] = &[
     verb("MLST", "MLST [path]", "RFC 3659 §7", "tells the facts of one name", listing::mlst).lists_facts(),
     verb("STAT", "STAT [path]", "RFC 959 §4.1.3", "tells the state, or lists on this connection", listing::stat).answered_at_once(),
 
-    verb("TYPE", "TYPE <A [N] | I | L 8>", "RFC 959 §4.1.2", "sets the representation type", parameters::representation).always().prepares_transfer(),
-    verb("MODE", "MODE <S>", "RFC 959 §4.1.2", "sets the transfer mode", parameters::mode).always(),
-    verb("STRU", "STRU <F>", "RFC 959 §4.1.2", "sets the file structure", parameters::structure).always(),
-    verb("PORT", "PORT <h1,h2,h3,h4,p1,p2>", "RFC 959 §4.1.2", "has the server connect to you", parameters::port).prepares_transfer(),
-    verb("EPRT", "EPRT <|protocol|address|port|>", "RFC 2428 §2", "is PORT for IPv4 and IPv6", parameters::eprt).prepares_transfer().feature("EPRT"),
+    verb("TYPE", "TYPE <A [N] | I | L 8>", "RFC 959 §4.1.2", "sets the representation type", parameters::representation).always().prepares_transfer().words(),
+    verb("MODE", "MODE <S>", "RFC 959 §4.1.2", "sets the transfer mode", parameters::mode).always().words(),
+    verb("STRU", "STRU <F>", "RFC 959 §4.1.2", "sets the file structure", parameters::structure).always().words(),
+    verb("PORT", "PORT <h1,h2,h3,h4,p1,p2>", "RFC 959 §4.1.2", "has the server connect to you", parameters::port).prepares_transfer().words(),
+    verb("EPRT", "EPRT <|protocol|address|port|>", "RFC 2428 §2", "is PORT for IPv4 and IPv6", parameters::eprt).prepares_transfer().feature("EPRT").words(),
     verb("PASV", "PASV", "RFC 959 §4.1.2", "opens a port for you to connect to", parameters::pasv).prepares_transfer(),
-    verb("EPSV", "EPSV [1 | 2 | ALL]", "RFC 2428 §3", "is PASV for IPv4 and IPv6", parameters::epsv).prepares_transfer().feature("EPSV"),
+    verb("EPSV", "EPSV [1 | 2 | ALL]", "RFC 2428 §3", "is PASV for IPv4 and IPv6", parameters::epsv).prepares_transfer().feature("EPSV").words(),
 
     verb("RETR", "RETR <path>", "RFC 959 §4.1.3", "sends you a file", transfer::retr).needs(Download).uses_range(),
     verb("STOR", "STOR <path>", "RFC 959 §4.1.3", "takes a file from you", transfer::stor).needs(Upload).uses_marker(),
     verb("APPE", "APPE <path>", "RFC 959 §4.1.3", "takes what is added to a file", transfer::appe).needs(Append).or(Upload).uses_marker(),
     verb("STOU", "STOU [prefix]", "RFC 959 §4.1.3, RFC 1123 §4.1.2.9", "takes a file under a new name", transfer::stou).needs(Upload).uses_marker(),
-    verb("REST", "REST <offset>", "RFC 3659 §5", "starts the next transfer at an offset", transfer::rest).feature("REST STREAM"),
+    verb("REST", "REST <offset>", "RFC 3659 §5", "starts the next transfer at an offset", transfer::rest).feature("REST STREAM").words(),
     verb("ABOR", "ABOR", "RFC 959 §4.1.3", "ends the transfer under way", transfer::abor).always().aborts(),
-    verb("ALLO", "ALLO <bytes> [R bytes]", "RFC 959 §4.1.3", "asks whether there is room", transfer::allo),
+    verb("ALLO", "ALLO <bytes> [R bytes]", "RFC 959 §4.1.3", "asks whether there is room", transfer::allo).words(),
 
     verb("HASH", "HASH <path>", "draft-bryan-ftpext-hash §3", "tells a file's checksum", checksum::hash).needs(Download).uses_range().lists_algorithms(),
-    verb("RANG", "RANG <first> <last>", "draft-bryan-ftp-range §3", "says what part of a file the next RETR or HASH means", checksum::rang).needs(Download).feature("RANG STREAM"),
+    verb("RANG", "RANG <first> <last>", "draft-bryan-ftp-range §3", "says what part of a file the next RETR or HASH means", checksum::rang).needs(Download).feature("RANG STREAM").words(),
     verb("XCRC", "XCRC <path> [start [end]]", "by convention", "tells a file's CRC32", checksum::xcrc).needs(Download).feature("XCRC"),
     verb("XMD5", "XMD5 <path> [start [end]]", "by convention", "tells a file's MD5", checksum::xmd5).needs(Download).feature("XMD5"),
     verb("XSHA1", "XSHA1 <path> [start [end]]", "by convention", "tells a file's SHA-1", checksum::xsha1).needs(Download).feature("XSHA1"),
@@ -280,13 +289,13 @@ pub const VERBS: &[Verb] = &[
     verb("AVBL", "AVBL [path]", "draft-peterson-streamlined-ftp-command-extensions", "tells the bytes free", files::avbl).feature("AVBL"),
 
     verb("FEAT", "FEAT", "RFC 2389 §3", "tells what there is beyond RFC 959", information::feat).always(),
-    verb("OPTS", "OPTS <UTF8 ON | MLST facts | HASH algorithm>", "RFC 2389 §4", "sets options", information::opts).always(),
-    verb("HELP", "HELP [verb]", "RFC 959 §4.1.3", "tells this", information::help).always(),
+    verb("OPTS", "OPTS <UTF8 ON | MLST facts | HASH algorithm>", "RFC 2389 §4", "sets options", information::opts).always().words(),
+    verb("HELP", "HELP [verb]", "RFC 959 §4.1.3", "tells this", information::help).always().words(),
     verb("NOOP", "NOOP", "RFC 959 §4.1.3", "does nothing", information::noop).always().answered_at_once(),
     verb("SYST", "SYST", "RFC 959 §4.1.3", "tells the kind of system", information::syst).always(),
     verb("CLNT", "CLNT <name>", "by convention", "tells what program you are", information::clnt).always().feature("CLNT"),
     verb("CSID", "CSID <Name=...;Version=...;>", "draft-peterson-streamlined-ftp-command-extensions", "exchanges names of programs", information::csid).always().feature("CSID"),
-    verb("LANG", "LANG [tag]", "RFC 2640 §4", "sets the language of replies; there is one", information::lang).always().feature("LANG EN*"),
+    verb("LANG", "LANG [tag]", "RFC 2640 §4", "sets the language of replies; there is one", information::lang).always().feature("LANG EN*").words(),
 
     verb("SITE", "SITE <HELP | CHMOD | UTIME | IDLE | WHO | QUOTA | COPY | CPFR | CPTO | SYMLINK> ...", "RFC 959 §4.1.3", "does what the standard has no verb for", site::site).feature("SITE COPY"),
 
@@ -306,11 +315,16 @@ pub fn find(name: &[u8]) -> Option<&'static Verb> {
 
 /// Runs one command: exactly one reply goes out, or one sequence of them.
 pub fn run(session: &mut Session, command: &Command) {
-    let rename_source = session.rename_source.take();
-    if command.verb != b"SITE" {
-        session.copy_source = None;
-    }
     let verb = find(&command.verb);
+    let is_answered_at_once = verb.is_some_and(|verb| verb.during == During::AnsweredAtOnce);
+    if !is_answered_at_once {
+        if verb.is_none_or(|verb| !verb.uses_rename_source) {
+            session.rename_source = None;
+        }
+        if command.verb != b"SITE" {
+            session.copy_source = None;
+        }
+    }
     let forgets_range = verb.is_none_or(|verb| verb.marker == Marker::Stays);
     if forgets_range && session.range_last.take().is_some() {
         session.restart = 0;
@@ -320,11 +334,11 @@ pub fn run(session: &mut Session, command: &Command) {
         session.reply(&Reply::new(500, text));
         return;
     };
-    if verb.keeps_rename_source {
-        session.rename_source = rename_source;
-    }
-    let answer =
-        allowed(session, verb, command).and_then(|()| (verb.handler)(session, &command.argument));
+    let argument = match verb.has_words {
+        true => command.argument.trim_ascii(),
+        false => &command.argument,
+    };
+    let answer = allowed(session, verb, argument).and_then(|()| (verb.handler)(session, argument));
     if matches!(verb.marker, Marker::Used | Marker::UsedAsRange) {
         session.restart = 0;
         session.range_last = None;
@@ -339,7 +353,7 @@ pub fn run(session: &mut Session, command: &Command) {
     session.finish_reply();
 }
 
-fn allowed(session: &Session, verb: &Verb, command: &Command) -> Result<(), Refusal> {
+fn allowed(session: &Session, verb: &Verb, argument: &[u8]) -> Result<(), Refusal> {
     match (verb.when, &session.login) {
         (When::BeforeLogin, Login::Greeted)
         | (When::Always, _)
@@ -352,7 +366,7 @@ fn allowed(session: &Session, verb: &Verb, command: &Command) -> Result<(), Refu
         }
         (When::AfterLogin, _) => return Err(Refusal::new(530, "Log in with USER and PASS first.")),
     }
-    if verb.takes_argument() && command.argument.is_empty() {
+    if verb.takes_argument() && argument.is_empty() {
         return Err(Refusal::new(501, format!("Syntax: {}", verb.syntax)));
     }
     if verb.marker == Marker::Used && session.range_last.is_some() {

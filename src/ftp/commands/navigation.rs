@@ -9,7 +9,10 @@ use crate::observe::printable;
 use crate::storage::VirtualPath;
 
 pub fn cwd(session: &mut Session, argument: &[u8]) -> Answer {
-    let path = session.path(argument)?;
+    let path = match argument.trim_ascii() {
+        b"" => VirtualPath::root(),
+        _ => session.path(argument)?,
+    };
     go_to(session, path)
 }
 

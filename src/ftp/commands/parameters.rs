@@ -10,10 +10,11 @@ use crate::ftp::protocol::reply::Reply;
 use crate::ftp::session::{Refusal, Representation, Session};
 
 pub fn representation(session: &mut Session, argument: &[u8]) -> Answer {
-    let argument = argument.to_ascii_uppercase();
+    let mut argument = argument.to_ascii_uppercase();
+    argument.retain(|byte| *byte != b' ');
     let (representation, text) = match argument.as_slice() {
-        b"A" | b"A N" => (Representation::Ascii, "Type is ASCII."),
-        b"I" | b"L 8" | b"L8" => (Representation::Image, "Type is image: bytes as they are."),
+        b"A" | b"AN" => (Representation::Ascii, "Type is ASCII."),
+        b"I" | b"L8" => (Representation::Image, "Type is image: bytes as they are."),
         [b'A' | b'E' | b'L', ..] => {
             return Err(Refusal::new(504, "Only TYPE A, I and L 8 are offered."));
         }

@@ -14,8 +14,9 @@ pub fn auth(session: &mut Session, argument: &[u8]) -> Answer {
             .logged("AUTH, but there is no TLS (setting: tls.mode)"));
     }
     let private_data = match argument.to_ascii_uppercase().as_slice() {
-        b"TLS" | b"TLS-C" | b"SSL" => false,
-        b"TLS-P" => true,
+        b"TLS" | b"TLS-C" => false,
+        // Old clients say SSL and take data connections for encrypted (draft-murray-auth-ftp-ssl).
+        b"TLS-P" | b"SSL" => true,
         _ => return Err(Refusal::new(504, "Only AUTH TLS is offered.")),
     };
     if session.control.stream().is_encrypted() {
@@ -29,7 +30,7 @@ pub fn auth(session: &mut Session, argument: &[u8]) -> Answer {
     }
     session.security.reset();
     session.security.private_data = private_data;
-    session.security.buffer_agreed = private_data;
+    session.security.has_begun = true;
     session.after_reply = Some(AfterReply::Encrypt);
     Ok(Reply::new(234, "Begin the TLS handshake."))
 }
@@ -40,17 +41,15 @@ pub fn pbsz(session: &mut Session, argument: &[u8]) -> Answer {
         return Err(Refusal::new(503, "AUTH must come first."));
     }
     match parse_decimal(argument).map(u32::try_from) {
-        Some(Ok(_)) => {
-            session.security.buffer_agreed = true;
-            Ok(Reply::new(200, "PBSZ=0"))
-        }
+        Some(Ok(_)) => Ok(Reply::new(200, "PBSZ=0")),
         _ => Err(Refusal::new(501, "The size must be a number of 32 bits.")),
     }
 }
 
+/// Clients that say it without PBSZ mean what they say: there is but one buffer size.
 pub fn prot(session: &mut Session, argument: &[u8]) -> Answer {
-    if !session.security.buffer_agreed {
-        return Err(Refusal::new(503, "AUTH and PBSZ must come first."));
+    if !session.security.has_begun {
+        return Err(Refusal::new(503, "AUTH must come first."));
     }
     match argument.to_ascii_uppercase().as_slice() {
         b"P" => {

@@ -65,18 +65,14 @@ impl Command {
     }
 }
 
-/// Whether the line is the request line of HTTP/1 (RFC 9112 §3): a browser, or a form that was made to talk to an FTP
-/// server across protocols.
-pub fn is_http_request(line: &[u8]) -> bool {
-    let mut words = line.rsplitn(2, |&byte| byte == b' ');
-    let version = words.next().unwrap_or_default();
-    let method = words
-        .next()
-        .unwrap_or_default()
-        .split(|&byte| byte == b' ')
-        .next()
-        .unwrap_or_default();
-    version.starts_with(b"HTTP/") && !method.is_empty() && method.iter().all(u8::is_ascii_uppercase)
+/// Whether a line whose verb is none of FTP is the request line of HTTP/1 (RFC 9112 §3): a browser, or a form that was made to
+/// talk to an FTP server across protocols.
+pub fn is_http_request(command: &Command) -> bool {
+    let mut words = command.argument.rsplit(|&byte| byte == b' ');
+    let version = words.next().and_then(|word| word.strip_prefix(b"HTTP/"));
+    let is_version = matches!(version, Some([major, b'.', minor])
+        if major.is_ascii_digit() && minor.is_ascii_digit());
+    is_version && words.count() == 1
 }
 
 #[cfg(test)]
@@ -104,7 +100,16 @@ mod tests {
 
     #[test]
     fn an_http_request_is_known_by_its_version() {
-        assert!(is_http_request(b"GET / HTTP/1.1") && is_http_request(b"POST /x HTTP/1.0"));
-        assert!(!is_http_request(b"RETR HTTP/1.1 notes") && !is_http_request(b"NOOP"));
+        let is_http = |line: &str| is_http_request(&Command::parse(line.as_bytes()).unwrap());
+        assert!(is_http("GET / HTTP/1.1") && is_http("POST /x HTTP/1.0"));
+        for line in [
+            "GET HTTP/1.1",
+            "GET / HTTP/1.1 x",
+            "GET / HTTP/index.html",
+            "GET / http/1.1",
+            "NOOP",
+        ] {
+            assert!(!is_http(line), "{line}");
+        }
     }
 }

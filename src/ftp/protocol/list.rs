@@ -40,10 +40,8 @@ pub struct ListFlags {
     pub human: bool,
 }
 
-/// Flags of `ls` that are accepted and change nothing.
-const WITHOUT_MEANING: &[u8] = b"AtrSngGoCcuLUp";
-
-/// Splits flags from the path. What follows `--` is a path, and so is a first word with letters that are no flags.
+/// Splits flags from the path. A word of letters behind `-` is flags, those unknown here change nothing, and so do options such
+/// as `--time-style=full-iso`. What follows `--` is a path.
 pub fn parse_list_argument(argument: &[u8]) -> (ListFlags, &[u8]) {
     let mut flags = ListFlags::default();
     let mut rest = argument;
@@ -57,33 +55,34 @@ pub fn parse_list_argument(argument: &[u8]) -> (ListFlags, &[u8]) {
         if word == b"-" {
             return (flags, behind);
         }
-        let Some(with_word) = with_letters(flags, word) else {
+        if word.starts_with(b"-") {
+            rest = behind;
+            continue;
+        }
+        if word.is_empty() || !word.iter().all(u8::is_ascii_alphanumeric) {
             break;
-        };
-        flags = with_word;
+        }
+        for letter in word {
+            flags.set(*letter);
+        }
         rest = behind;
     }
     (flags, rest)
 }
 
-fn with_letters(mut flags: ListFlags, letters: &[u8]) -> Option<ListFlags> {
-    if letters.is_empty() {
-        return None;
-    }
-    for letter in letters {
+impl ListFlags {
+    fn set(&mut self, letter: u8) {
         match letter {
-            b'a' => flags.all = true,
-            b'l' => flags.long = true,
-            b'R' => flags.recursive = true,
-            b'd' => flags.directory = true,
-            b'1' => flags.one = true,
-            b'F' => flags.classify = true,
-            b'h' => flags.human = true,
-            other if WITHOUT_MEANING.contains(other) => {}
-            _ => return None,
+            b'a' => self.all = true,
+            b'l' => self.long = true,
+            b'R' => self.recursive = true,
+            b'd' => self.directory = true,
+            b'1' => self.one = true,
+            b'F' => self.classify = true,
+            b'h' => self.human = true,
+            _ => {}
         }
     }
-    Some(flags)
 }
 
 /// One line of LIST.
@@ -236,14 +235,23 @@ mod tests {
     }
 
     #[test]
-    fn flags_come_before_the_path_and_unknown_letters_are_a_name() {
+    fn flags_come_before_the_path_and_unknown_ones_change_nothing() {
         let (flags, path) = parse_list_argument(b"-la dir with spaces");
         assert!(flags.all && flags.long && path == b"dir with spaces");
-        assert_eq!(
-            parse_list_argument(b"-x9"),
-            (ListFlags::default(), &b"-x9"[..])
-        );
-        assert_eq!(parse_list_argument(b"-"), (ListFlags::default(), &b"-"[..]));
+        for (argument, path) in [
+            ("-x9", ""),
+            ("-", "-"),
+            ("-x/y", "-x/y"),
+            ("--full-time --time-style=full-iso dir", "dir"),
+            ("-x - y", "- y"),
+        ] {
+            assert_eq!(
+                parse_list_argument(argument.as_bytes()),
+                (ListFlags::default(), path.as_bytes())
+            );
+        }
+        let (flags, path) = parse_list_argument(b"-alisk dir");
+        assert!(flags.all && flags.long && path == b"dir");
         let (flags, path) = parse_list_argument(b"-R -- -a");
         assert!(flags.recursive && path == b"-a");
         assert_eq!(parse_list_argument(b"-a").1, b"");
