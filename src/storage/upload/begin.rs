@@ -12,7 +12,7 @@ use super::partial::{self, Left};
 use super::space::Space;
 use super::{Beside, Grows, How, Target, Upload};
 use crate::storage::disk::durable::{Order, Pace};
-use crate::storage::disk::metadata::{Kind, kind, size_of};
+use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
 use crate::storage::disk::names::HeldName;
 use crate::storage::disk::root::Place;
 use crate::storage::disk::writers::{Claimed, Holder, give_way};
@@ -546,11 +546,14 @@ fn claim_target(target: &Target<'_>, may_be_new: bool) -> Result<Claimed, Error>
             other => other.map_err(fail)?,
         });
         let stat = fstat(&file).map_err(fail)?;
-        if let Some(claimed) = Claimed::new(file, target.holder).map_err(fail)? {
-            return Ok(claimed);
-        }
-        if !give_way(&stat, target.account()) {
-            break;
+        match Claimed::new(file, target.holder).map_err(fail)? {
+            Some(claimed) => match target.root.stat(target.relative, true) {
+                Ok(there) if is_same_file(&there, &stat) => return Ok(claimed),
+                // It has lost the name since it was opened, and may be an old version by now.
+                _ => {}
+            },
+            None if give_way(&stat, target.account()) => {}
+            None => break,
         }
     }
     Err(target.refuse(ErrorKind::Busy))
