@@ -129,9 +129,9 @@ fn what_is_no_other_file_is_refused() {
             .says("quotes");
     }
     client.expect("SITE COPY", 501);
-    // Nothing may come between.
+    // Nothing may come between that is not answered at once.
     client.expect("SITE CPTO copy", 503);
-    for between in ["NOOP", "SITE IDLE", "XYZ", "SITE CPTO"] {
+    for between in ["PWD", "SITE IDLE", "XYZ", "SITE CPTO"] {
         client.expect("SITE CPFR file", 350);
         client.command(between);
         client.expect("SITE CPTO copy", 503);

@@ -21,8 +21,11 @@ use crate::tls::{Handshake, HandshakeError, Need, Stream};
 /// Replies beyond this go out at once, even when more commands wait.
 const FLUSH_AT: usize = 16 * 1024;
 
-/// Input is left in the kernel while this much waits unread.
+/// Input is left in the kernel while this much waits, in bytes of memory.
 const ENOUGH_INPUT: usize = 64 * 1024;
+
+/// Bytes of memory that a line takes beside its own.
+const LINE: usize = 64;
 
 /// What reading brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,13 @@ pub enum Input {
     Closed,
 }
 
+fn size(line: &Line) -> usize {
+    match line {
+        Line::Command(line) => LINE + line.len(),
+        Line::TooLong | Line::HoldsNul => LINE,
+    }
+}
+
 /// The control connection of one session.
 #[derive(Debug)]
 pub struct Control {
@@ -42,6 +52,8 @@ pub struct Control {
     decoder: LineDecoder,
     /// Whole lines taken out of the decoder to look at them, in order.
     lines: VecDeque<Line>,
+    /// Bytes that these take.
+    held: usize,
     output: Vec<u8>,
     closed: bool,
     /// Bytes that have come, in all.
@@ -60,6 +72,7 @@ impl Control {
             stream: Stream::clear(stream),
             decoder: LineDecoder::new(),
             lines: VecDeque::new(),
+            held: 0,
             output: Vec::new(),
             closed: false,
             received: 0,
@@ -92,24 +105,52 @@ impl Control {
 
     /// The next whole line among the bytes that have arrived.
     pub fn next_line(&mut self) -> Option<Line> {
-        self.lines.pop_front().or_else(|| self.decoder.next_line())
+        match self.lines.pop_front() {
+            Some(line) => {
+                self.held -= size(&line);
+                Some(line)
+            }
+            None => self.decoder.next_line(),
+        }
     }
 
     /// The same, left in place.
     pub fn peek_line(&mut self) -> Option<&Line> {
         if self.lines.is_empty() {
             let line = self.decoder.next_line()?;
-            self.lines.push_back(line);
+            self.hold(line);
         }
         self.lines.front()
     }
 
+    fn hold(&mut self, line: Line) {
+        self.held += size(&line);
+        self.lines.push_back(line);
+    }
+
+    /// Where the first of the lines is that have arrived and satisfy the test.
+    fn position(&mut self, test: impl Fn(&Line) -> bool) -> Option<usize> {
+        while let Some(line) = self.decoder.next_line() {
+            self.hold(line);
+        }
+        self.lines.iter().position(test)
+    }
+
     /// Whether any of the lines that have arrived satisfies the test.
     pub fn any_line(&mut self, test: impl Fn(&Line) -> bool) -> bool {
-        while let Some(line) = self.decoder.next_line() {
-            self.lines.push_back(line);
-        }
-        self.lines.iter().any(test)
+        self.position(test).is_some()
+    }
+
+    /// Takes out the first of the lines that have arrived and satisfy the test, whatever comes before it. Whether there was one.
+    pub fn take_line(&mut self, test: impl Fn(&Line) -> bool) -> bool {
+        let found = self.position(test).and_then(|at| self.lines.remove(at));
+        self.held -= found.as_ref().map_or(0, size);
+        found.is_some()
+    }
+
+    /// Whether more input would be read: what a client may have waiting is bounded.
+    pub fn has_room(&self) -> bool {
+        self.decoder.pending() + self.held < ENOUGH_INPUT
     }
 
     /// Whether anything has arrived that was not dealt with yet.
@@ -134,7 +175,7 @@ impl Control {
         }
         let mut got = Input::None;
         let mut bytes = [0; 4096];
-        while self.decoder.pending() < ENOUGH_INPUT {
+        while self.has_room() {
             match self.stream.read(&mut bytes) {
                 Ok(0) => {
                     self.closed = true;

@@ -38,11 +38,21 @@ impl View {
     /// # Errors
     /// `NotPermitted`, `IsADirectory`, `NotAFile`, `BeyondEnd`; the rest is the kernel's.
     pub fn begin_upload(&self, path: &VirtualPath, how: How) -> Result<Upload, Error> {
+        self.begin(path, how, false)
+    }
+
+    /// The same for what is not sent, but another file of the server.
+    pub(super) fn begin_upload_of_copy(&self, path: &VirtualPath) -> Result<Upload, Error> {
+        self.begin(path, How::Replace, true)
+    }
+
+    fn begin(&self, path: &VirtualPath, how: How, is_copy: bool) -> Result<Upload, Error> {
         if self.leads_to_folder(path) {
             return Err(Error::new(ErrorKind::IsADirectory, path.as_bytes()));
         }
         let located = self.locate(path);
-        Upload::begin(&self.target(path, &located)?, how)
+        let target = self.target(path, &located)?;
+        Upload::begin(&Target { is_copy, ..target }, how)
     }
 
     /// A new file in the directory whose name begins with `prefix` (RFC 959 STOU): that name itself where it is free, else one
@@ -95,6 +105,7 @@ impl View {
             checksums: self.checksums,
             holder: self.holder.as_ref(),
             told: &self.told,
+            is_copy: false,
         })
     }
 

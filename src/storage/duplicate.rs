@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::path::VirtualPath;
-use crate::storage::upload::{How, Upload};
+use crate::storage::upload::Upload;
 use crate::storage::view::{Download, View};
 
 /// A copy under way. Dropped unfinished it leaves the target as it was.
@@ -35,12 +35,10 @@ impl View {
         if is_same {
             return Err(Error::new(ErrorKind::SameFile, to.as_bytes()));
         }
-        let mut upload = self.begin_upload(to, How::Replace)?;
-        upload.leaves_nothing();
         Ok(Copying {
             source: file,
             size,
-            upload,
+            upload: self.begin_upload_of_copy(to)?,
             started: false,
         })
     }

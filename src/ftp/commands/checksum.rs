@@ -7,7 +7,7 @@ use std::ops::Range as ByteRange;
 
 use super::Answer;
 use super::transfer::{conclude, end_of_range};
-use super::work::watched;
+use super::work::heavy;
 use crate::ftp::data::Outcome;
 use crate::ftp::protocol::hash;
 use crate::ftp::protocol::range::{Range, parse_range};
@@ -104,7 +104,7 @@ fn digest_of(
         }
     }
     let mut digest = String::new();
-    let done = watched(session, what, &mut |watch| {
+    let done = heavy(session, what, &mut |watch| {
         let computed = compute(file, range.clone(), algorithm, &mut |bytes| {
             watch.add(bytes);
             watch.glance()

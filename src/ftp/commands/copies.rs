@@ -1,5 +1,5 @@
 //! SITE CPFR, CPTO and COPY: copies within the server; SITE SYMLINK. By convention: no standard has them.
-use super::work::watched;
+use super::work::heavy;
 use super::{Answer, transfer};
 use crate::ftp::data::Outcome;
 use crate::ftp::data::watch::Watch;
@@ -51,7 +51,7 @@ fn copy_file(session: &mut Session, from: &VirtualPath, to: &VirtualPath) -> Ans
         printable(to.as_bytes())
     );
     let mut size = 0;
-    let done = watched(session, &what, &mut |watch| {
+    let done = heavy(session, &what, &mut |watch| {
         let Some(copying) = copying.take() else {
             return Outcome::ControlLost;
         };

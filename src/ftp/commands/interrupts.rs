@@ -18,7 +18,7 @@ pub struct Interrupts<'a> {
     what: &'a str,
     /// The client may close the control connection and be taken at its word all the same.
     may_hang_up: bool,
-    /// A command waits for the end of the transfer: what follows it stays unread.
+    /// A command waits for the end of the transfer, and what follows it too, but for ABOR.
     holding: bool,
     /// The client has closed its side, and that is as it should be.
     closed_in_order: bool,
@@ -38,14 +38,10 @@ impl<'a> Interrupts<'a> {
     /// What had arrived before the transfer began: an ABOR ends it before it starts; anything else waits its turn, so
     /// that the replies to pipelined commands stay in order.
     pub fn begin(&mut self) -> Interruption {
-        match self.control.peek_line().map(at_once) {
-            Some(Some(During::Aborts)) => {
-                self.control.next_line();
-                return Interruption::Abort;
-            }
-            Some(_) => self.holding = true,
-            None => {}
+        if self.aborts() {
+            return Interruption::Abort;
         }
+        self.holding = self.control.peek_line().is_some();
         if self.control.is_closed() {
             self.closed()
         } else {
@@ -65,19 +61,23 @@ impl<'a> Interrupts<'a> {
         Interruption::None
     }
 
+    /// ABOR is heard whatever was said before it.
+    fn aborts(&mut self) -> bool {
+        (self.control).take_line(|line| at_once(line) == Some(During::Aborts))
+    }
+
     /// Deals with the lines that have arrived.
     fn obey(&mut self, bytes: u64) -> Interruption {
-        while let Some(line) = self.control.peek_line() {
+        if self.aborts() {
+            return Interruption::Abort;
+        }
+        while let Some(line) = self.control.peek_line().filter(|_| !self.holding) {
             let reply = match at_once(line) {
-                Some(During::Aborts) => {
-                    self.control.next_line();
-                    return Interruption::Abort;
-                }
                 Some(During::AnsweredAtOnce) if verb_of(line) == Some(b"STAT".to_vec()) => {
                     Reply::new(211, format!("{}: {bytes} bytes so far.", self.what))
                 }
                 Some(During::AnsweredAtOnce) => Reply::new(200, "Still at work."),
-                Some(During::Waits) | None => {
+                _ => {
                     self.holding = true;
                     return Interruption::None;
                 }
@@ -89,6 +89,19 @@ impl<'a> Interrupts<'a> {
             }
         }
         Interruption::None
+    }
+}
+
+/// Whether ABOR has come, or the client is gone, while a reply is being made that nothing can come between.
+pub fn interrupted(control: &mut Control) -> Interruption {
+    control.fill();
+    let mut interrupts = Interrupts::new(control, "", false);
+    if interrupts.aborts() {
+        return Interruption::Abort;
+    }
+    match interrupts.control.is_closed() {
+        true => interrupts.closed(),
+        false => Interruption::None,
     }
 }
 
@@ -124,23 +137,22 @@ impl Supervisor for Interrupts<'_> {
     fn wants(&self) -> Option<Want> {
         match (self.closed_in_order, self.holding) {
             (true, _) => None,
-            (false, true) => Some(Want::Hangup),
-            (false, false) => Some(Want::Input),
+            (false, true) if !self.control.has_room() => Some(Want::Hangup),
+            (false, _) => Some(Want::Input),
         }
     }
 
     fn look(&mut self, ready: Ready, bytes: u64) -> Interruption {
-        // While a command is held, only the end of the connection wakes us: then read on, to see whether a QUIT
-        // came before it.
+        // Where no more is read, the end of the connection is all there is to see.
         let closed = match self.control.fill() {
             Input::Closed => true,
-            Input::Some | Input::None => self.control.is_closed() || (self.holding && ready.hangup),
-        };
-        if !self.holding {
-            let interruption = self.obey(bytes);
-            if interruption != Interruption::None {
-                return interruption;
+            Input::Some | Input::None => {
+                self.control.is_closed() || (!self.control.has_room() && ready.hangup)
             }
+        };
+        let interruption = self.obey(bytes);
+        if interruption != Interruption::None {
+            return interruption;
         }
         if closed {
             self.closed()

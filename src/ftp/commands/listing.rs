@@ -7,7 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Answer;
 use super::expand::{ENTRY, HELD, expand};
+use super::interrupts::interrupted;
 use super::transfer::{conclude, must_have_data_port, transfer};
+use crate::ftp::data::watch::Interruption;
 use crate::ftp::data::{Outcome, send};
 use crate::ftp::protocol::facts::{self, FactType, Facts, entry_into, name_fits_mlsd};
 use crate::ftp::protocol::glob::is_pattern;
@@ -21,6 +23,9 @@ use crate::storage::{
     self, Entry, Kind, Listing, Metadata, Permission, View, VirtualPath, group_name, user_name,
 };
 use crate::tls::Purpose;
+
+/// Names that STAT tells before it looks at the control connection again.
+const BETWEEN_GLANCES: usize = 64;
 
 pub fn list(session: &mut Session, argument: &[u8]) -> Answer {
     let lister = Lister::for_argument(session, argument, Style::Long)?;
@@ -62,6 +67,17 @@ pub fn stat(session: &mut Session, argument: &[u8]) -> Answer {
             );
         }
         session.ended = session.control.flush_if_large().is_err();
+        if lister.seen % BETWEEN_GLANCES == 0 {
+            match interrupted(&mut session.control) {
+                Interruption::None => {}
+                Interruption::Abort => {
+                    // The reply has begun with its code and must end with it.
+                    session.reply(&Reply::new(code, "The listing was aborted."));
+                    return Ok(Reply::new(226, "ABOR is done."));
+                }
+                Interruption::Lost => session.ended = true,
+            }
+        }
     }
     if lister.is_cut_off {
         // The reply has begun with its code and must end with it.

@@ -1,12 +1,16 @@
 //! The working directory and directories: CWD, CDUP, PWD, MKD, RMD (RFC 959 §4.1), their X forms (RFC 1123 §4.1.3.1)
 //! and RMDA.
-use std::sync::Arc;
-
 use super::Answer;
+use super::transfer::conclude;
+use super::work::watched;
+use crate::ftp::data::Outcome;
 use crate::ftp::protocol::reply::{Reply, quote_path};
 use crate::ftp::session::Session;
 use crate::observe::printable;
 use crate::storage::VirtualPath;
+
+/// Names that RMDA removes before it looks at the control connection again.
+const BETWEEN_GLANCES: u64 = 16;
 
 pub fn cwd(session: &mut Session, argument: &[u8]) -> Answer {
     let path = match argument.trim_ascii() {
@@ -48,19 +52,43 @@ pub fn rmd(session: &mut Session, argument: &[u8]) -> Answer {
     Ok(quoted(250, &path, b" removed."))
 }
 
-/// Stops half-way when the server does; what is gone by then is gone.
+/// Stops half-way at ABOR, when the client goes, and when the server stops; what is gone by then is gone.
 pub fn rmda(session: &mut Session, argument: &[u8]) -> Answer {
     let path = session.path(argument)?;
     let view = session.view()?;
-    let stop = Arc::clone(&session.stop);
-    view.remove_tree(&path, &mut || !stop.is_draining())?;
     let host_path = view.host_path(&path);
-    log::info!(
-        "{}: RMDA {}",
-        session.who(),
+    let what = format!(
+        "RMDA {}",
         printable(host_path.as_os_str().as_encoded_bytes())
     );
-    Ok(quoted(250, &path, b" removed with all that was in it."))
+    let done = watched(session, &what, &mut |watch| {
+        let mut stopped = None;
+        let mut steps = 0_u64;
+        let removed = view.remove_tree(&path, &mut || {
+            steps += 1;
+            if steps % BETWEEN_GLANCES == 1 {
+                stopped = watch.glance().err();
+            }
+            stopped.is_none()
+        });
+        match (removed, stopped) {
+            (_, Some(outcome)) => outcome,
+            (Ok(()), None) => Outcome::Complete,
+            (Err(error), None) => Outcome::Storage(error),
+        }
+    });
+    match done.outcome {
+        Outcome::Complete => {
+            log::info!("{}: {what}", session.who());
+            Ok(quoted(250, &path, b" removed with all that was in it."))
+        }
+        Outcome::Storage(error) => Err(error.into()),
+        outcome => {
+            let described = outcome.describe();
+            log::warn!("{}: {what}: only in part: {described}", session.who());
+            conclude(session, outcome, "")
+        }
+    }
 }
 
 /// A reply that names a path, with quotes doubled (RFC 959 appendix II).

@@ -14,12 +14,21 @@ use crate::ftp::session::{Refusal, Session};
 ///
 /// # Errors
 /// 450 while the server does as much such work as it may.
-pub fn watched(
+pub fn heavy(
     session: &mut Session,
     what: &str,
     work: &mut dyn FnMut(&mut Watch<'_>) -> Outcome,
 ) -> Result<Transferred, Refusal> {
     let _slot = session.heavy_work()?;
+    Ok(watched(session, what, work))
+}
+
+/// The same for work that is not counted.
+pub fn watched(
+    session: &mut Session,
+    what: &str,
+    work: &mut dyn FnMut(&mut Watch<'_>) -> Outcome,
+) -> Transferred {
     // Replies to what came before must not wait for the end.
     if session.control.flush().is_err() {
         session.ended = true;
@@ -43,10 +52,10 @@ pub fn watched(
     };
     let bytes = watch.bytes();
     session.row.set_doing(b"");
-    Ok(Transferred {
+    Transferred {
         outcome,
         bytes,
         duration: started.elapsed(),
         sha256: None,
-    })
+    }
 }

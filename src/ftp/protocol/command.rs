@@ -42,7 +42,10 @@ impl Command {
     /// # Errors
     /// What is wrong with the verb; an argument can be anything.
     pub fn parse(line: &[u8]) -> Result<Self, ParseError> {
-        let line = line.trim_ascii_start();
+        // What is left of Telnet's interrupt where a client leaves out an IAC, as before ABOR: no verb begins so.
+        let is_stray = |byte: &u8| *byte >= 0xf0 || byte.is_ascii_whitespace();
+        let start = line.iter().position(|byte| !is_stray(byte));
+        let line = &line[start.unwrap_or(line.len())..];
         let end = line
             .iter()
             .position(|&byte| byte == b' ')
@@ -88,6 +91,10 @@ mod tests {
         );
         assert_eq!(Command::parse(b"NOOP").unwrap().argument, b"");
         assert_eq!(Command::parse(b"NOOP ").unwrap().argument, b"");
+        for stray in [&b"\xf2"[..], b"\xff\xf4", b" \xf2 \xf0"] {
+            let command = Command::parse(&[stray, b"ABOR"].concat()).unwrap();
+            assert_eq!(command.verb, b"ABOR");
+        }
     }
 
     #[test]

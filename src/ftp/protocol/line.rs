@@ -115,6 +115,8 @@ impl LineDecoder {
             (Telnet::Text, byte) | (Telnet::Iac, byte @ IAC) => (Telnet::Text, Some(byte)),
             (Telnet::Iac, WILL..=DONT) => (Telnet::Option, None),
             (Telnet::Iac, SB) => (Telnet::Subnegotiation, None),
+            // No command of Telnet: its sender knows nothing of Telnet, and means text.
+            (Telnet::Iac, byte) if byte < SE => (Telnet::Text, Some(byte)),
             // IP, DM, AO, AYT and the rest are two bytes long.
             (Telnet::Iac, _) | (Telnet::Option, _) | (Telnet::SubnegotiationIac, SE) => {
                 (Telnet::Text, None)

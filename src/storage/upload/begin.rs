@@ -175,7 +175,12 @@ impl Upload {
             (_, old) => {
                 let meter = target.meter(place.directory.as_fd());
                 let mut space = target.space(meter, 0, target.credit(old.as_ref()));
-                let partial = match Self::own_partial(target, &place, &mut space)? {
+                let own = match target.is_copy {
+                    // Cut off, it is worth nothing: who wants the copy says so again. What is left of an upload stays.
+                    true => None,
+                    false => Self::own_partial(target, &place, &mut space)?,
+                };
+                let partial = match own {
                     Some(partial) => partial,
                     None => Self::spare_partial(target, &place, &space)?,
                 };

@@ -6,19 +6,12 @@ use std::os::unix::fs::FileExt as _;
 
 use nix::errno::Errno;
 
-use super::{Grows, Upload, length};
+use super::{Upload, length};
 use crate::storage::disk::copy;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::checksum;
 
 impl Upload {
-    /// Cut off, it is worth nothing: who wants the copy says so again.
-    pub(in crate::storage) fn leaves_nothing(&mut self) {
-        if let Grows::Beside(beside) = &mut self.grows {
-            beside.resumable = false;
-        }
-    }
-
     /// Where a checksum is wanted: takes that of the file to be copied, if it is stored, for that of the copy.
     pub(in crate::storage) fn know_checksum_of(&mut self, from: &File) {
         if self.digest.is_some() {

@@ -71,6 +71,8 @@ pub(super) struct Target<'a> {
     pub checksums: bool,
     pub holder: Option<&'a Holder>,
     pub told: &'a Told,
+    /// What comes is another file of the server.
+    pub is_copy: bool,
 }
 
 /// What an upload has become.
