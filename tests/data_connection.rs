@@ -5,6 +5,7 @@ mod common;
 use common::{Client, Server, connect_from, data_connection, eventually, port_command};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 /// Whether the peer has closed its end, in order or by a reset, and sent nothing.
 fn is_closed(stream: &mut TcpStream) -> bool {
@@ -325,6 +326,35 @@ fn a_stranger_on_the_passive_port_is_closed_and_does_not_use_up_the_turn() {
     client.reply().expect_one_of(&[125, 150]);
     client.reply().expect(226);
     server.wait_for_log("127.0.0.2");
+}
+
+#[test]
+fn a_client_that_connects_from_another_address_hears_so_soon_or_may_do_so() {
+    for (keys, code) in [
+        ("", 425),
+        ("data_from = \"127.0.0.3\"\n", 425),
+        ("data_from = [\"10.0.0.0/8\", \"127.0.0.2\"]\n", 226),
+    ] {
+        let server = Server::build().anonymous(keys).start();
+        server.write("file", "content");
+        let mut client = server.visitor();
+        let address = client.epsv_address();
+        let begun = Instant::now();
+        let mut data = connect_from("127.0.0.2:0".parse().unwrap(), address);
+        client.send("RETR file");
+        client.reply().expect(150);
+        let mut bytes = Vec::new();
+        let _ = data.read_to_end(&mut bytes);
+        let reply = client.reply().expect(code);
+        assert_eq!(bytes == b"content", code == 226);
+        if code == 425 {
+            reply.says("127.0.0.2").says("another address");
+            // The time for a data connection is 30 seconds.
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            server.wait_for_log("(setting: data_from of the user)");
+        }
+        client.expect("NOOP", 200);
+    }
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn auth_has_four_names_and_tls_p_protects_data_at_once() {
     for (mechanism, private) in [
         ("tls", false),
         ("TLS-C", false),
-        ("SSL", false),
+        ("SSL", true),
         ("TLS-P", true),
     ] {
         let mut client = server.connect();
@@ -180,6 +180,43 @@ fn commands_put_in_behind_auth_are_never_obeyed() {
     assert!(!rest.starts_with(b"2"), "{rest:?}");
     server.wait_for_log("no TLS:");
     assert!(!server.path("injected").exists());
+}
+
+/// The first message of a client that knows TLS 1.1 at most and one old suite, as a camera sends it.
+fn old_hello() -> Vec<u8> {
+    let mut hello = vec![3, 2];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0, 0x2f, 1, 0]);
+    let length = u8::try_from(hello.len()).unwrap();
+    [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &hello].concat()
+}
+
+#[test]
+fn a_client_without_a_common_version_is_told_of_in_the_log_and_not_banned() {
+    let server = Server::build()
+        .configuration("ban_after = 2\nban_loopback = true\n")
+        .with_flag_user()
+        .start();
+    for _ in 0..5 {
+        let mut client = server.connect();
+        client.expect("AUTH TLS", 234);
+        client.send_raw(old_hello());
+        let mut rest = Vec::new();
+        let _ = client.into_stream().read_to_end(&mut rest);
+        // An alert, and no more.
+        assert!(rest.is_empty() || rest[0] == 21, "{rest:?}");
+    }
+    server.wait_for_log("the client offers TLS 1.1 at most");
+    server.wait_for_log("tls.mode");
+    server.client().expect("QUIT", 221);
+    // What is not TLS at all is somebody who tries out what happens.
+    for _ in 0..2 {
+        let mut client = server.connect();
+        client.expect("AUTH TLS", 234);
+        client.send_raw("MKD injected\r\n");
+        let _ = client.into_stream().read_to_end(&mut Vec::new());
+    }
+    server.wait_for_log("banned for");
 }
 
 // ---- what may be asked of clients
@@ -455,7 +492,11 @@ fn a_failed_data_handshake_is_told_and_leaves_the_session_usable() {
 
 #[test]
 fn an_upload_that_ends_without_close_notify_is_truncated() {
-    for (more, code) in [("", 426), ("accept_hangup = true", 226)] {
+    for (more, code) in [
+        ("", 426),
+        ("accept_hangup = true", 426),
+        ("accept_missing_close_notify = true", 226),
+    ] {
         let server = Server::build()
             .configuration(&format!(
                 "[anonymous]\nroot = \"{{root}}\"\naccess = \"read-write\"\n{more}\n"
@@ -473,6 +514,9 @@ fn an_upload_that_ends_without_close_notify_is_truncated() {
             // The end of the TCP connection, as anybody on the way could forge it.
             data.sock.shutdown(std::net::Shutdown::Write).unwrap();
             client.reply().expect(code);
+        }
+        if code == 426 {
+            server.wait_for_log("(setting: accept_missing_close_notify of the user)");
         }
     }
 }

@@ -35,6 +35,10 @@ pub struct Account {
     pub strict_allo: bool,
     /// An upload is complete even when the client closes the control connection before it hears so.
     pub accept_hangup: bool,
+    /// An upload over TLS is complete even when the client ends the data connection without close_notify.
+    pub accept_missing_close_notify: bool,
+    /// From where data connections may come beside the address of the control connection.
+    pub data_from: Networks,
     /// Nothing in the clear, neither password nor files; None: as the server's `tls.mode` says.
     pub require_tls: Option<bool>,
     /// The name that the client's certificate must bear; with a password as well, both are needed.
@@ -83,6 +87,8 @@ impl Account {
             fxp: false,
             strict_allo: false,
             accept_hangup: false,
+            accept_missing_close_notify: false,
+            data_from: Networks::default(),
             require_tls: None,
             certificate: None,
             reach: Reach::anywhere(),

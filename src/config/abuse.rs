@@ -150,7 +150,11 @@ impl Checker<'_> {
         })
     }
 
-    fn networks(&self, key: &str, value: &Option<Spanned<OneOrMany>>) -> Checked<Option<Networks>> {
+    pub fn networks(
+        &self,
+        key: &str,
+        value: &Option<Spanned<OneOrMany>>,
+    ) -> Checked<Option<Networks>> {
         let Some(value) = value else { return Ok(None) };
         match Networks::parse(value.get_ref().words()) {
             Ok(networks) => Ok(Some(networks)),

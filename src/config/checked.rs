@@ -343,6 +343,10 @@ impl Checker<'_> {
             fxp: user.fxp,
             strict_allo: user.strict_allo,
             accept_hangup: user.accept_hangup,
+            accept_missing_close_notify: user.accept_missing_close_notify,
+            data_from: self
+                .networks("data_from", &user.data_from)?
+                .unwrap_or_default(),
             require_tls: user.require_tls,
             certificate: user.certificate.as_ref().map(|name| name.get_ref().clone()),
             system_user: user.system_user.as_ref().map(|name| name.get_ref().clone()),

@@ -145,6 +145,9 @@ pub struct User {
     pub strict_allo: bool,
     #[serde(default)]
     pub accept_hangup: bool,
+    #[serde(default)]
+    pub accept_missing_close_notify: bool,
+    pub data_from: Option<Spanned<OneOrMany>>,
     pub require_tls: Option<bool>,
     pub certificate: Option<Spanned<String>>,
     pub system_user: Option<Spanned<String>>,

@@ -281,17 +281,18 @@ impl Session {
                 };
                 log::log!(level, "{}: closed: no TLS: {error}", self.who());
                 self.ended = true;
-                if error.is_the_clients_fault() {
-                    self.count_failure();
+                if error.is_an_attack() {
+                    self.count_failure(None);
                 }
             }
         }
     }
 
-    /// Counts a failed login of the client's address: how long it is to wait, and whether it is banned now.
-    pub fn count_failure(&self) -> Failed {
+    /// Counts a failed login of the client's address, to this account where one was named: how long it is to wait, and whether
+    /// it is banned now.
+    pub fn count_failure(&self, account: Option<&[u8]>) -> Failed {
         let rules = ban_rules(&self.config);
-        let failed = self.shared.bans.failed(self.peer.ip(), rules);
+        let failed = self.shared.bans.failed(self.peer.ip(), account, rules);
         if failed.banned {
             log::warn!(
                 "{}: banned for {} s after {} failed logins (settings: ban_after, ban_for)",

@@ -1,10 +1,11 @@
 //! Failed logins by address, and who is kept out for them. Tables of a fixed size: however many attackers there are, the
 //! least dangerous are forgotten first.
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::addresses::source;
@@ -50,10 +51,21 @@ struct Tables {
     file: Option<BanFile>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Failures {
     count: u32,
     last: Instant,
+    /// Of accounts, by a hash of their names: those that failed last, as many as anybody has.
+    accounts: Vec<(u64, u32)>,
+}
+
+/// Accounts of one address whose failures can be forgiven.
+const ACCOUNTS: usize = 16;
+
+fn hash(account: &[u8]) -> u64 {
+    // Of a key that nobody knows: no name can be made that stands for another.
+    static KEY: OnceLock<RandomState> = OnceLock::new();
+    KEY.get_or_init(RandomState::new).hash_one(account)
 }
 
 impl Bans {
@@ -85,8 +97,31 @@ impl Bans {
         })
     }
 
-    /// Counts a failed login.
-    pub fn failed(&self, address: IpAddr, rules: Rules) -> Failed {
+    /// Forgives what an address has failed at one account: somebody who has mistyped a password knows it after all. What it
+    /// has failed at others counts on.
+    pub fn forgive(&self, address: IpAddr, account: &[u8]) {
+        self.with(|tables| {
+            let source = source(address);
+            let Some(failures) = tables.failures.get_mut(&source) else {
+                return;
+            };
+            let account = hash(account);
+            if let Some(at) = failures
+                .accounts
+                .iter()
+                .position(|(one, _)| *one == account)
+            {
+                let (_, count) = failures.accounts.swap_remove(at);
+                failures.count = failures.count.saturating_sub(count);
+            }
+            if failures.count == 0 {
+                tables.failures.remove(&source);
+            }
+        });
+    }
+
+    /// Counts a failed login, to this account where one was named.
+    pub fn failed(&self, address: IpAddr, account: Option<&[u8]>, rules: Rules) -> Failed {
         if address.is_loopback() && !rules.loopback {
             return Failed {
                 delay: FIRST_DELAY,
@@ -95,7 +130,7 @@ impl Bans {
         }
         let source = source(address);
         self.with(|tables| {
-            let count = tables.count(source, rules.time);
+            let count = tables.count(source, account, rules.time);
             let banned = rules.after > 0 && count >= rules.after;
             if banned {
                 tables.failures.remove(&source);
@@ -117,20 +152,31 @@ impl Bans {
 
 impl Tables {
     /// One failure more; how many there are. They are forgotten when none came for `time`.
-    fn count(&mut self, source: IpAddr, time: Duration) -> u32 {
+    fn count(&mut self, source: IpAddr, account: Option<&[u8]>, time: Duration) -> u32 {
         let last = Instant::now();
         if !self.failures.contains_key(&source) && self.failures.len() >= MOST {
             self.forget_least_dangerous(time);
         }
-        let failures = self
-            .failures
-            .entry(source)
-            .or_insert(Failures { count: 0, last });
+        let failures = self.failures.entry(source).or_insert_with(|| Failures {
+            count: 0,
+            last,
+            accounts: Vec::new(),
+        });
         if last.duration_since(failures.last) > time {
             failures.count = 0;
+            failures.accounts.clear();
         }
         failures.count = failures.count.saturating_add(1);
         failures.last = last;
+        if let Some(account) = account.map(hash) {
+            let accounts = &mut failures.accounts;
+            let known = accounts.iter().position(|(one, _)| *one == account);
+            let (_, before) = known.map_or((0, 0), |at| accounts.remove(at));
+            if accounts.len() == ACCOUNTS {
+                accounts.remove(0);
+            }
+            accounts.push((account, before.saturating_add(1)));
+        }
         failures.count
     }
 
@@ -228,7 +274,9 @@ mod tests {
     fn the_delay_grows_and_then_there_is_a_ban_for_the_whole_link() {
         let bans = Bans::default();
         let address = |last: u16| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
-        let delays: Vec<Failed> = (1..4).map(|n| bans.failed(address(n), RULES)).collect();
+        let delays: Vec<Failed> = (1..4)
+            .map(|n| bans.failed(address(n), None, RULES))
+            .collect();
         let seconds: Vec<u64> = delays.iter().map(|failed| failed.delay.as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4]);
         let banned: Vec<bool> = delays.iter().map(|failed| failed.banned).collect();
@@ -243,36 +291,36 @@ mod tests {
         let bans = Bans::default();
         let host = IpAddr::from([127, 0, 0, 1]);
         for _ in 0..10 {
-            assert!(!bans.failed(host, RULES).banned);
+            assert!(!bans.failed(host, None, RULES).banned);
         }
         let all = Rules {
             loopback: true,
             ..RULES
         };
         for _ in 0..3 {
-            bans.failed(host, all);
+            bans.failed(host, None, all);
         }
         assert!(bans.remaining(host, all).is_some());
         assert!(bans.remaining(host, RULES).is_none());
         let never = Rules { after: 0, ..all };
         let other = IpAddr::from([127, 0, 0, 2]);
-        assert!((0..100).all(|_| !bans.failed(other, never).banned));
+        assert!((0..100).all(|_| !bans.failed(other, None, never).banned));
     }
 
     #[test]
     fn thousands_of_attackers_take_no_more_memory_than_the_table_has_and_the_dangerous_stay() {
         let bans = Bans::default();
         let dangerous = numbered(0);
-        bans.failed(dangerous, RULES);
-        bans.failed(dangerous, RULES);
+        bans.failed(dangerous, None, RULES);
+        bans.failed(dangerous, None, RULES);
         for n in 1..4_000 {
-            bans.failed(numbered(n), RULES);
+            bans.failed(numbered(n), None, RULES);
         }
         bans.with(|tables| assert_eq!(tables.failures.len(), MOST));
-        assert!(bans.failed(dangerous, RULES).banned);
+        assert!(bans.failed(dangerous, None, RULES).banned);
         let each = Rules { after: 1, ..RULES };
         for n in 1..3_000 {
-            bans.failed(numbered(n), each);
+            bans.failed(numbered(n), None, each);
         }
         bans.with(|tables| assert!(tables.banned.len() <= MOST && tables.failures.len() <= MOST));
     }
@@ -286,7 +334,28 @@ mod tests {
         };
         for _ in 0..5 {
             std::thread::sleep(Duration::from_millis(2));
-            assert!(!bans.failed(numbered(1), short).banned);
+            assert!(!bans.failed(numbered(1), None, short).banned);
         }
+    }
+
+    #[test]
+    fn a_success_forgives_what_failed_at_that_account_from_that_address() {
+        let bans = Bans::default();
+        let (one, other) = (numbered(1), numbered(2));
+        for _ in 0..2 {
+            bans.failed(one, Some(b"anna"), RULES);
+            bans.failed(other, Some(b"anna"), RULES);
+        }
+        bans.forgive(one, b"berta");
+        bans.forgive(one, b"anna");
+        // As the first one again.
+        assert_eq!(bans.failed(one, Some(b"anna"), RULES).delay, FIRST_DELAY);
+        assert!(bans.failed(other, Some(b"anna"), RULES).banned);
+        // Who has an account of his own may not try another's for ever.
+        bans.failed(one, Some(b"berta"), RULES);
+        bans.forgive(one, b"anna");
+        bans.failed(one, Some(b"berta"), RULES);
+        bans.forgive(one, b"anna");
+        assert!(bans.failed(one, Some(b"berta"), RULES).banned);
     }
 }

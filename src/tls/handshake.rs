@@ -79,25 +79,67 @@ pub enum HandshakeError {
     /// The client closed the connection half-way.
     Closed,
     Io(io::Error),
+    /// What came first is not TLS at all.
+    NotTls(rustls::Error),
+    /// The two have no version, suite, group or protocol in common; what the client offers.
+    NothingInCommon(rustls::Error, String),
     /// What was wrong with the client's messages, or what the client said was wrong with ours.
     Tls(rustls::Error),
 }
 
 impl HandshakeError {
-    /// Whether the client does not speak TLS as it is spoken here. A client that does not believe our certificate, or goes
-    /// away, has done nothing wrong; nor has one whose connection broke.
-    pub fn is_the_clients_fault(&self) -> bool {
-        match self {
-            Self::Closed | Self::Io(_) => false,
-            Self::Tls(error) => !matches!(
-                error,
-                rustls::Error::AlertReceived(_)
-                    | rustls::Error::General(_)
-                    | rustls::Error::FailedToGetCurrentTime
-                    | rustls::Error::FailedToGetRandomBytes
-            ),
+    /// Whether somebody is trying out what happens. Old clients, and those that do not believe our certificate or go away,
+    /// are not.
+    pub fn is_an_attack(&self) -> bool {
+        matches!(self, Self::NotTls(_))
+    }
+
+    fn of(error: rustls::Error, greeting: &[u8]) -> Self {
+        match error {
+            rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
+                Self::NothingInCommon(error, offer(greeting))
+            }
+            _ => Self::Tls(error),
         }
     }
+}
+
+/// The most suites that are told.
+const TOLD: usize = 6;
+
+/// What a client's first message offers.
+fn offer(greeting: &[u8]) -> String {
+    // Behind the headers of the record and of the message comes the highest version before TLS 1.3 (RFC 8446 §4.1.2).
+    let version = match greeting.get(9..11) {
+        Some([3, 0]) => "SSL 3.0 at most",
+        Some([3, 1]) => "TLS 1.0 at most",
+        Some([3, 2]) => "TLS 1.1 at most",
+        Some([3, 3]) => "TLS 1.2 or newer",
+        _ => "an unknown version",
+    };
+    let mut acceptor = Acceptor::default();
+    let accepted = match acceptor.read_tls(&mut &*greeting) {
+        Ok(_) => acceptor.accept().ok().flatten(),
+        Err(_) => None,
+    };
+    let Some(accepted) = accepted else {
+        return version.to_owned();
+    };
+    let hello = accepted.client_hello();
+    let names = |all: Vec<Option<&'static str>>| {
+        let known: Vec<&str> = all.iter().flatten().copied().take(TOLD).collect();
+        format!("{} of {}", known.join(", "), all.len())
+    };
+    let suites = names(
+        hello
+            .cipher_suites()
+            .iter()
+            .map(|suite| suite.as_str())
+            .collect(),
+    );
+    let groups = hello.named_groups().unwrap_or_default();
+    let groups = names(groups.iter().map(|group| group.as_str()).collect());
+    format!("{version}, the suites {suites}, the groups {groups}")
 }
 
 impl fmt::Display for HandshakeError {
@@ -105,6 +147,11 @@ impl fmt::Display for HandshakeError {
         match self {
             Self::Closed => f.write_str("the client closed the connection during the handshake"),
             Self::Io(error) => write!(f, "{error}"),
+            Self::NotTls(error) => write!(f, "what came is not TLS: {error}"),
+            Self::NothingInCommon(error, offer) => write!(
+                f,
+                "{error}; the client offers {offer}; here are TLS 1.2 and 1.3 with forward secrecy (setting: tls.mode says who may do without)"
+            ),
             Self::Tls(error) => write!(f, "{error}"),
         }
     }
@@ -172,7 +219,10 @@ impl Handshake {
                         Ok(accepted) => accepted,
                         Err((error, mut alert)) => {
                             let _ = alert.write_all(&mut socket);
-                            return Err(HandshakeError::Tls(error));
+                            return Err(match error {
+                                rustls::Error::InvalidMessage(_) => HandshakeError::NotTls(error),
+                                _ => HandshakeError::of(error, &self.greeting),
+                            });
                         }
                     };
                     if let Some(accepted) = accepted {
@@ -182,7 +232,8 @@ impl Handshake {
                 State::Inbound(inbound) => {
                     let opened = inbound.open(&mut []);
                     let flushed = inbound.flush(socket);
-                    let (_, over) = opened.map_err(HandshakeError::Tls)?;
+                    let (_, over) =
+                        opened.map_err(|error| HandshakeError::of(error, &self.greeting))?;
                     match flushed {
                         Err(error) if error.kind() == ErrorKind::WouldBlock => {
                             return Ok(Need::Output);
@@ -215,7 +266,7 @@ impl Handshake {
                     if let Err(error) = connection.process_new_packets() {
                         // The alert, where it fits without waiting.
                         let _ = connection.write_tls(&mut socket);
-                        return Err(HandshakeError::Tls(error));
+                        return Err(HandshakeError::of(error, &self.greeting));
                     }
                 }
             }
@@ -225,14 +276,15 @@ impl Handshake {
     fn answer(&self, accepted: Accepted, mut socket: &TcpStream) -> Result<State, HandshakeError> {
         let config = self.answers.to(&accepted, self.purpose, self.session);
         if self.purpose == Purpose::Receiving {
-            let inbound = Inbound::new(config, &self.greeting).map_err(HandshakeError::Tls)?;
+            let inbound = Inbound::new(config, &self.greeting)
+                .map_err(|error| HandshakeError::of(error, &self.greeting))?;
             return Ok(State::Inbound(Box::new(inbound)));
         }
         match accepted.into_connection(config) {
             Ok(connection) => Ok(State::Running(Box::new(connection))),
             Err((error, mut alert)) => {
                 let _ = alert.write_all(&mut socket);
-                Err(HandshakeError::Tls(error))
+                Err(HandshakeError::of(error, &self.greeting))
             }
         }
     }

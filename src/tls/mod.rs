@@ -32,6 +32,7 @@ pub use handshake::{Answers, Handshake, HandshakeError, Need, Purpose};
 pub use sealing::{Cipher, Sealing};
 pub use self_signed::{Made, ensure, renew};
 pub use service::{Reuse, Settings, Tls};
+pub use socket::is_truncated;
 pub use stream::{Encryption, Stream};
 pub use tickets::{SESSION_ID, SessionId};
 

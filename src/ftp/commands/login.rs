@@ -139,6 +139,7 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
         session.control.stream().describe(),
         printable(account.view.root.as_os_str().as_encoded_bytes())
     );
+    session.shared.bans.forgive(session.peer.ip(), &name);
     view.set_holder(holder(session, account, anonymous));
     session.slot.log_in();
     session.row.set_user(account.name.as_bytes());
@@ -206,7 +207,7 @@ fn wrong(session: &mut Session, name: &[u8]) -> Answer {
         printable(name),
         session.failures
     );
-    let failed = session.count_failure();
+    let failed = session.count_failure(Some(name));
     session.pause(failed.delay);
     if session.failures >= attempts || failed.banned {
         session.ended = true;

@@ -130,11 +130,13 @@ pub fn epsv(session: &mut Session, argument: &[u8]) -> Answer {
 /// Opens a passive port; the former one closes first.
 fn listen(session: &mut Session) -> Result<u16, Refusal> {
     session.data_port = DataPort::None;
+    let others = &session.visitor()?.account.data_from;
     let config = &session.config;
     let range = config.passive_ports;
     let opened = PassivePort::listen(
         session.local.ip(),
         session.peer.ip(),
+        others,
         range,
         config.timeouts.data_connect,
     );

@@ -20,7 +20,7 @@ use crate::observe::printable;
 use crate::observe::transfer_log::{Direction, Entry};
 use crate::storage::integrity::checksum::Stopped;
 use crate::storage::{Download, How, Upload, View, VirtualPath};
-use crate::tls::{Purpose, Stream};
+use crate::tls::{Purpose, Stream, is_truncated};
 
 /// Bytes whose checksum is no work that is worth counting.
 const LIGHT: u64 = 1 << 20;
@@ -303,7 +303,9 @@ fn receive_into(
     let heavy = upload.to_catch_up() > LIGHT;
     let mut slot = heavy.then(|| session.heavy_work()).transpose()?;
     let visitor = session.visitor()?;
-    let (may_hang_up, strict) = (visitor.account.accept_hangup, visitor.account.strict_allo);
+    let account = &visitor.account;
+    let (may_hang_up, strict) = (account.accept_hangup, account.strict_allo);
+    let may_be_truncated = account.accept_missing_close_notify;
     let ascii = session.representation == Representation::Ascii;
     let host_path = upload.host_path().to_owned();
     let name = upload.path().clone();
@@ -320,13 +322,14 @@ fn receive_into(
             let Some(mut upload) = upload.take() else {
                 return Outcome::ControlLost;
             };
-            if may_hang_up {
+            if may_be_truncated {
                 stream.accept_truncation();
             }
             let outcome = catch_up(&mut upload, watch);
             drop(slot.take());
             let mut receiver = Receiver::new(ascii);
             let outcome = outcome.and_then(|()| receiver.receive(&mut stream, &mut upload, watch));
+            let outcome = outcome.map_err(name_setting);
             if let Err(outcome) = &outcome {
                 if outcome.is_interruption() {
                     receiver.take_in_what_came(&mut stream, &mut upload, watch);
@@ -380,6 +383,17 @@ fn receive_into(
         received.bytes
     );
     conclude(session, received.outcome, done)
+}
+
+/// Some clients never say close_notify: their owner is told what to set.
+fn name_setting(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Reset(error) if is_truncated(&error) => {
+            let text = format!("{error} (setting: accept_missing_close_notify of the user)");
+            Outcome::Reset(std::io::Error::new(error.kind(), text))
+        }
+        other => other,
+    }
 }
 
 fn catch_up(upload: &mut Upload, watch: &mut Watch<'_>) -> Result<(), Outcome> {

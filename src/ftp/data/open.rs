@@ -13,6 +13,7 @@ use nix::sys::socket::{
 
 use super::Outcome;
 use super::watch::Watch;
+use crate::accounts::Networks;
 use crate::config::PortRange;
 use crate::server::addresses::canonical;
 use crate::server::ready::Want;
@@ -21,6 +22,12 @@ use crate::tls::HandshakeError;
 
 /// The port active data connections come from (RFC 959 §3.2: the one before the control port).
 const DATA_PORT: u16 = 20;
+
+/// A port is open for so long at least once the transfer has begun.
+const AT_LEAST: Duration = Duration::from_secs(1);
+
+/// How long the client is waited for behind a connection from elsewhere.
+const BEHIND_OTHERS: Duration = Duration::from_secs(3);
 
 /// Where the next data connection comes from.
 #[derive(Debug, Default)]
@@ -44,7 +51,11 @@ pub struct PassivePort {
     listener: TcpListener,
     port: u16,
     peer: IpAddr,
+    /// From where the connection may come as well, seen from this address of ours.
+    others: (Networks, IpAddr),
     deadline: Instant,
+    /// Who came instead of the client, and when.
+    refused: Option<(SocketAddr, Instant)>,
     /// What the log says of others who have tried to connect.
     strangers: Seldom,
 }
@@ -57,6 +68,7 @@ impl PassivePort {
     pub fn listen(
         local: IpAddr,
         peer: IpAddr,
+        others: &Networks,
         range: PortRange,
         wait: Duration,
     ) -> io::Result<Self> {
@@ -72,7 +84,9 @@ impl PassivePort {
                         listener,
                         port,
                         peer,
+                        others: (others.clone(), local),
                         deadline: Instant::now() + wait,
+                        refused: None,
                         strangers: Seldom::default(),
                     });
                 }
@@ -111,13 +125,15 @@ impl PassivePort {
             match self.listener.accept() {
                 Ok((stream, address)) => {
                     let address = canonical(address);
-                    if address.ip() == self.peer {
+                    let (others, local) = &self.others;
+                    if address.ip() == self.peer || others.contain(address.ip(), *local) {
                         stream.set_nonblocking(true)?;
                         return Ok(Some(stream));
                     }
+                    self.refused.get_or_insert((address, Instant::now()));
                     self.strangers.warn(|| {
                         format!(
-                            "data port {}: a connection from {address} was closed: the control connection is from {}",
+                            "data port {}: a connection from {address} was refused: the control connection is from {} (setting: data_from of the user)",
                             self.port, self.peer
                         )
                     });
@@ -154,6 +170,8 @@ pub enum OpenError {
     Expired,
     /// Nobody connected in time.
     TimedOut,
+    /// Somebody did, from another address than the client's.
+    FromElsewhere(SocketAddr),
     /// The client's address could not be reached.
     Unreachable(SocketAddr, io::Error),
     Accept(io::Error),
@@ -174,6 +192,11 @@ impl fmt::Display for OpenError {
                 f.write_str("The data port waited too long and was closed; use PASV or EPSV again.")
             }
             Self::TimedOut => f.write_str("No data connection was made in time."),
+            Self::FromElsewhere(address) => write!(
+                f,
+                "A data connection from another address than yours, {}, was refused.",
+                address.ip()
+            ),
             Self::Unreachable(address, error) => write!(f, "Cannot connect to {address}: {error}."),
             Self::Accept(error) => write!(f, "Cannot accept the data connection: {error}."),
             Self::Handshake(error) => {
@@ -223,18 +246,25 @@ pub fn open(
         DataPort::Expired => Err(OpenError::Expired),
         DataPort::Connected(stream) => Ok(stream),
         DataPort::Passive(mut passive) => {
-            let deadline = passive
-                .deadline
-                .max(Instant::now() + wait.min(Duration::from_secs(1)));
+            let begun = Instant::now();
+            let whole = passive.deadline.max(begun + wait.min(AT_LEAST));
             loop {
                 if let Some(stream) = passive.accept().map_err(OpenError::Accept)? {
                     return Ok(stream);
                 }
+                // Whoever came may be the client by another way. The right one comes soon, or not at all.
+                let deadline = match passive.refused {
+                    Some((_, then)) => whole.min(then.max(begun) + BEHIND_OTHERS),
+                    None => whole,
+                };
                 let came = watch.wait_until(passive.listener.as_fd(), Want::Input, deadline);
                 // Strangers come in time for ever.
                 if !came.map_err(OpenError::Interrupted)? || Instant::now() >= deadline {
-                    passive.log_in_vain(wait);
-                    return Err(OpenError::TimedOut);
+                    let Some((address, _)) = passive.refused else {
+                        passive.log_in_vain(wait);
+                        return Err(OpenError::TimedOut);
+                    };
+                    return Err(OpenError::FromElsewhere(address));
                 }
             }
         }
