@@ -28,7 +28,10 @@ pub struct Entry {
 /// else.
 #[derive(Debug)]
 pub struct Listing {
-    source: Option<Source>,
+    /// None for a directory that exists only above a folder, and for one that cannot be read on.
+    directory: Option<OwnedFd>,
+    /// What was not read of it yet.
+    rest: Option<OwningIter>,
     names: vec::IntoIter<Vec<u8>>,
     /// Folders that show here; they hide what has their names.
     folders: BTreeMap<Vec<u8>, Metadata>,
@@ -38,20 +41,6 @@ pub struct Listing {
     shows_versions: bool,
     path: Vec<u8>,
     started: bool,
-}
-
-/// The directory, open, and what was not read of it yet.
-struct Source {
-    directory: OwnedFd,
-    rest: Option<OwningIter>,
-}
-
-impl std::fmt::Debug for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Source")
-            .field("directory", &self.directory)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Listing {
@@ -64,41 +53,32 @@ impl Listing {
         path: &[u8],
     ) -> Result<Self, Error> {
         let fail = |errno| Error::from_errno(errno, path);
+        let copy = directory.as_ref().map(OwnedFd::try_clone).transpose();
+        let copy = copy.map_err(|_| fail(Errno::EMFILE))?;
+        let opened = copy.map(Dir::from_fd).transpose().map_err(fail)?;
         let mut names: Vec<Vec<u8>> = folders.keys().cloned().collect();
-        let mut source = None;
-        if let Some(fd) = directory {
-            let directory = fd.try_clone().map_err(|_| fail(Errno::EMFILE))?;
-            let mut rest = Dir::from_fd(fd).map_err(fail)?.into_iter();
-            let mut complete = false;
-            while names.len() < SORTED_UP_TO {
-                match next_name(&mut rest, shows_versions).map_err(fail)? {
-                    Some(name) if folders.contains_key(&name) => {}
-                    Some(name) => names.push(name),
-                    None => {
-                        complete = true;
-                        break;
-                    }
-                }
-            }
-            source = Some(Source {
-                directory,
-                rest: (!complete).then_some(rest),
-            });
-        }
-        if source.as_ref().is_none_or(|source| source.rest.is_none()) {
-            names.sort_unstable();
-        }
-        let path = path.to_vec();
-        Ok(Self {
-            source,
-            names: names.into_iter(),
+        let mut listing = Self {
+            directory,
+            rest: opened.map(Dir::into_iter),
+            names: Vec::new().into_iter(),
             folders,
             permissions,
             parent_writable,
             shows_versions,
-            path,
+            path: path.to_vec(),
             started: false,
-        })
+        };
+        while names.len() < SORTED_UP_TO {
+            match listing.read_name().transpose().map_err(fail)? {
+                Some(name) => names.push(name),
+                None => {
+                    names.sort_unstable();
+                    break;
+                }
+            }
+        }
+        listing.names = names.into_iter();
+        Ok(listing)
     }
 
     /// Whether nothing was taken from it yet.
@@ -106,29 +86,21 @@ impl Listing {
         !self.started
     }
 
-    fn next_name(&mut self) -> Option<Result<Vec<u8>, Errno>> {
-        if let Some(name) = self.names.next() {
-            return Some(Ok(name));
-        }
-        let rest = self.source.as_mut()?.rest.as_mut()?;
-        loop {
-            match next_name(rest, self.shows_versions).transpose()? {
-                Ok(name) if self.folders.contains_key(&name) => {}
-                other => return Some(other),
+    /// The next name of the directory that is shown, and not by a folder.
+    fn read_name(&mut self) -> Option<Result<Vec<u8>, Errno>> {
+        for entry in self.rest.as_mut()? {
+            let name = match entry {
+                Ok(entry) => entry.file_name().to_bytes().to_vec(),
+                Err(errno) => return Some(Err(errno)),
+            };
+            let is_shown = !is_reserved(&name) || (self.shows_versions && name == VERSIONS);
+            if is_shown && name != b"." && name != b".." && !self.folders.contains_key(&name) {
+                return Some(Ok(name));
             }
         }
+        self.rest = None;
+        None
     }
-}
-
-fn next_name(rest: &mut OwningIter, shows_versions: bool) -> Result<Option<Vec<u8>>, Errno> {
-    for entry in rest {
-        let name = entry?.file_name().to_bytes().to_vec();
-        let is_shown = !is_reserved(&name) || (shows_versions && name == VERSIONS);
-        if name != b"." && name != b".." && is_shown {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
 }
 
 impl Iterator for Listing {
@@ -137,26 +109,19 @@ impl Iterator for Listing {
     fn next(&mut self) -> Option<Self::Item> {
         self.started = true;
         loop {
-            let name = match self.next_name()? {
+            let name = match self.names.next().map(Ok).or_else(|| self.read_name())? {
                 Ok(name) => name,
                 Err(errno) => {
                     // The directory cannot be read on: say so once.
-                    self.source = None;
+                    (self.directory, self.rest) = (None, None);
                     return Some(Err(Error::from_errno(errno, &self.path)));
                 }
             };
-            if let Some(metadata) = self.folders.get(&name) {
-                return Some(Ok(Entry {
-                    name,
-                    metadata: metadata.clone(),
-                }));
+            if let Some(metadata) = self.folders.get(&name).cloned() {
+                return Some(Ok(Entry { name, metadata }));
             }
-            let source = self.source.as_ref()?;
-            match fstatat(
-                &source.directory,
-                name.as_slice(),
-                AtFlags::AT_SYMLINK_NOFOLLOW,
-            ) {
+            let directory = self.directory.as_ref()?;
+            match fstatat(directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(stat) => {
                     let metadata = Metadata::new(&stat, self.permissions, self.parent_writable);
                     return Some(Ok(Entry { name, metadata }));
@@ -164,10 +129,8 @@ impl Iterator for Listing {
                 Err(Errno::ENOENT) => {}
                 Err(errno) => {
                     // One entry that cannot be looked at (a dead network mount) must not hide the others.
-                    log::warn!(
-                        "a listing leaves out an entry: {}",
-                        Error::from_errno(errno, &name)
-                    );
+                    let error = Error::from_errno(errno, &name);
+                    log::warn!("a listing leaves out an entry: {error}");
                 }
             }
         }

@@ -107,6 +107,13 @@ pub struct Usage {
 }
 
 impl Usage {
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            files: self.files.saturating_add(other.files),
+        }
+    }
+
     pub fn plus(self, bytes: i64, files: i64) -> Self {
         Self {
             bytes: self.bytes.saturating_add_signed(bytes),

@@ -1,19 +1,26 @@
 //! Removing a directory with all in it. Holds one directory open at a time, however deep the tree; never follows a link.
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::openat;
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::storage::disk::root::Root;
+use crate::storage::disk::root::{DIRECTORY, Place, Root};
+use crate::storage::disk::walk::{below, names};
 
 /// A directory on the way down.
 struct Level {
     relative: Vec<u8>,
     /// Names still to be removed.
     names: Vec<Vec<u8>>,
+}
+
+impl Level {
+    fn new(relative: Vec<u8>, directory: &OwnedFd) -> Result<Self, Errno> {
+        let names = names(directory)?.collect::<Result<_, _>>()?;
+        Ok(Self { relative, names })
+    }
 }
 
 /// How one name that is no directory is removed: it is told the directory, the path of that below the root, and the name.
@@ -32,24 +39,20 @@ pub fn remove(
     let root = &root.again()?;
     let place = root.place(relative)?;
     let mut current = open_directory(&place.directory, &place.name)?;
-    let mut levels = vec![Level {
-        relative: relative.to_vec(),
-        names: names(&current)?,
-    }];
+    let mut levels = vec![Level::new(relative.to_vec(), &current)?];
     while let Some(level) = levels.last_mut() {
         if !go_on() {
             return Ok(false);
         }
         let Some(name) = level.names.pop() else {
-            let done = levels.pop();
+            let done = level.relative.rsplit(|&byte| byte == b'/').next();
+            let done = done.unwrap_or_default().to_vec();
+            levels.pop();
             let Some(parent) = levels.last() else { break };
-            current = open_below(root, &parent.relative)?;
-            let name = done
-                .as_ref()
-                .and_then(|done| done.relative.rsplit(|&byte| byte == b'/').next());
+            current = root.open_below(&parent.relative, DIRECTORY, Mode::empty())?;
             gone(unlinkat(
                 &current,
-                name.unwrap_or_default(),
+                done.as_slice(),
                 UnlinkatFlags::RemoveDir,
             ))?;
             continue;
@@ -57,18 +60,14 @@ pub fn remove(
         match unlink(current.as_fd(), &level.relative, &name) {
             Err(Errno::EISDIR) => {
                 current = open_directory(&current, &name)?;
-                let relative = [level.relative.as_slice(), b"/", &name].concat();
-                let names = names(&current)?;
-                levels.push(Level { relative, names });
+                let relative = below(&level.relative, &name);
+                levels.push(Level::new(relative, &current)?);
             }
             other => gone(other)?,
         }
     }
-    unlinkat(
-        &place.directory,
-        place.name.as_slice(),
-        UnlinkatFlags::RemoveDir,
-    )?;
+    let Place { directory, name } = place;
+    unlinkat(&directory, name.as_slice(), UnlinkatFlags::RemoveDir)?;
     Ok(true)
 }
 
@@ -80,30 +79,9 @@ fn gone(result: Result<(), Errno>) -> Result<(), Errno> {
     }
 }
 
-const FLAGS: OFlag = OFlag::O_RDONLY
-    .union(OFlag::O_DIRECTORY)
-    .union(OFlag::O_NOFOLLOW)
-    .union(OFlag::O_CLOEXEC);
-
 fn open_directory(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
-    match openat(parent, name, FLAGS, Mode::empty()) {
+    match openat(parent, name, DIRECTORY, Mode::empty()) {
         Err(Errno::ELOOP) => Err(Errno::ENOTDIR),
         other => other,
     }
-}
-
-fn open_below(root: &Root, relative: &[u8]) -> Result<OwnedFd, Errno> {
-    root.open_below(relative, FLAGS, Mode::empty())
-}
-
-fn names(directory: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
-    let own = openat(directory.as_fd(), ".", FLAGS, Mode::empty())?;
-    let mut names = Vec::new();
-    for entry in Dir::from_fd(own)?.iter() {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }

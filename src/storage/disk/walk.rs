@@ -4,11 +4,11 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
+use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, Mode, fstatat};
 
 use crate::storage::disk::metadata::{Kind, kind};
-use crate::storage::disk::root::Root;
+use crate::storage::disk::root::{DIRECTORY, Root, without_trace};
 
 /// What is met on the way: anything but a directory.
 pub struct Met<'a> {
@@ -57,14 +57,10 @@ pub fn walk_all(
 ) -> Result<(), Errno> {
     // All of it on one disk, whatever is mounted meanwhile.
     let root = &root.again()?;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-    // To write when each directory was read costs more than to read it. Only owners may do without (open(2)).
     let open = |relative: &[u8]| {
-        let opened = root.open_below(relative, flags | OFlag::O_NOATIME, Mode::empty());
-        match opened {
-            Err(Errno::EPERM) => root.open_below(relative, flags, Mode::empty()),
-            other => other,
-        }
+        without_trace(DIRECTORY, |flags| {
+            root.open_below(relative, flags, Mode::empty())
+        })
     };
     walk_by(&open, from, enter, visit)
 }
@@ -79,12 +75,8 @@ pub fn walk_mount(
     enter: &dyn Fn(&[u8]) -> bool,
     visit: &mut Visit<'_>,
 ) -> Result<(), Errno> {
-    walk_by(
-        &|relative| root.open_on_same_mount(relative),
-        from,
-        enter,
-        visit,
-    )
+    let open = |relative: &[u8]| root.open_on_same_mount(relative);
+    walk_by(&open, from, enter, visit)
 }
 
 /// `open` opens a directory below the root.
@@ -103,43 +95,46 @@ fn walk_by(
             Err(errno) if missed(visit, &relative, errno).is_break() => return Ok(()),
             Err(_) => continue,
         };
-        let copy = directory.try_clone().map_err(|_| Errno::EMFILE)?;
-        for entry in Dir::from_fd(copy)? {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(errno) if missed(visit, &relative, errno).is_break() => return Ok(()),
+        for name in names(&directory)? {
+            let name = match &name {
+                Ok(name) => name.as_slice(),
+                Err(errno) if missed(visit, &relative, *errno).is_break() => return Ok(()),
                 Err(_) => break,
             };
-            let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") {
-                continue;
-            }
-            let stat = match fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(errno) if missed(visit, &below(&relative, name), errno).is_break() => {
-                    return Ok(());
+            let stat = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+            let goes_on = match &stat {
+                Ok(stat) if kind(stat) == Kind::Directory => {
+                    let below = below(&relative, name);
+                    if enter(&below) {
+                        ahead.push(below);
+                    }
+                    continue;
                 }
-                Err(_) => continue,
+                Ok(stat) => visit(Ok(&Met {
+                    directory: directory.as_fd(),
+                    relative: &relative,
+                    name,
+                    stat,
+                })),
+                Err(errno) => missed(visit, &below(&relative, name), *errno),
             };
-            if kind(&stat) == Kind::Directory {
-                let below = below(&relative, name);
-                if enter(&below) {
-                    ahead.push(below);
-                }
-                continue;
-            }
-            let met = Met {
-                directory: directory.as_fd(),
-                relative: &relative,
-                name,
-                stat: &stat,
-            };
-            if visit(Ok(&met)).is_break() {
+            if goes_on.is_break() {
                 return Ok(());
             }
         }
     }
     Ok(())
+}
+
+/// The names in a directory that is open for reading, from where it was read up to.
+///
+/// # Errors
+/// `EMFILE`; each name may be one of readdir(3).
+pub fn names(directory: &OwnedFd) -> Result<impl Iterator<Item = Result<Vec<u8>, Errno>>, Errno> {
+    let copy = directory.try_clone().map_err(|_| Errno::EMFILE)?;
+    let names = Dir::from_fd(copy)?.into_iter();
+    let names = names.map(|entry| Ok(entry?.file_name().to_bytes().to_vec()));
+    Ok(names.filter(|name| !matches!(name.as_deref(), Ok(b"." | b".."))))
 }
 
 fn missed(visit: &mut Visit<'_>, relative: &[u8], errno: Errno) -> ControlFlow<()> {

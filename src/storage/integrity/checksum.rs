@@ -15,6 +15,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::stat::{FileStat, fstat};
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA512};
 
+use crate::storage::disk::metadata::size_of;
 use crate::storage::disk::system;
 
 /// Where the stored checksum lies: the digest in lower-case hexadecimal, the size in bytes, and the time of modification in
@@ -28,7 +29,7 @@ const LONGEST_ATTRIBUTE: usize = 160;
 const SHA256_DIGITS: usize = 64;
 
 /// Bytes read at a time. The control connection is looked at in between.
-const PIECE: usize = 128 * 1024;
+const PIECE: u64 = 128 * 1024;
 
 /// How a checksum is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,10 +72,7 @@ impl Algorithm {
 
 /// A checksum under way.
 #[derive(Clone)]
-pub struct Digest(State);
-
-#[derive(Clone)]
-enum State {
+pub enum Digest {
     Sha(Context),
     Md5(Md5),
     Crc32(crc32fast::Hasher),
@@ -82,29 +80,29 @@ enum State {
 
 impl Digest {
     pub fn new(algorithm: Algorithm) -> Self {
-        Self(match algorithm {
-            Algorithm::Sha256 => State::Sha(Context::new(&SHA256)),
-            Algorithm::Sha512 => State::Sha(Context::new(&SHA512)),
-            Algorithm::Sha1 => State::Sha(Context::new(&SHA1_FOR_LEGACY_USE_ONLY)),
-            Algorithm::Md5 => State::Md5(Md5::new()),
-            Algorithm::Crc32 => State::Crc32(crc32fast::Hasher::new()),
-        })
+        match algorithm {
+            Algorithm::Sha256 => Self::Sha(Context::new(&SHA256)),
+            Algorithm::Sha512 => Self::Sha(Context::new(&SHA512)),
+            Algorithm::Sha1 => Self::Sha(Context::new(&SHA1_FOR_LEGACY_USE_ONLY)),
+            Algorithm::Md5 => Self::Md5(Md5::new()),
+            Algorithm::Crc32 => Self::Crc32(crc32fast::Hasher::new()),
+        }
     }
 
     pub fn update(&mut self, bytes: &[u8]) {
-        match &mut self.0 {
-            State::Sha(context) => context.update(bytes),
-            State::Md5(state) => state.update(bytes),
-            State::Crc32(state) => state.update(bytes),
+        match self {
+            Self::Sha(context) => context.update(bytes),
+            Self::Md5(state) => state.update(bytes),
+            Self::Crc32(state) => state.update(bytes),
         }
     }
 
     /// In lower-case hexadecimal.
     pub fn finish(self) -> String {
-        match self.0 {
-            State::Sha(context) => hexadecimal(context.finish().as_ref()),
-            State::Md5(state) => hexadecimal(&state.finalize()),
-            State::Crc32(state) => hexadecimal(&state.finalize().to_be_bytes()),
+        match self {
+            Self::Sha(context) => hexadecimal(context.finish().as_ref()),
+            Self::Md5(state) => hexadecimal(&state.finalize()),
+            Self::Crc32(state) => hexadecimal(&state.finalize().to_be_bytes()),
         }
     }
 }
@@ -115,7 +113,7 @@ impl std::fmt::Debug for Digest {
     }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -146,24 +144,19 @@ pub fn compute<E>(
     Ok(digest.finish())
 }
 
-/// Adds a range of the file to a checksum, as [`compute`] does it.
-///
-/// # Errors
-/// What stopped it.
+/// Adds a range of the file to a checksum, as [`compute`] does it, and with its errors.
 pub fn feed<E>(
     digest: &mut Digest,
     file: &File,
     range: Range<u64>,
     go_on: &mut dyn FnMut(usize) -> Result<(), E>,
 ) -> Result<(), Stopped<E>> {
-    let length = range.end.saturating_sub(range.start);
-    let mut buffer = vec![0; usize::try_from(length).map_or(PIECE, |length| length.min(PIECE))];
+    let piece = |from: u64| range.end.saturating_sub(from).min(PIECE) as usize;
+    let mut buffer = vec![0; piece(range.start)];
     let mut position = range.start;
     advise(file, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
     while position < range.end {
-        let left = usize::try_from(range.end - position).unwrap_or(usize::MAX);
-        let piece = left.min(buffer.len());
-        match file.read_at(&mut buffer[..piece], position) {
+        match file.read_at(&mut buffer[..piece(position)], position) {
             Ok(0) => return Err(Stopped::Shrunk),
             Ok(read) => {
                 digest.update(&buffer[..read]);
@@ -184,7 +177,7 @@ pub(in crate::storage) fn forget_pages(file: &File) {
 }
 
 fn advise(file: &File, advice: PosixFadviseAdvice) {
-    // Advice only: where it is not taken, reading works all the same.
+    // Where the advice is not taken, reading works all the same.
     let _ = posix_fadvise(file, 0, 0, advice);
 }
 
@@ -209,16 +202,12 @@ impl Record {
     }
 
     pub fn is_of_size(&self, stat: &FileStat) -> bool {
-        u64::try_from(stat.st_size) == Ok(self.size)
+        size_of(stat) == self.size
     }
 
     pub(in crate::storage) fn encode(&self) -> String {
-        let Self {
-            digest,
-            size,
-            modified: (seconds, nanoseconds),
-        } = self;
-        format!("{digest} {size} {seconds}.{nanoseconds:09}")
+        let (seconds, nanoseconds) = self.modified;
+        format!("{} {} {seconds}.{nanoseconds:09}", self.digest, self.size)
     }
 
     /// None for anything that was not written by [`Record::encode`].
@@ -244,10 +233,11 @@ fn modified(stat: &FileStat) -> Modified {
     (stat.st_mtime, stat.st_mtime_nsec)
 }
 
-/// What is stored with the file, whether it still holds or not; None also where it is malformed.
+/// What is stored with the file, whether it still holds or not; None also where it is malformed, and on file systems without
+/// attributes.
 ///
 /// # Errors
-/// Those of reading the attribute; a file system without attributes has none stored.
+/// Those of reading the attribute.
 pub(in crate::storage) fn record(file: BorrowedFd<'_>) -> Result<Option<Record>, Errno> {
     match system::attribute(file, ATTRIBUTE, LONGEST_ATTRIBUTE) {
         Ok(value) => Ok(Record::parse(&value)),
@@ -274,7 +264,7 @@ pub fn store(file: &File, digest: &str) -> bool {
     let Ok(stat) = fstat(file) else { return false };
     let record = Record {
         digest: digest.to_ascii_lowercase(),
-        size: u64::try_from(stat.st_size).unwrap_or(0),
+        size: size_of(&stat),
         modified: modified(&stat),
     };
     keep(file.as_fd(), &record)
@@ -347,9 +337,10 @@ mod tests {
     fn ranges_are_read_in_pieces_and_the_work_can_be_ended() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
-        fs::write(&path, [vec![b'x'; PIECE + 10], b"abc".to_vec()].concat()).unwrap();
+        let contents = ["x".repeat(PIECE as usize + 10).as_str(), "abc"].concat();
+        fs::write(&path, contents).unwrap();
         let file = File::open(&path).unwrap();
-        let end = PIECE as u64 + 13;
+        let end = PIECE + 13;
         let tail = compute(&file, end - 3..end, Algorithm::Sha256, &mut never).unwrap();
         assert_eq!(tail, ABC[0].1);
         let empty = compute(&file, 7..7, Algorithm::Crc32, &mut never).unwrap();
@@ -362,7 +353,7 @@ mod tests {
             Err("enough")
         });
         assert!(matches!(ended, Err(Stopped::By("enough"))));
-        assert_eq!(seen, PIECE);
+        assert_eq!(seen, PIECE as usize);
     }
 
     #[test]
@@ -373,22 +364,25 @@ mod tests {
             assert_eq!((record.size, record.modified), (3, modified));
         }
         for bad in [
-            String::new(),
-            digest.to_owned(),
-            format!("{digest} 3"),
-            format!("{digest} 3 1"),
-            format!("{digest} 3 1.2"),
-            format!("{digest} 3 1.000000002 "),
-            format!("{digest} 3 1.000000002\n"),
-            format!("{digest}  3 1.000000002"),
-            format!("{digest} +3 1.000000002"),
-            format!("{digest} -3 1.000000002"),
-            format!("{digest} 03 1.000000002"),
-            format!("{} 3 1.000000002", digest.to_uppercase()),
-            format!("{} 3 1.000000002", &digest[1..]),
-            format!("{digest}0 3 1.000000002"),
-            format!("{digest} 99999999999999999999 1.000000002"),
+            "",
+            "DIGEST",
+            "DIGEST 3",
+            "DIGEST 3 1",
+            "DIGEST 3 1.2",
+            "DIGEST 3 1.000000002 ",
+            "DIGEST 3 1.000000002\n",
+            "DIGEST  3 1.000000002",
+            "DIGEST +3 1.000000002",
+            "DIGEST -3 1.000000002",
+            "DIGEST 03 1.000000002",
+            "DIGEST0 3 1.000000002",
+            "DIGEST 99999999999999999999 1.000000002",
         ] {
+            let bad = bad.replace("DIGEST", digest);
+            assert_eq!(Record::parse(bad.as_bytes()), None, "{bad:?}");
+        }
+        for bad in [&digest.to_uppercase(), &digest[1..]] {
+            let bad = format!("{bad} 3 1.000000002");
             assert_eq!(Record::parse(bad.as_bytes()), None, "{bad:?}");
         }
         assert_eq!(Record::parse(b"\xff"), None);

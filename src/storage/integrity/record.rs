@@ -12,7 +12,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -24,10 +23,11 @@ use nix::fcntl::{Flock, FlockArg, OFlag, openat};
 use nix::sys::stat::{Mode, fstat};
 
 use crate::storage::disk::clock::now;
-use crate::storage::disk::metadata::{Kind, kind};
+use crate::storage::disk::metadata::{Kind, kind, size_of};
 use crate::storage::disk::reserved::STATE;
 use crate::storage::disk::root::Root;
 use crate::storage::error::Error;
+use crate::storage::integrity::checksum::hexadecimal;
 use crate::storage::quota::state::open_state;
 use crate::storage::rules::Usage;
 
@@ -38,7 +38,7 @@ const HOURS: usize = 7 * 24;
 
 /// More than the longest record has: the longest path is 4095 bytes, three times that when all are escaped, and an hour's line
 /// has three numbers.
-const LONGEST: usize = 64 * 1024;
+const LONGEST: u64 = 64 * 1024;
 
 /// The last upload that was complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,11 +64,8 @@ impl Uploaded {
     pub fn within(&self, hours: usize, now: i64) -> Usage {
         let now = now.div_euclid(HOUR);
         let from = now.saturating_sub_unsigned(hours as u64);
-        let mut sum = Usage::default();
-        for (_, usage) in self.hours.range(from.saturating_add(1)..=now) {
-            sum = add(sum, *usage);
-        }
-        sum
+        let came = self.hours.range(from.saturating_add(1)..=now);
+        came.fold(Usage::default(), |sum, (_, usage)| sum.and(*usage))
     }
 
     /// Takes up what the same user has uploaded elsewhere.
@@ -78,19 +75,19 @@ impl Uploaded {
             self.last = other.last;
         }
         for (hour, usage) in other.hours {
-            let sum = self.hours.entry(hour).or_default();
-            *sum = add(*sum, usage);
+            self.add(hour, usage);
         }
+    }
+
+    fn add(&mut self, hour: i64, usage: Usage) {
+        let sum = self.hours.entry(hour).or_default();
+        *sum = sum.and(usage);
     }
 
     fn note(&mut self, last: LastUpload, received: u64) {
         let hour = last.time.div_euclid(HOUR);
-        let sum = self.hours.entry(hour).or_default();
-        let came = Usage {
-            bytes: received,
-            files: 1,
-        };
-        *sum = add(*sum, came);
+        let (bytes, files) = (received, 1);
+        self.add(hour, Usage { bytes, files });
         let oldest = hour.saturating_sub_unsigned(HOURS as u64);
         self.hours.retain(|&hour, _| hour > oldest);
         // A clock that once was wrong.
@@ -103,7 +100,8 @@ impl Uploaded {
     fn text(&self) -> String {
         let mut body = String::new();
         if let Some(LastUpload { time, size, path }) = &self.last {
-            let _ = writeln!(body, "last {time} {size} {}", escaped(path, is_plain));
+            let path = escaped(path, |byte| byte.is_ascii_graphic());
+            let _ = writeln!(body, "last {time} {size} {path}");
         }
         for (hour, Usage { bytes, files }) in &self.hours {
             let _ = writeln!(body, "{hour} {bytes} {files}");
@@ -134,10 +132,8 @@ impl Uploaded {
                     });
                 }
                 (hour, bytes, files, None) => {
-                    let usage = Usage {
-                        bytes: bytes.parse().ok()?,
-                        files: files.parse().ok()?,
-                    };
+                    let (bytes, files) = (bytes.parse().ok()?, files.parse().ok()?);
+                    let usage = Usage { bytes, files };
                     uploaded.hours.insert(hour.parse().ok()?, usage);
                 }
                 _ => return None,
@@ -147,20 +143,8 @@ impl Uploaded {
     }
 }
 
-fn add(one: Usage, other: Usage) -> Usage {
-    Usage {
-        bytes: one.bytes.saturating_add(other.bytes),
-        files: one.files.saturating_add(other.files),
-    }
-}
-
 fn digest(bytes: &[u8]) -> String {
-    let digest = Blake2b::<U8>::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_graphic()
+    hexadecimal(&Blake2b::<U8>::digest(bytes))
 }
 
 /// A file system may not tell upper from lower case, and not take every character.
@@ -211,16 +195,13 @@ pub(in crate::storage) fn note(
     received: u64,
 ) -> Result<(), Errno> {
     let file = File::from(open_state(root, &name_of(user))?);
-    let file = locked(file, FlockArg::LockExclusive)?;
-    let mut uploaded = contents(&file)?.unwrap_or_default();
-    let last = LastUpload {
-        time: now(),
-        size,
-        path: path.to_vec(),
-    };
-    uploaded.note(last, received);
-    file.write_all_at(uploaded.text().as_bytes(), 0)
-        .map_err(|error| errno_of(&error))
+    locked(file, FlockArg::LockExclusive, |file| {
+        let mut uploaded = contents(file)?;
+        let (time, path) = (now(), path.to_vec());
+        uploaded.note(LastUpload { time, size, path }, received);
+        let written = file.write_all_at(uploaded.text().as_bytes(), 0);
+        written.map_err(|error| errno_of(&error))
+    })
 }
 
 /// What is remembered of the user in a directory of the host that is a root or folder; nothing where no record is, or a
@@ -231,58 +212,41 @@ pub(in crate::storage) fn note(
 pub fn uploaded(top: &Path, require_mount: bool, user: &str) -> Result<Uploaded, Error> {
     let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
     let root = Root::open_or_guard(top, require_mount).map_err(fail)?;
-    match open(&root, user) {
-        Ok(file) => {
-            let file = locked(file, FlockArg::LockShared).map_err(fail)?;
-            Ok(contents(&file).map_err(fail)?.unwrap_or_default())
-        }
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let state = root.open_below(STATE, flags | OFlag::O_DIRECTORY, Mode::empty());
+    let opened =
+        state.and_then(|state| openat(state, name_of(user).as_slice(), flags, Mode::empty()));
+    match opened {
         Err(Errno::ENOENT) => Ok(Uploaded::default()),
-        Err(errno) => Err(fail(errno)),
+        other => other
+            .and_then(|file| locked(file.into(), FlockArg::LockShared, contents))
+            .map_err(fail),
     }
 }
 
-fn open(root: &Root, user: &str) -> Result<File, Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let state = root.open_below(STATE, flags | OFlag::O_DIRECTORY, Mode::empty())?;
-    let file: OwnedFd = openat(state, name_of(user).as_slice(), flags, Mode::empty())?;
-    Ok(File::from(file))
-}
-
 /// Where the file system has no locks, what happens in the same moment may be counted once.
-fn locked(file: File, how: FlockArg) -> Result<Locked, Errno> {
+fn locked<T>(
+    file: File,
+    how: FlockArg,
+    act: impl FnOnce(&File) -> Result<T, Errno>,
+) -> Result<T, Errno> {
     match Flock::lock(file, how) {
-        Ok(file) => Ok(Locked::Locked(file)),
-        Err((file, Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS)) => Ok(Locked::Open(file)),
+        Ok(file) => act(&file),
+        Err((file, Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS)) => act(&file),
         Err((_, errno)) => Err(errno),
     }
 }
 
-enum Locked {
-    Locked(Flock<File>),
-    Open(File),
-}
-
-impl std::ops::Deref for Locked {
-    type Target = File;
-    fn deref(&self) -> &File {
-        match self {
-            Self::Locked(file) => file,
-            Self::Open(file) => file,
-        }
-    }
-}
-
-fn contents(file: &File) -> Result<Option<Uploaded>, Errno> {
+/// What a record says; nothing where it is damaged.
+fn contents(file: &File) -> Result<Uploaded, Errno> {
     let stat = fstat(file)?;
     if kind(&stat) != Kind::File {
         return Err(Errno::EINVAL);
     }
-    let length = usize::try_from(stat.st_size).unwrap_or(0).min(LONGEST);
-    let mut text = vec![0; length];
-    match file.read_exact_at(&mut text, 0) {
-        Ok(()) => Ok(Uploaded::parse(&text)),
-        Err(error) => Err(errno_of(&error)),
-    }
+    let mut text = vec![0; size_of(&stat).min(LONGEST) as usize];
+    let read = file.read_exact_at(&mut text, 0);
+    read.map_err(|error| errno_of(&error))?;
+    Ok(Uploaded::parse(&text).unwrap_or_default())
 }
 
 fn errno_of(error: &std::io::Error) -> Errno {
@@ -296,6 +260,19 @@ mod tests {
 
     use super::*;
 
+    fn read(directory: &tempfile::TempDir, user: &str) -> Uploaded {
+        uploaded(directory.path(), false, user).unwrap()
+    }
+
+    fn upload(time: i64) -> LastUpload {
+        let path = b"/f".to_vec();
+        LastUpload {
+            time,
+            size: 1,
+            path,
+        }
+    }
+
     #[test]
     fn what_is_noted_is_read_again_whatever_it_is_called() {
         let directory = tempfile::tempdir().unwrap();
@@ -306,14 +283,11 @@ mod tests {
             note(&root, user, path, 10, 4).unwrap();
             note(&root, user, &longest, 10, 4).unwrap();
             note(&root, user, path, 20, 5).unwrap();
-            let read = uploaded(directory.path(), false, user).unwrap();
-            let last = read.last.clone().unwrap();
+            let read = read(&directory, user);
+            let (bytes, files) = (13, 3);
+            assert_eq!(read.within(24, now()), Usage { bytes, files });
+            let last = read.last.unwrap();
             assert_eq!((last.path.as_slice(), last.size), (path.as_slice(), 20));
-            let three = Usage {
-                bytes: 13,
-                files: 3,
-            };
-            assert_eq!(read.within(24, now()), three);
         }
         let state = directory.path().join(".thriftpd");
         let mode = fs::metadata(&state).unwrap().permissions().mode();
@@ -325,18 +299,13 @@ mod tests {
         names.sort();
         assert_eq!(names[0], "uploads-%41nna");
         assert_eq!(names[2], "uploads-..%2fx");
-        assert_eq!(uploaded(directory.path(), false, "bob").unwrap().last, None);
+        assert_eq!(read(&directory, "bob").last, None);
         assert!(uploaded(&directory.path().join("none"), false, "anna").is_err());
     }
 
     #[test]
     fn a_week_is_remembered_and_no_more() {
         let mut uploaded = Uploaded::default();
-        let upload = |time| LastUpload {
-            time,
-            size: 1,
-            path: b"/f".to_vec(),
-        };
         for hour in 0..400 {
             uploaded.note(upload(hour * HOUR), 10);
         }
@@ -349,7 +318,7 @@ mod tests {
         uploaded.note(upload(9000 * HOUR), 1);
         uploaded.note(upload(now), 1);
         assert_eq!(uploaded.last, Some(upload(now)));
-        assert!(uploaded.text().len() < LONGEST);
+        assert!(uploaded.text().len() < LONGEST as usize);
         assert_eq!(Uploaded::parse(uploaded.text().as_bytes()), Some(uploaded));
     }
 
@@ -357,13 +326,7 @@ mod tests {
     fn the_later_upload_counts_of_two_records() {
         let of = |time, bytes| {
             let mut uploaded = Uploaded::default();
-            let path = format!("/{time}").into_bytes();
-            let last = LastUpload {
-                time,
-                size: 1,
-                path,
-            };
-            uploaded.note(last, bytes);
+            uploaded.note(upload(time), bytes);
             uploaded
         };
         for (first, second) in [(100, 200), (200, 100)] {
@@ -389,12 +352,9 @@ mod tests {
         let other_version = other_version.replacen(" 1 ", " 2 ", 1).into_bytes();
         for damaged in [turned, half, other_version, b"\n".to_vec(), Vec::new()] {
             fs::write(&file, &damaged).unwrap();
-            assert_eq!(
-                uploaded(directory.path(), false, "anna").unwrap().last,
-                None
-            );
+            assert_eq!(read(&directory, "anna").last, None);
             note(&root, "anna", b"/second", 1, 1).unwrap();
-            let read = uploaded(directory.path(), false, "anna").unwrap();
+            let read = read(&directory, "anna");
             assert_eq!(read.last.unwrap().path, b"/second");
             assert_eq!(read.hours.len(), 1);
         }
