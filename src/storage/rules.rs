@@ -120,14 +120,6 @@ impl Usage {
             files: self.files.saturating_add_signed(files),
         }
     }
-
-    /// Both together.
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            bytes: self.bytes.saturating_add(other.bytes),
-            files: self.files.saturating_add(other.files),
-        }
-    }
 }
 
 impl Rules {

@@ -3,15 +3,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::openat;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use crate::storage::disk::metadata::is_same_file;
 use crate::storage::disk::root::{DIRECTORY, Place, Root};
 use crate::storage::disk::walk::{below, names};
 
 /// A directory on the way down.
 struct Level {
     relative: Vec<u8>,
+    stat: FileStat,
     /// Names still to be removed.
     names: Vec<Vec<u8>>,
 }
@@ -19,7 +21,11 @@ struct Level {
 impl Level {
     fn new(relative: Vec<u8>, directory: &OwnedFd) -> Result<Self, Errno> {
         let names = names(directory)?.collect::<Result<_, _>>()?;
-        Ok(Self { relative, names })
+        Ok(Self {
+            relative,
+            stat: fstat(directory)?,
+            names,
+        })
     }
 }
 
@@ -50,6 +56,10 @@ pub fn remove(
             levels.pop();
             let Some(parent) = levels.last() else { break };
             current = root.open_below(&parent.relative, DIRECTORY, Mode::empty())?;
+            if !is_same_file(&fstat(&current)?, &parent.stat) {
+                // Somebody has moved it, and put another in its place.
+                return Err(Errno::EBUSY);
+            }
             gone(unlinkat(
                 &current,
                 done.as_slice(),
