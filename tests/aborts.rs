@@ -111,7 +111,7 @@ fn what_is_held_is_bounded_and_answered_in_its_order() {
 fn tree(server: &Server, files: usize) {
     fs::create_dir(server.path("tree")).unwrap();
     for number in 0..files {
-        server.write(&format!("tree/{number}"), "x");
+        server.write(format!("tree/{number}"), "x");
     }
 }
 

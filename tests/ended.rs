@@ -63,7 +63,7 @@ impl House {
         let bans = Bans::open(None).unwrap();
         // The next wrong password is answered as late as any.
         for _ in 0..10 {
-            bans.failed([127, 0, 0, 1].into(), ban_rules(&config));
+            bans.failed([127, 0, 0, 1].into(), None, ban_rules(&config));
         }
         let shared = Shared {
             admission: admission.clone(),
