@@ -12,6 +12,7 @@
 //! | [`accounts`] | users and passwords |
 //! | [`storage`] | files as one user may see them; knows no protocol and no sockets |
 //! | [`tls`] | certificates, and the encrypted side of connections; knows no protocol |
+//! | [`os`] | what the operating system offers: waiting, sockets, addresses; nothing of ours |
 //! | [`observe`] | log lines, the transfer log, the live sessions |
 //!
 //! A connection flows so: listener, admission (a slot or a 421), pool, session loop, table, handler, storage and data
@@ -21,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod ftp;
 pub mod observe;
+pub mod os;
 pub mod server;
 pub mod storage;
 pub mod tls;

@@ -7,7 +7,7 @@ use argh::FromArgs;
 
 use super::Outcome;
 use crate::config::{Config, parse_time};
-use crate::server::addresses::source;
+use crate::os::addresses::source;
 use crate::server::ban_file::{BanFile, Banned};
 use crate::server::bans::{now, tidy};
 

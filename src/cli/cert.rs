@@ -6,7 +6,7 @@ use argh::FromArgs;
 
 use super::Outcome;
 use crate::config::{Config, TlsMode, directory};
-use crate::server::addresses::{host_name, lan_addresses};
+use crate::os::addresses::{host_name, lan_addresses};
 use crate::server::privileges;
 use crate::tls::{self, Certificate, Made, Source};
 

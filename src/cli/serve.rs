@@ -20,14 +20,15 @@ use crate::ftp::{Ftp, Shared};
 use crate::observe::log_lines;
 use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
+use crate::os::addresses::lan_addresses;
+use crate::os::system;
 use crate::server::acceptor::Acceptor;
-use crate::server::addresses::lan_addresses;
 use crate::server::admission::Admission;
 use crate::server::bans::Bans;
+use crate::server::hooks::orders::Hooks;
 use crate::server::privileges::{self, Identity, Kept, PER_SESSION};
-use crate::server::runner::Runner;
 use crate::server::sandbox::{self, Confinement, Plan, Violation};
-use crate::server::{FrontEnd, limits, listen, system, upkeep};
+use crate::server::{FrontEnd, limits, listen, upkeep};
 use crate::storage::Permissions;
 use crate::tls::{self, Source};
 
@@ -140,8 +141,8 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         certificate.as_ref(),
     )?;
     // While there is one thread, and nothing is confined.
-    let programs = Runner::start(programs_of(&config), config.on_upload_at_once)
-        .map_err(|error| format!("cannot start the programs' launcher: {error}"))?;
+    let programs = Hooks::start(programs_of(&config), config.on_upload_at_once)
+        .map_err(|error| format!("cannot start the process that runs programs: {error}"))?;
     remember_names();
     let inexact = upkeep::left_inexact(&config, kept.identities);
     let addresses = addresses_of(&listeners);
@@ -231,7 +232,7 @@ fn programs_of(config: &Config) -> Vec<Program> {
 }
 
 /// Says which programs of a configuration that was read again cannot be run, or not so many at once.
-fn warn_of_programs(known: &Runner, config: &Config) {
+fn warn_of_programs(known: &Hooks, config: &Config) {
     if known.runs_fewer_than(config.on_upload_at_once) {
         log::warn!(
             "a restart is needed: no more programs are run at once than were allowed at the start (setting: on_upload_at_once)"

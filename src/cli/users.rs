@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::config::is_user_name;
-use crate::server::system;
+use crate::os::system;
 
 /// Lines `NAME:PASSWORD`; taken out of the environment once read.
 const VARIABLE: &str = "THRIFTPD_USERS";

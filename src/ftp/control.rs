@@ -13,9 +13,9 @@ use zeroize::Zeroize as _;
 
 use super::protocol::line::{Line, LineDecoder};
 use super::protocol::reply::Reply;
-use crate::server::ending::Ending;
-use crate::server::ready::{Want, wait};
-use crate::server::stop::Stop;
+use crate::os::ending::Ending;
+use crate::os::ready::{Want, wait};
+use crate::os::stop::Stop;
 use crate::tls::{Handshake, HandshakeError, Need, Stream};
 
 /// Replies beyond this go out at once, even when more commands wait.

@@ -25,7 +25,6 @@ use std::io::Write as _;
 use std::net::{IpAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use data::socket::prepare_control;
 use protocol::command::{Command, is_http_request};
 use protocol::line::Line;
 use protocol::reply::Reply;
@@ -35,8 +34,9 @@ use shared::ban_rules;
 pub use shared::Shared;
 
 use crate::config::{Config, TlsMode};
+use crate::os::ending::Ending;
+use crate::os::socket::prepare_control;
 use crate::server::admission::Refused;
-use crate::server::ending::Ending;
 use crate::server::{Connection, FrontEnd, Limits};
 use crate::tls::Tls;
 

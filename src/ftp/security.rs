@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::data::secure::Protection;
 use crate::config::TlsMode;
-use crate::server::runner::Wanted;
+use crate::server::hooks::orders::Wanted;
 use crate::tls::{Answers, SESSION_ID, SessionId, Tls};
 
 /// The encryption of one session.

@@ -19,13 +19,13 @@ use crate::accounts::{Account, Rates};
 use crate::config::Config;
 use crate::observe::sessions::Row;
 use crate::observe::{printable, transfer_log};
+use crate::os::ending::Ending;
+use crate::os::ready::{Want, wait};
+use crate::os::stop::Stop;
 use crate::server::Connection;
 use crate::server::admission::{HeavySlot, Slot, UserSlot};
 use crate::server::bans::Failed;
-use crate::server::ending::Ending;
 use crate::server::identity::Acting;
-use crate::server::ready::{Want, wait};
-use crate::server::stop::Stop;
 use crate::storage::integrity::checksum::Algorithm;
 use crate::storage::{self, View, VirtualPath};
 use crate::tls::{Handshake, Purpose, Reuse, Tls};
@@ -609,7 +609,7 @@ impl Session {
     /// Whether the client is on this side of the router.
     pub fn peer_is_private(&self) -> bool {
         match self.peer.ip() {
-            IpAddr::V4(address) => crate::server::addresses::is_private(address),
+            IpAddr::V4(address) => crate::os::addresses::is_private(address),
             IpAddr::V6(_) => true,
         }
     }

@@ -7,7 +7,7 @@ use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
 use crate::server::admission::Admission;
 use crate::server::bans::{self, Bans};
-use crate::server::runner::Runner;
+use crate::server::hooks::orders::Hooks;
 
 /// One for the whole front end.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Shared {
     pub sessions: Arc<Sessions>,
     pub transfer_log: Option<TransferLog>,
     /// Those that are run behind uploads.
-    pub programs: Arc<Runner>,
+    pub programs: Arc<Hooks>,
     /// Active data connections can come from port 20.
     pub may_bind_low_ports: bool,
     /// Sessions act as the users of the system that they belong to.

@@ -14,15 +14,15 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::addresses::{canonical, source};
 use super::admission::{Admission, Refused, Slot};
-use super::ending::Ending;
 use super::lobby::Lobby;
 use super::pool::Pool;
-use super::ready::{Want, wait, wait_for_any};
-use super::seldom::SeldomEach;
-use super::stop::Stop;
 use super::{Connection, FrontEnd, Limits};
+use crate::os::addresses::{canonical, source};
+use crate::os::ending::Ending;
+use crate::os::ready::{Want, wait, wait_for_any};
+use crate::os::seldom::SeldomEach;
+use crate::os::stop::Stop;
 
 /// How long the acceptor leaves new connections in the kernel's queue when descriptors have run out altogether.
 const PAUSE: Duration = Duration::from_millis(200);

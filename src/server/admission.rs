@@ -11,8 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::addresses::source;
-use super::ending::Ending;
+use crate::os::addresses::source;
+use crate::os::ending::Ending;
 
 /// Sessions that were cut off and have not noticed yet may be so many more than `sessions`.
 const LEAVING: usize = 16;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::addresses::source;
+use crate::os::addresses::source;
 
 /// Bytes that are read: more than the server ever writes.
 const LARGEST: usize = 1024 * 1024;

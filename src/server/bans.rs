@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::addresses::source;
 use super::ban_file::{BanFile, Banned};
+use crate::os::addresses::source;
 
 /// Addresses whose failures are counted, and addresses banned.
 const MOST: usize = 2048;

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use nix::errno::Errno;
 use nix::unistd::{getegid, geteuid, getgroups};
 
-use super::system::set_thread_identity;
+use crate::os::system::set_thread_identity;
 use crate::storage;
 
 /// The thread acts as somebody else until this is dropped, which must happen on the same thread: it cannot be sent.

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use super::Connection;
-use super::addresses::source;
 use super::admission::most_crowded;
+use crate::os::addresses::source;
 
 /// In the order of their arrival.
 #[derive(Debug, Default)]

@@ -8,43 +8,28 @@
 //! | `admission` | how many sessions there may be |
 //! | `bans`, `ban_file` | failed logins by address, and who is kept out for them |
 //! | `lobby` | connections whose clients have said nothing yet |
-//! | `seldom` | log lines that strangers can cause |
 //! | `pool` | worker threads |
 //! | `listen` | listening sockets |
-//! | `stop` | the end of the server as every thread sees it |
-//! | `ready` | poll(2) with a deadline |
-//! | `programs` | programs of the owner's, run behind what happened |
-//! | `system` | system calls without a safe wrapper |
 //! | `privileges` | giving up root |
+//! | `hooks/` | programs of the owner's, run behind what happened |
 //! | `identity` | threads that act as a user of the system |
-//! | `launcher` | a process that starts programs for a confined server |
-//! | `runner` | the programs that it may start |
 //! | `sandbox` | what the process denies itself |
-//! | `addresses` | the host's own addresses, and whose others are |
 //! | `limits` | open files |
 //! | `environment` | what can be looked at before serving |
 //! | `upkeep/` | what is done with the directories of users once a day |
 pub mod acceptor;
-pub mod addresses;
 pub mod admission;
 pub mod ban_file;
 pub mod bans;
-pub mod ending;
 pub mod environment;
+pub mod hooks;
 pub mod identity;
-pub mod launcher;
 pub mod limits;
 pub mod listen;
 pub mod lobby;
 pub mod pool;
 pub mod privileges;
-pub mod programs;
-pub mod ready;
-pub mod runner;
 pub mod sandbox;
-pub mod seldom;
-pub mod stop;
-pub mod system;
 pub mod upkeep;
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -52,8 +37,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use admission::{Refused, Slot};
-use ending::Ending;
-use stop::Stop;
+
+use crate::os::ending::Ending;
+use crate::os::stop::Stop;
 
 pub use admission::Limits;
 

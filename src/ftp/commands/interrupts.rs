@@ -8,8 +8,8 @@ use crate::ftp::data::watch::{Interruption, Supervisor};
 use crate::ftp::protocol::command::Command;
 use crate::ftp::protocol::line::Line;
 use crate::ftp::protocol::reply::Reply;
-use crate::server::ending::Ending;
-use crate::server::ready::{Ready, Want};
+use crate::os::ending::Ending;
+use crate::os::ready::{Ready, Want};
 
 /// Watches the control connection for the length of one transfer.
 pub struct Interrupts<'a> {

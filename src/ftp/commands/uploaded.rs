@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::ftp::security::AfterReply;
 use crate::ftp::session::{Refusal, Session};
 use crate::observe::printable;
-use crate::server::runner::Wanted;
+use crate::server::hooks::orders::Wanted;
 use crate::storage::VirtualPath;
 
 /// Notes the upload, of a file that has `size` bytes now, `received` of them new, and has the program run behind the reply.

@@ -12,8 +12,8 @@ use nix::sys::socket::sockopt::{TcpTlsTx, TcpUlp, TlsCryptoInfo};
 
 use super::Outcome;
 use super::watch::Watch;
-use crate::server::ready::Want;
-use crate::server::system;
+use crate::os::ready::Want;
+use crate::os::system;
 use crate::tls::{Cipher, Sealing, Stream};
 
 /// Bytes that keys may seal: far below the limit of AES-GCM (RFC 8446 §5.5), since nobody counts records here.

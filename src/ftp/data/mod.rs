@@ -10,7 +10,6 @@ pub mod rate;
 pub mod receive;
 pub mod secure;
 pub mod send;
-pub mod socket;
 pub mod watch;
 
 use std::io;

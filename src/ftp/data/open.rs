@@ -15,9 +15,9 @@ use super::Outcome;
 use super::watch::Watch;
 use crate::accounts::Networks;
 use crate::config::PortRange;
-use crate::server::addresses::canonical;
-use crate::server::ready::Want;
-use crate::server::seldom::Seldom;
+use crate::os::addresses::canonical;
+use crate::os::ready::Want;
+use crate::os::seldom::Seldom;
 use crate::tls::HandshakeError;
 
 /// The port active data connections come from (RFC 959 §3.2: the one before the control port).

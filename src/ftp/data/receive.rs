@@ -6,11 +6,12 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
+use super::Outcome;
 use super::buffers::Buffer;
 use super::watch::Watch;
-use super::{Outcome, socket};
 use crate::ftp::protocol::ascii::FromNetwork;
-use crate::server::ready::Want;
+use crate::os::ready::Want;
+use crate::os::socket;
 use crate::storage::{self, Upload};
 use crate::tls::Stream;
 

@@ -3,9 +3,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::open::OpenError;
-use super::socket;
 use super::watch::Watch;
-use crate::server::ready::Want;
+use crate::os::ready::Want;
+use crate::os::socket;
 use crate::tls::{Answers, Handshake, Need, Purpose, SessionId, Stream};
 
 /// How a session's data connections are encrypted.

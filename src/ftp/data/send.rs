@@ -8,12 +8,13 @@ use std::os::unix::fs::FileExt as _;
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
 
+use super::Outcome;
 use super::buffers::Buffer;
 use super::kernel_tls::{self, Offered};
 use super::watch::Watch;
-use super::{Outcome, socket};
 use crate::ftp::protocol::ascii::ToNetwork;
-use crate::server::ready::Want;
+use crate::os::ready::Want;
+use crate::os::socket;
 use crate::tls::Stream;
 
 /// Bytes a sendfile(2): from 256 KiB on its cost no longer depends on it, and the control connection is looked at

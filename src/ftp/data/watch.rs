@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::Outcome;
 use super::rate::{Pace, Throttle};
-use crate::server::ending::Ending;
-use crate::server::ready::{Ready, Want, wait};
-use crate::server::stop::Stop;
+use crate::os::ending::Ending;
+use crate::os::ready::{Ready, Want, wait};
+use crate::os::stop::Stop;
 
 /// What came over the control connection during a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,8 +14,8 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::super::system;
 use super::{Plan, Violation};
+use crate::os::system;
 
 const LAYER: &str = "system call rules (seccomp)";
 

@@ -1,4 +1,4 @@
-//! Programs of the owner's that are run behind what happened: few at once, the others in line, none of them for longer than it
+//! Queue of the owner's that are run behind what happened: few at once, the others in line, none of them for longer than it
 //! was given.
 //!
 //! A program has its own process group, which ends with it when its time is up, and its own, small environment; it reads
@@ -6,7 +6,7 @@
 //! first program starts one, which ends when nobody is in line any more. A second one waits for the program, so that the
 //! first can look at the clock and at standard error. No program can keep anybody else waiting or fail anything.
 //!
-//! When the server ends it waits a moment for them. Programs that take longer are left alone, but nobody hears what they
+//! When the server ends it waits a moment for them. Queue that take longer are left alone, but nobody hears what they
 //! say any more; those still in line are named in the log and not run.
 use std::collections::VecDeque;
 use std::ffi::{CString, OsStr, OsString};
@@ -28,10 +28,10 @@ use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, pipe2};
 
-use super::ready::{Want, wait};
 use crate::observe::printable;
+use crate::os::ready::{Want, wait};
 
-/// Programs in line; one more is not run.
+/// Queue in line; one more is not run.
 const LONGEST_LINE: usize = 10_000;
 
 /// Bytes of one program's standard error that go to the log.
@@ -60,7 +60,7 @@ pub struct Run {
 
 /// All that run and wait.
 #[derive(Debug, Default)]
-pub struct Programs {
+pub struct Queue {
     state: Mutex<State>,
     idle: Condvar,
 }
@@ -73,7 +73,7 @@ struct State {
     at_once: usize,
 }
 
-impl Programs {
+impl Queue {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -384,7 +384,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pipe = directory.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let programs = Arc::new(Programs::default());
+        let programs = Arc::new(Queue::default());
         programs.run(run(&format!("read line <'{}'", pipe.display())), 1);
         // It runs, and is not in line any more: it would be forgotten too, and nobody would read from the pipe.
         let patience = Instant::now() + Duration::from_secs(60);

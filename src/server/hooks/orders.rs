@@ -1,4 +1,4 @@
-//! Programs of the owner's that follow what happened, from the server's side: it can start nothing itself, and so a process beside
+//! Queue of the owner's that follow what happened, from the server's side: it can start nothing itself, and so a process beside
 //! it does, which was told of all of them before the sandbox was entered.
 use std::ffi::OsString;
 use std::io;
@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::launcher::Launcher;
-use super::programs::{Programs, Run};
+use super::helper::Helper;
+use super::queue::{Queue, Run};
 use crate::accounts::Program;
 
 /// How long they may take when everything else has ended.
@@ -35,13 +35,13 @@ pub struct Wanted {
 
 /// The way to have programs run.
 #[derive(Debug, Default)]
-pub struct Runner {
-    launcher: Option<Launcher>,
+pub struct Hooks {
+    helper: Option<Helper>,
     known: Vec<Program>,
     most_at_once: usize,
 }
 
-impl Runner {
+impl Hooks {
     /// For these programs, so many at once at most, whatever is asked for later; without any program there is no process
     /// beside the server. Must happen while the process has one thread.
     ///
@@ -51,9 +51,9 @@ impl Runner {
         if known.is_empty() {
             return Ok(Self::default());
         }
-        let programs = Arc::new(Programs::default());
+        let programs = Arc::new(Queue::default());
         let ours = known.clone();
-        let launcher = Launcher::start(
+        let helper = Helper::start(
             |number, values| match read((&ours, most_at_once), number, values) {
                 Some((run, at_once)) => programs.run(run, at_once),
                 None => log::error!("an order for a program that is none came from the server"),
@@ -61,7 +61,7 @@ impl Runner {
             || programs.end(TIME_AT_THE_END),
         )?;
         Ok(Self {
-            launcher: Some(launcher),
+            helper: Some(helper),
             known,
             most_at_once,
         })
@@ -74,7 +74,7 @@ impl Runner {
 
     /// Whether so many programs at once are more than there ever will be.
     pub fn runs_fewer_than(&self, at_once: usize) -> bool {
-        self.launcher.is_some() && at_once > self.most_at_once
+        self.helper.is_some() && at_once > self.most_at_once
     }
 
     /// Has it run as soon as fewer than `at_once` run, or as many as were allowed at the start. Never waits and never fails
@@ -82,23 +82,23 @@ impl Runner {
     pub fn run(&self, wanted: &Wanted, at_once: usize) {
         let what = &wanted.what_for;
         let number = self.known.iter().position(|known| *known == wanted.program);
-        let (Some(launcher), Some(number)) = (&self.launcher, number) else {
+        let (Some(helper), Some(number)) = (&self.helper, number) else {
             log::warn!("{what}: not run: the server must be restarted to know it");
             return;
         };
         let at_once = at_once.to_string();
         let mut values = vec![at_once.as_bytes(), what.as_bytes()];
         values.extend(wanted.values.iter().map(Vec::as_slice));
-        if let Err(error) = launcher.order(number, &values) {
+        if let Err(error) = helper.order(number, &values) {
             log::warn!("{what}: not run: {error}");
         }
     }
 
     /// Waits a moment for those that run.
     pub fn end(&self) {
-        if let Some(launcher) = &self.launcher {
+        if let Some(helper) = &self.helper {
             // A little more than the other side waits itself.
-            launcher.end(TIME_AT_THE_END + Duration::from_secs(1));
+            helper.end(TIME_AT_THE_END + Duration::from_secs(1));
         }
     }
 }

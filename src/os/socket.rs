@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::server::system;
+use crate::os::system;
 
 /// Seconds of silence before the kernel asks whether the peer is still there, between questions, and how many go
 /// unanswered: a client that lost its network is noticed after some five minutes, whatever the idle time-out.

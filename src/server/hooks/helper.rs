@@ -14,17 +14,17 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
 };
 
-use super::ready::{Want, wait};
-use super::system;
+use crate::os::ready::{Want, wait};
+use crate::os::system;
 
 /// Bytes of one order: less than what a socket takes at once.
 const LONGEST: usize = 128 * 1024;
 
 /// The server's end.
 #[derive(Debug)]
-pub struct Launcher(OwnedFd);
+pub struct Helper(OwnedFd);
 
-impl Launcher {
+impl Helper {
     /// Forks. Over there `run` is called for each order, with the number of the program and the values, and must not wait for
     /// it; `end` is called last. Must happen while the process has one thread.
     ///
@@ -32,7 +32,7 @@ impl Launcher {
     /// Those of socketpair(2) and fork(2).
     pub fn start(run: impl FnMut(usize, Vec<Vec<u8>>), end: impl FnOnce()) -> io::Result<Self> {
         // Orders stay apart from each other, and the end of the one side is seen by the other.
-        let (server, launcher) = socketpair(
+        let (server, helper) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
             None,
@@ -40,7 +40,7 @@ impl Launcher {
         )?;
         if system::fork()? {
             drop(server);
-            obey(&launcher, run);
+            obey(&helper, run);
             end();
             // Nothing of the server's is to be undone here.
             system::leave();
@@ -51,7 +51,7 @@ impl Launcher {
     /// Has the program of this number run. Never waits.
     ///
     /// # Errors
-    /// `WouldBlock` when too many orders wait, `BrokenPipe` when there is no launcher any more, `InvalidInput` for too many
+    /// `WouldBlock` when too many orders wait, `BrokenPipe` when there is no helper any more, `InvalidInput` for too many
     /// bytes.
     pub fn order(&self, program: usize, values: &[&[u8]]) -> io::Result<()> {
         let order = encode(program, values);
@@ -63,7 +63,7 @@ impl Launcher {
         Ok(())
     }
 
-    /// Says that there will be no more orders, and waits at most so long until the launcher has ended: whether it has.
+    /// Says that there will be no more orders, and waits at most so long until the helper has ended: whether it has.
     pub fn end(&self, time: Duration) -> bool {
         if shutdown(self.0.as_raw_fd(), Shutdown::Write).is_err() {
             return true;
@@ -76,11 +76,11 @@ impl Launcher {
     }
 }
 
-/// The launcher's life.
+/// The helper's life.
 fn obey(orders: &OwnedFd, mut run: impl FnMut(usize, Vec<Vec<u8>>)) {
     // The listeners above all: they must not outlive the server.
     system::close_all_but(orders.as_fd());
-    let _ = prctl::set_name(c"launcher");
+    let _ = prctl::set_name(c"hooks");
     // Told to the whole group or unit, they are the server's affair. It ends, and then we do.
     let of_server: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
         .into_iter()

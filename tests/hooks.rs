@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use thriftpd::server::launcher::Launcher;
+use thriftpd::server::hooks::helper::Helper;
 use thriftpd::server::sandbox::{self, Access, Plan, Violation};
 
 #[test]
@@ -27,7 +27,7 @@ fn what_cannot_be_run_in_the_sandbox_is_run_beside_it_and_nothing_but_what_was_k
         command.args(values).stdin(Stdio::null());
         assert!(command.status().unwrap().success());
     };
-    let launcher = Launcher::start(run, || fs::write(&ended, "ended").unwrap()).unwrap();
+    let helper = Helper::start(run, || fs::write(&ended, "ended").unwrap()).unwrap();
     // On a thread of its own, for the sandbox is for good.
     let path = told.to_str().unwrap().to_owned();
     let confined = thread::spawn(move || {
@@ -38,12 +38,12 @@ fn what_cannot_be_run_in_the_sandbox_is_run_beside_it_and_nothing_but_what_was_k
         };
         sandbox::enter(&plan, Violation::Refuse);
         assert!(Command::new("/bin/cp").status().is_err());
-        launcher.order(7, &[b"/etc/passwd", b"/tmp/never"]).unwrap();
-        launcher
+        helper.order(7, &[b"/etc/passwd", b"/tmp/never"]).unwrap();
+        helper
             .order(0, &[b"/etc/hostname", path.as_bytes()])
             .unwrap();
-        assert!(launcher.order(0, &[&[b'x'; 1 << 20]]).is_err());
-        assert!(launcher.end(Duration::from_secs(20)));
+        assert!(helper.order(0, &[&[b'x'; 1 << 20]]).is_err());
+        assert!(helper.end(Duration::from_secs(20)));
     });
     confined.join().unwrap();
     assert_eq!(fs::read(told).unwrap(), fs::read("/etc/hostname").unwrap());
@@ -54,11 +54,11 @@ fn what_cannot_be_run_in_the_sandbox_is_run_beside_it_and_nothing_but_what_was_k
 fn it_ends_when_the_server_is_gone() {
     let directory = tempfile::tempdir().unwrap();
     let ended = directory.path().join("ended");
-    let launcher = Launcher::start(|_, _| {}, || fs::write(&ended, "ended").unwrap()).unwrap();
-    drop(launcher);
+    let helper = Helper::start(|_, _| {}, || fs::write(&ended, "ended").unwrap()).unwrap();
+    drop(helper);
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !ended.exists() {
-        assert!(std::time::Instant::now() < deadline, "the launcher goes on");
+        assert!(std::time::Instant::now() < deadline, "the helper goes on");
         thread::sleep(Duration::from_millis(10));
     }
 }

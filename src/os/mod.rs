@@ -1,0 +1,18 @@
+//! The operating system, with nothing of ours in it: waiting, ending, sockets, addresses.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `system` | system calls without a safe wrapper |
+//! | `ready` | poll(2) with a deadline |
+//! | `stop` | the end of the process as every thread sees it |
+//! | `ending` | the end of one thread's work as others wish it |
+//! | `socket` | options of sockets |
+//! | `addresses` | the host's own addresses, and whose others are |
+//! | `seldom` | log lines that strangers can cause |
+pub mod addresses;
+pub mod ending;
+pub mod ready;
+pub mod seldom;
+pub mod socket;
+pub mod stop;
+pub mod system;
