@@ -154,7 +154,8 @@ fn an_upload_that_is_killed_again_and_again_arrives_in_the_end() {
         deaths.push(std::mem::replace(&mut server, next));
     }
     let mut client = server.client();
-    assert!(arrived(&mut client, "file") >= 2 * 1_230_000);
+    // What was waited for has stayed, but for the block that each time less is told.
+    assert!(arrived(&mut client, "file") >= 2 * 1_234_567 - 5 * 4096);
     resume(&mut client, "file", &contents);
     assert_same_bytes(&server.read("file"), &contents);
     assert_eq!(partials(&root), [""; 0]);
