@@ -8,6 +8,7 @@
 //! | [`cli`] | one file a subcommand: what a person types and reads |
 //! | [`config`] | what may be configured, and every default |
 //! | [`server`] | the life of the process: listeners, admission, workers, signals, privileges; knows no protocol |
+//! | [`service`] | what every session needs, whatever its protocol: settings, who may come, rates |
 //! | [`ftp`] | the FTP front end: control loop, table of verbs, data connections |
 //! | [`accounts`] | users and passwords |
 //! | [`storage`] | files as one user may see them; knows no protocol and no sockets |
@@ -24,6 +25,7 @@ pub mod ftp;
 pub mod observe;
 pub mod os;
 pub mod server;
+pub mod service;
 pub mod storage;
 pub mod tls;
 

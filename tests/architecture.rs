@@ -90,11 +90,12 @@ fn offences(in_room: &str, forbidden: &[&str]) -> Vec<String> {
 const NEIGHBOURS: [(&str, &str); 1] = [("accounts", "storage")];
 
 /// The rooms by their floors, from the ground up: those of one floor do not know each other, and nobody knows one above.
-const FLOORS: [&[&str]; 6] = [
+const FLOORS: [&[&str]; 7] = [
     &["os"],
     &["storage", "accounts", "tls", "observe"],
     &["config"],
     &["server"],
+    &["service"],
     &["ftp"],
     &["cli"],
 ];

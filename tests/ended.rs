@@ -18,15 +18,16 @@ use rustls::version::TLS13;
 use tempfile::TempDir;
 use thriftpd::accounts::{Account, Accounts, Password, Rates};
 use thriftpd::config::{Config, plain_view};
-use thriftpd::ftp::data::rate::Buckets;
-use thriftpd::ftp::shared::ban_rules;
-use thriftpd::ftp::{Ftp, Shared};
+use thriftpd::ftp::Ftp;
 use thriftpd::observe::sessions::Sessions;
 use thriftpd::os::ending::Ending;
 use thriftpd::os::stop::Stop;
 use thriftpd::server::admission::Admission;
 use thriftpd::server::bans::Bans;
-use thriftpd::server::{Connection, FrontEnd as _};
+use thriftpd::server::{Connection, FrontEnd, Policy as _};
+use thriftpd::service::rates::Buckets;
+use thriftpd::service::shared::ban_rules;
+use thriftpd::service::{Service, Shared};
 use thriftpd::storage::{Permissions, Room};
 use thriftpd::tls::{Tls, ensure};
 
@@ -37,7 +38,7 @@ const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// The FTP front end in this process, where its table of sessions can be reached.
 struct House {
-    ftp: Arc<Ftp>,
+    service: Arc<Service>,
     admission: Admission,
     sessions: Arc<Sessions>,
     home: TempDir,
@@ -75,11 +76,10 @@ impl House {
             sessions: Arc::clone(&sessions),
             transfer_log: None,
             may_bind_low_ports: false,
-            explicit_listeners: 1,
         };
         let nothing_new = Box::new(|| Err("not now".into()));
         Self {
-            ftp: Arc::new(Ftp::new(config, Some(tls), shared, nothing_new)),
+            service: Arc::new(Service::new(config, Some(tls), shared, nothing_new)),
             admission,
             sessions,
             home,
@@ -97,18 +97,18 @@ impl House {
         let stream = TcpStream::connect(address).unwrap();
         let (accepted, peer) = listener.accept().unwrap();
         accepted.set_nonblocking(true).unwrap();
-        self.ftp.greet(&accepted, 0);
-        let limits = self.ftp.limits();
+        let ftp: Arc<dyn FrontEnd> = Arc::new(Ftp::new(Arc::clone(&self.service)));
+        ftp.greet(&accepted);
+        let limits = self.service.limits();
         let connection = Connection {
             local: address,
             stream: accepted,
             peer,
             accepted: Instant::now(),
-            listener: 0,
+            front_end: Arc::clone(&ftp),
             slot: self.admission.admit(peer.ip(), &limits).unwrap(),
             stop: Arc::new(Stop::new().unwrap()),
         };
-        let ftp = Arc::clone(&self.ftp);
         let ending = Arc::new(Ending::new().unwrap());
         let (over, end) = mpsc::channel();
         std::thread::spawn(move || {

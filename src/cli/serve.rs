@@ -14,9 +14,8 @@ use crate::config::{
     Config, FirstUser, Flags, PortRange, TlsMode, directory, first_user, parse_listen, parse_ports,
     plain_view,
 };
+use crate::ftp::Ftp;
 use crate::ftp::data::kernel_tls;
-use crate::ftp::data::rate::Buckets;
-use crate::ftp::{Ftp, Shared};
 use crate::observe::log_lines;
 use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
@@ -28,7 +27,9 @@ use crate::server::bans::Bans;
 use crate::server::hooks::orders::Hooks;
 use crate::server::privileges::{self, Identity, Kept, PER_SESSION};
 use crate::server::sandbox::{self, Confinement, Plan, Violation};
-use crate::server::{FrontEnd, limits, listen, upkeep};
+use crate::server::{FrontEnd, Listener, limits, listen, upkeep};
+use crate::service::rates::Buckets;
+use crate::service::{Service, Shared};
 use crate::storage::Permissions;
 use crate::tls::{self, Source};
 
@@ -115,13 +116,11 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     } else {
         listen::UNPRIVILEGED_PORT
     };
-    let mut listeners =
-        listen::open(&config.listen, default_port).map_err(|error| error.to_string())?;
-    let explicit_listeners = listeners.len();
-    if !config.tls.implicit.is_empty() {
-        let implicit = listen::open(&config.tls.implicit, default_port);
-        listeners.extend(implicit.map_err(|error| error.to_string())?);
-    }
+    let explicit = listen::open(&config.listen, default_port).map_err(|error| error.to_string())?;
+    let implicit = match config.tls.implicit.as_slice() {
+        [] => Vec::new(),
+        some => listen::open(some, default_port).map_err(|error| error.to_string())?,
+    };
     let transfer_log = config
         .xferlog
         .as_deref()
@@ -145,7 +144,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         .map_err(|error| format!("cannot start the process that runs programs: {error}"))?;
     remember_names();
     let inexact = upkeep::left_inexact(&config, kept.identities);
-    let addresses = addresses_of(&listeners);
+    let addresses = [&explicit, &implicit].map(|sockets| addresses_of(sockets));
 
     let shared = Shared {
         admission: Admission::default(),
@@ -157,13 +156,10 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         programs: Arc::new(programs),
         may_bind_low_ports: kept.low_ports,
         identities: kept.identities,
-        explicit_listeners,
     };
     let admission = shared.admission.clone();
     let programs = Arc::clone(&shared.programs);
     let known = Arc::clone(&programs);
-    let acceptor =
-        Acceptor::new(listeners, admission).map_err(|error| format!("cannot start: {error}"))?;
     let fingerprint = tls.as_ref().map(tls::Tls::fingerprint);
     let own = certificate.as_ref().map(|made| made.source.clone());
     let plan = confinement::plan(&config, file.as_deref());
@@ -186,14 +182,27 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         warn_of_programs(&known, &config);
         Ok(config)
     };
-    let ftp = Arc::new(Ftp::new(config, tls, shared, Box::new(reload)));
-    for (index, address) in addresses.iter().enumerate() {
-        let how = if index < explicit_listeners {
-            ""
-        } else {
-            " (TLS from the first byte)"
-        };
-        log::info!("listening on {address}{how}");
+    let service = Arc::new(Service::new(config, tls, shared, Box::new(reload)));
+    let listeners = [
+        (explicit, Ftp::new(Arc::clone(&service))),
+        (implicit, Ftp::implicit(Arc::clone(&service))),
+    ]
+    .into_iter()
+    .flat_map(|(sockets, front_end)| {
+        let front_end: Arc<dyn FrontEnd> = Arc::new(front_end);
+        sockets.into_iter().map(move |socket| Listener {
+            socket,
+            front_end: Arc::clone(&front_end),
+        })
+    });
+    let acceptor = Acceptor::new(listeners.collect(), admission)
+        .map_err(|error| format!("cannot start: {error}"))?;
+    let [explicit, implicit] = &addresses;
+    for address in explicit {
+        log::info!("listening on {address}");
+    }
+    for address in implicit {
+        log::info!("listening on {address} (TLS from the first byte)");
     }
     if let Some(fingerprint) = &fingerprint {
         log::info!("certificate: SHA-256 {fingerprint}");
@@ -201,18 +210,17 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     let is_new = certificate.is_some_and(|certificate| certificate.is_new);
     introduce(
         made_up.as_ref(),
-        addresses.split_at(explicit_listeners),
+        (explicit, implicit),
         fingerprint
             .filter(|_| is_new || made_up.is_some())
             .as_deref(),
     );
-    confine(ftp.config().sandbox, &plan);
-    upkeep::count_anew(inexact, ftp.config(), kept.identities);
-    let settings = Arc::clone(&ftp);
+    confine(service.config().sandbox, &plan);
+    upkeep::count_anew(inexact, service.config(), kept.identities);
+    let settings = Arc::clone(&service);
     upkeep::start(move || settings.config(), kept.identities);
-    let front_end: Arc<dyn FrontEnd> = Arc::clone(&ftp) as _;
-    let ended = acceptor.run(&front_end, || ftp.config().timeouts.shutdown_grace);
-    upkeep::close(&ftp.config(), kept.identities);
+    let ended = acceptor.run(&*service, || service.config().timeouts.shutdown_grace);
+    upkeep::close(&service.config(), kept.identities);
     programs.end();
     log::info!("goodbye");
     ended.map_err(|error| format!("cannot wait for connections: {error}"))

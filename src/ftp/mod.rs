@@ -5,7 +5,6 @@
 //! | `protocol` | the grammars of the RFCs: bytes in, values out; no sockets, no files |
 //! | `control` | the control connection: lines and replies |
 //! | `chatter` | how much a client may say before its login |
-//! | `shared` | what all sessions share |
 //! | `session` | the session's state |
 //! | `security` | how a session is encrypted |
 //! | `data` | data connections and what flows over them |
@@ -19,166 +18,80 @@ pub mod data;
 pub mod protocol;
 pub mod security;
 pub mod session;
-pub mod shared;
 
+use std::fmt;
 use std::io::Write as _;
-use std::net::{IpAddr, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::TcpStream;
+use std::sync::Arc;
 
 use protocol::command::{Command, is_http_request};
 use protocol::line::Line;
 use protocol::reply::Reply;
 use session::{Next, Session};
-use shared::ban_rules;
 
-pub use shared::Shared;
-
-use crate::config::{Config, TlsMode};
 use crate::os::ending::Ending;
 use crate::os::socket::prepare_control;
 use crate::server::admission::Refused;
-use crate::server::{Connection, FrontEnd, Limits};
-use crate::tls::Tls;
+use crate::server::{Connection, FrontEnd};
+use crate::service::Service;
 
-/// Reads the configuration again; the error is what is wrong with it.
-pub type Reload = dyn Fn() -> Result<Config, String> + Send + Sync;
-
-/// FTP, served on the connections that the server hands over.
+/// FTP on one listener: in the clear at first, or with TLS from the first byte.
+#[derive(Clone)]
 pub struct Ftp {
-    settings: Mutex<Settings>,
-    shared: Arc<Shared>,
-    reload: Box<Reload>,
+    service: Arc<Service>,
+    implicit: bool,
 }
 
-/// New sessions take these; running ones keep what they took.
-#[derive(Clone)]
-struct Settings {
-    config: Arc<Config>,
-    /// None: nothing is encrypted.
-    tls: Option<Arc<Tls>>,
+impl fmt::Debug for Ftp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.implicit {
+            true => "FTP over TLS from the first byte",
+            false => "FTP",
+        })
+    }
 }
 
 impl Ftp {
-    pub fn new(config: Config, tls: Option<Tls>, shared: Shared, reload: Box<Reload>) -> Self {
-        Self {
-            settings: Mutex::new(Settings {
-                config: Arc::new(config),
-                tls: tls.map(Arc::new),
-            }),
-            shared: Arc::new(shared),
-            reload,
-        }
+    pub fn new(service: Arc<Service>) -> Self {
+        let implicit = false;
+        Self { service, implicit }
     }
 
-    /// The configuration that new sessions get.
-    pub fn config(&self) -> Arc<Config> {
-        self.settings().config
-    }
-
-    fn settings(&self) -> Settings {
-        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        settings.clone()
-    }
-
-    /// Certificates by a new configuration; where they are of no use, the old ones stay.
-    fn certificates_of(&self, config: &Config) -> Option<Arc<Tls>> {
-        if config.tls.mode == TlsMode::Off {
-            return None;
-        }
-        let settings = config.tls.service.clone();
-        let old = self.settings().tls;
-        let opened = match &old {
-            Some(old) => old.reopened(settings),
-            None => Tls::open(settings),
-        };
-        match opened {
-            Ok(tls) => {
-                log::info!(
-                    "certificate for new connections: SHA-256 {}",
-                    tls.fingerprint()
-                );
-                Some(Arc::new(tls))
-            }
-            Err(error) => {
-                log::error!("the certificates stay as they were: {error}");
-                old
-            }
-        }
+    /// TLS begins with the first byte; nothing is ever said in the clear.
+    pub fn implicit(service: Arc<Service>) -> Self {
+        let implicit = true;
+        Self { service, implicit }
     }
 }
 
 impl FrontEnd for Ftp {
-    fn limits(&self) -> Limits {
-        let config = self.config();
-        Limits {
-            sessions: config.sessions,
-            sessions_per_address: config.sessions_per_ip,
-            before_login: config.abuse.before_login(config.sessions),
-            login: config.timeouts.login,
-        }
-    }
-
-    fn screen(&self, peer: IpAddr, local: IpAddr) -> Result<(), Refused> {
-        let config = self.config();
-        if let Some(setting) = config.abuse.reach.refusal(peer, local) {
-            return Err(Refused::Network(setting));
-        }
-        match self.shared.bans.remaining(peer, ban_rules(&config)) {
-            Some(left) => Err(Refused::Banned(left)),
-            None => Ok(()),
-        }
-    }
-
-    fn greet(&self, mut stream: &TcpStream, listener: usize) {
+    fn greet(&self, mut stream: &TcpStream) {
         // A connection that is gone already fails here and then at the first read: nothing to do about it now.
         let _ = prepare_control(stream);
-        if listener < self.shared.explicit_listeners {
+        if !self.implicit {
             let mut greeting = Vec::new();
-            Reply::new(220, self.config().banner.clone()).encode_into(&mut greeting);
+            Reply::new(220, self.service.config().banner.clone()).encode_into(&mut greeting);
             // One small write into an empty socket buffer.
             let _ = stream.write(&greeting);
         }
     }
 
     fn serve(&self, connection: Connection, ending: Arc<Ending>) {
-        let Settings { config, tls } = self.settings();
-        let shared = Arc::clone(&self.shared);
-        run(Session::new(
-            connection,
-            config,
-            tls.as_deref(),
-            shared,
-            ending,
-        ));
+        let settings = self.service.settings();
+        let shared = Arc::clone(&self.service.shared);
+        let session = Session::new(connection, settings, shared, ending, self.implicit);
+        run(session);
     }
 
     fn refuse(&self, mut stream: &TcpStream, reason: Refused) {
+        if self.implicit {
+            // The client waits for TLS, and nothing that is not encrypted means anything to it.
+            return;
+        }
         let mut reply = Vec::new();
         Reply::new(421, reason.to_string()).encode_into(&mut reply);
         // One small write; when it fails the client is gone, or does not read.
         let _ = stream.write(&reply);
-    }
-
-    fn reload(&self) {
-        if let Some(log) = &self.shared.transfer_log {
-            match log.reopen() {
-                Ok(()) => log::info!("opened the transfer log {} again", log.path().display()),
-                Err(error) => log::error!(
-                    "cannot open the transfer log {} again: {error}",
-                    log.path().display()
-                ),
-            }
-        }
-        match (self.reload)() {
-            Ok(config) => {
-                log::info!("the configuration was read again; it holds for new sessions");
-                let tls = self.certificates_of(&config);
-                let config = Arc::new(config);
-                *self.settings.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Settings { config, tls };
-            }
-            Err(error) => log::error!("the configuration stays as it was: {error}"),
-        }
     }
 }
 

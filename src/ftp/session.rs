@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 use super::chatter::{Chatter, Verdict};
 use super::control::{Control, Input};
 use super::data::open::{ActiveFrom, DataPort};
-use super::data::rate::{Bucket, Limit, Throttle};
 use super::data::secure::Protection;
 use super::protocol::facts::Facts;
 use super::protocol::line::Line;
 use super::protocol::reply::Reply;
 use super::security::{AfterReply, Security, data_needs_tls, login_needs_tls};
-use super::shared::{Shared, ban_rules};
 use crate::accounts::{Account, Rates};
 use crate::config::Config;
 use crate::observe::sessions::Row;
@@ -26,9 +24,12 @@ use crate::server::Connection;
 use crate::server::admission::{HeavySlot, Slot, UserSlot};
 use crate::server::bans::Failed;
 use crate::server::identity::Acting;
+use crate::service::rates::{Bucket, Limit, Throttle};
+use crate::service::shared::ban_rules;
+use crate::service::{Settings, Shared};
 use crate::storage::integrity::checksum::Algorithm;
 use crate::storage::{self, View, VirtualPath};
-use crate::tls::{Handshake, Purpose, Reuse, Tls};
+use crate::tls::{Handshake, Purpose, Reuse};
 
 /// Bytes that a client may send without a login: many times what any program says.
 const MOST_BEFORE_LOGIN: u64 = 64 * 1024;
@@ -157,15 +158,14 @@ pub struct Session {
 impl Session {
     pub fn new(
         connection: Connection,
-        config: Arc<Config>,
-        tls: Option<&Tls>,
+        Settings { config, tls }: Settings,
         shared: Arc<Shared>,
         ending: Arc<Ending>,
+        implicit: bool,
     ) -> Self {
         let ends = Arc::clone(&ending);
         let end = Arc::new(move |why| ends.end(why));
         let row = shared.sessions.enter(connection.peer, end);
-        let implicit = connection.listener >= shared.explicit_listeners;
         Self {
             control: Control::new(connection.stream, config.timeouts.login, ending),
             idle: config.timeouts.idle,
@@ -176,7 +176,7 @@ impl Session {
             local: connection.local,
             row,
             login: Login::Greeted,
-            security: Security::new(tls, implicit),
+            security: Security::new(tls.as_deref(), implicit),
             after_reply: None,
             representation: Representation::default(),
             data_port: DataPort::None,

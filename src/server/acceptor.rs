@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::mem::{Discriminant, discriminant};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::admission::{Admission, Refused, Slot};
 use super::lobby::Lobby;
 use super::pool::Pool;
-use super::{Connection, FrontEnd, Limits};
+use super::{Connection, FrontEnd, Limits, Listener, Policy};
 use crate::os::addresses::{canonical, source};
 use crate::os::ending::Ending;
 use crate::os::ready::{Want, wait, wait_for_any};
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The listeners and what the loop needs of the process.
 #[derive(Debug)]
 pub struct Acceptor {
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     signals: SignalFd,
     stop: Arc<Stop>,
     admission: Admission,
@@ -49,7 +49,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// When the process has no descriptors left.
-    pub fn new(listeners: Vec<TcpListener>, admission: Admission) -> io::Result<Self> {
+    pub fn new(listeners: Vec<Listener>, admission: Admission) -> io::Result<Self> {
         let mut set = SigSet::empty();
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
             set.add(signal);
@@ -78,34 +78,30 @@ impl Acceptor {
     ///
     /// # Errors
     /// When waiting itself fails; the server cannot go on then.
-    pub fn run(
-        mut self,
-        front_end: &Arc<dyn FrontEnd>,
-        grace: impl Fn() -> Duration,
-    ) -> io::Result<()> {
+    pub fn run(mut self, policy: &dyn Policy, grace: impl Fn() -> Duration) -> io::Result<()> {
         while !self.stop.is_draining() {
-            let limits = front_end.limits();
+            let limits = policy.limits();
             let woken = self.wait(limits.login)?;
             if woken.signalled {
-                self.obey(&**front_end);
+                self.obey(policy);
                 continue;
             }
             // Who has begun comes before who comes.
             for connection in self.lobby.take_ready(&woken.speaking) {
-                self.hand_over(connection, &limits, front_end);
+                self.hand_over(connection, &limits);
             }
             while let Some(silent) = self.lobby.take_expired(limits.login) {
                 let line = || format!("{}: closed: {}", silent.peer, Refused::Silent);
                 let kind = discriminant(&Refused::Silent);
                 self.refusals.of(kind).write(Level::Info, line);
-                turn_away(&**front_end, &silent.stream, Refused::Silent);
+                silent.turn_away(Refused::Silent);
             }
             for index in woken.listeners {
-                self.accept_all(index, front_end);
+                self.accept_all(index, policy);
             }
         }
         while let Some(silent) = self.lobby.take_oldest() {
-            turn_away(&**front_end, &silent.stream, Refused::ShutDown);
+            silent.turn_away(Refused::ShutDown);
         }
         // Closing them tells clients at once; sockets still in the queue are reset.
         self.listeners.clear();
@@ -114,7 +110,11 @@ impl Acceptor {
 
     fn wait(&self, login: Duration) -> io::Result<Woken> {
         let mut fds = vec![self.signals.as_fd()];
-        fds.extend(self.listeners.iter().map(AsFd::as_fd));
+        fds.extend(
+            self.listeners
+                .iter()
+                .map(|listener| listener.socket.as_fd()),
+        );
         fds.extend(self.lobby.fds());
         let ready = wait_for_any(&fds, self.lobby.deadline(login))?;
         let (listeners, speaking) = ready[1..].split_at(self.listeners.len());
@@ -127,10 +127,10 @@ impl Acceptor {
         })
     }
 
-    fn obey(&self, front_end: &dyn FrontEnd) {
+    fn obey(&self, policy: &dyn Policy) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo as i32) {
-                Ok(Signal::SIGHUP) => front_end.reload(),
+                Ok(Signal::SIGHUP) => policy.reload(),
                 Ok(signal) if self.stop.is_draining() => {
                     log::info!("{signal} again: ending at once");
                     self.stop.end();
@@ -147,14 +147,14 @@ impl Acceptor {
     }
 
     /// A bounded batch, so that signals and other listeners get their turn.
-    fn accept_all(&mut self, index: usize, front_end: &Arc<dyn FrontEnd>) {
+    fn accept_all(&mut self, index: usize, policy: &dyn Policy) {
         for _ in 0..64 {
-            match self.listeners[index].accept() {
-                Ok((stream, _)) => self.welcome(stream, index, front_end),
+            match self.listeners[index].socket.accept() {
+                Ok((stream, _)) => self.welcome(stream, index, policy),
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EAGAIN) => return,
                     Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
-                        self.out_of_descriptors(index, &error, &**front_end);
+                        self.out_of_descriptors(index, &error);
                         return;
                     }
                     // The connection was gone before it was accepted: accept(2) says to go on.
@@ -166,15 +166,16 @@ impl Acceptor {
 
     /// Accepts one connection on the spare descriptor to tell the client; where even that fails, pauses, for the
     /// listener stays readable and the loop would spin.
-    fn out_of_descriptors(&mut self, index: usize, error: &io::Error, front_end: &dyn FrontEnd) {
+    fn out_of_descriptors(&mut self, index: usize, error: &io::Error) {
         self.shortages.of("descriptors").write(Level::Error, || {
             format!(
                 "cannot accept a connection: {error}; raise the limit on open files (ulimit -n) or lower `sessions`"
             )
         });
-        let accepted = self.spare.lend(|| self.listeners[index].accept());
+        let Listener { socket, front_end } = &self.listeners[index];
+        let accepted = self.spare.lend(|| socket.accept());
         if let Some(Ok((stream, _))) = accepted {
-            turn_away(front_end, &stream, Refused::Resources);
+            turn_away(&**front_end, &stream, Refused::Resources);
             drop(stream);
             self.spare.take_back();
             return;
@@ -187,7 +188,7 @@ impl Acceptor {
     }
 
     /// Admits or refuses. Who is admitted waits in the lobby, for it costs no thread there.
-    fn welcome(&mut self, stream: TcpStream, listener: usize, front_end: &Arc<dyn FrontEnd>) {
+    fn welcome(&mut self, stream: TcpStream, index: usize, policy: &dyn Policy) {
         // A connection that is gone already has no addresses.
         let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
             return;
@@ -197,72 +198,62 @@ impl Acceptor {
             log::error!("{peer}: cannot use the connection: {error}");
             return;
         }
-        let limits = front_end.limits();
-        let screened = front_end.screen(peer.ip(), local.ip());
-        let admitted = screened.and_then(|()| self.admit(peer, &limits, front_end));
+        let front_end = Arc::clone(&self.listeners[index].front_end);
+        let limits = policy.limits();
+        let screened = policy.screen(peer.ip(), local.ip());
+        let admitted = screened.and_then(|()| self.admit(peer, &limits));
         let slot = match admitted {
             Ok(slot) => slot,
             Err(reason) => {
                 self.log_refusal(peer, reason);
-                turn_away(&**front_end, &stream, reason);
+                turn_away(&*front_end, &stream, reason);
                 return;
             }
         };
         if self.lobby.len() >= limits.before_login {
-            self.make_room(&limits, front_end);
+            self.make_room(&limits);
         }
-        front_end.greet(&stream, listener);
+        front_end.greet(&stream);
         self.lobby.enter(Connection {
             stream,
             peer,
             local,
             accepted: Instant::now(),
-            listener,
+            front_end,
             slot,
             stop: Arc::clone(&self.stop),
         });
     }
 
-    fn make_room(&mut self, limits: &Limits, front_end: &Arc<dyn FrontEnd>) {
+    fn make_room(&mut self, limits: &Limits) {
         if let Some(silent) = self.lobby.take_most_crowded() {
             let reason = Refused::GaveWay(limits.before_login);
-            self.give_way(silent, reason, limits, front_end);
+            self.give_way(silent, reason, limits);
         }
     }
 
     /// A place. Where the address has none left, its silent connections give theirs up, the longest silent first.
-    fn admit(
-        &mut self,
-        peer: SocketAddr,
-        limits: &Limits,
-        front_end: &Arc<dyn FrontEnd>,
-    ) -> Result<Slot, Refused> {
+    fn admit(&mut self, peer: SocketAddr, limits: &Limits) -> Result<Slot, Refused> {
         loop {
             let admitted = self.admission.admit(peer.ip(), limits);
             let Err(reason @ Refused::Address(_)) = admitted else {
                 return admitted;
             };
             match self.lobby.take_oldest_of(source(peer.ip())) {
-                Some(silent) => self.give_way(silent, reason, limits, front_end),
+                Some(silent) => self.give_way(silent, reason, limits),
                 None => return Err(reason),
             }
         }
     }
 
-    fn give_way(
-        &mut self,
-        silent: Connection,
-        reason: Refused,
-        limits: &Limits,
-        front_end: &Arc<dyn FrontEnd>,
-    ) {
+    fn give_way(&mut self, silent: Connection, reason: Refused, limits: &Limits) {
         // It may have spoken since the last look.
         let spoken = wait_for_any(&[silent.stream.as_fd()], Some(Instant::now()));
         if spoken.is_ok_and(|spoken| spoken.contains(&true)) {
-            self.hand_over(silent, limits, front_end);
+            self.hand_over(silent, limits);
         } else {
             self.log_refusal(silent.peer, reason);
-            turn_away(&**front_end, &silent.stream, reason);
+            silent.turn_away(reason);
         }
     }
 
@@ -272,12 +263,7 @@ impl Acceptor {
     }
 
     /// Gives the connection to a worker.
-    fn hand_over(
-        &mut self,
-        mut connection: Connection,
-        limits: &Limits,
-        front_end: &Arc<dyn FrontEnd>,
-    ) {
+    fn hand_over(&mut self, mut connection: Connection, limits: &Limits) {
         let peer = connection.peer;
         // Who goes without a word needs no thread for that.
         let gone = match connection.stream.peek(&mut [0]) {
@@ -300,18 +286,18 @@ impl Acceptor {
             Ok(ending) => ending,
             Err(reason) => {
                 self.log_refusal(peer, reason);
-                turn_away(&**front_end, &connection.stream, reason);
+                connection.turn_away(reason);
                 return;
             }
         };
-        let front_end_of_worker = Arc::clone(front_end);
-        let serve = move |connection| front_end_of_worker.serve(connection, ending);
+        let front_end = Arc::clone(&connection.front_end);
+        let serve = move |connection| front_end.serve(connection, ending);
         if let Err((error, connection)) = self.pool.run(connection, serve) {
             self.shortages.of("threads").write(Level::Error, || {
                 format!("{peer}: refused: cannot start a thread: {error}")
             });
             if let Some(connection) = connection {
-                turn_away(&**front_end, &connection.stream, Refused::Resources);
+                connection.turn_away(Refused::Resources);
             }
         }
     }
@@ -366,6 +352,12 @@ struct Woken {
     listeners: Vec<usize>,
     /// Of the lobby, who has said something.
     speaking: Vec<bool>,
+}
+
+impl Connection {
+    fn turn_away(&self, reason: Refused) {
+        turn_away(&*self.front_end, &self.stream, reason);
+    }
 }
 
 /// Says why, and that this is all.

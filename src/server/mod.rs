@@ -32,7 +32,8 @@ pub mod privileges;
 pub mod sandbox;
 pub mod upkeep;
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -51,15 +52,22 @@ pub struct Connection {
     pub local: SocketAddr,
     /// When it was accepted.
     pub accepted: Instant,
-    /// Which of the listeners it came in by, counted from 0.
-    pub listener: usize,
+    /// That of the listener it came in by.
+    pub front_end: Arc<dyn FrontEnd>,
     /// Counts this connection for as long as it lives.
     pub slot: Slot,
     pub stop: Arc<Stop>,
 }
 
-/// A protocol served on control connections.
-pub trait FrontEnd: Send + Sync + 'static {
+/// Where connections come in, and what serves them.
+#[derive(Debug)]
+pub struct Listener {
+    pub socket: TcpListener,
+    pub front_end: Arc<dyn FrontEnd>,
+}
+
+/// What holds for all connections, whatever their protocol.
+pub trait Policy {
     /// The limits at this moment; a reload may change them.
     fn limits(&self) -> Limits;
     /// Whether a client at `peer` is answered that came in at `local`. Must not block.
@@ -67,12 +75,16 @@ pub trait FrontEnd: Send + Sync + 'static {
     /// # Errors
     /// Why not.
     fn screen(&self, peer: IpAddr, local: IpAddr) -> Result<(), Refused>;
+    /// Reads the configuration again; what is wrong with a new one goes to the log, and the old one stays.
+    fn reload(&self);
+}
+
+/// A protocol served on control connections.
+pub trait FrontEnd: fmt::Debug + Send + Sync + 'static {
     /// Makes the socket ready and says the first words, where they are the server's. Must not block.
-    fn greet(&self, stream: &TcpStream, listener: usize);
+    fn greet(&self, stream: &TcpStream);
     /// Serves one connection to its end, or until others end it, on a worker's thread.
     fn serve(&self, connection: Connection, ending: Arc<Ending>);
     /// Says in one short write why the connection is not served. Must not block.
     fn refuse(&self, stream: &TcpStream, reason: Refused);
-    /// Reads the configuration again; what is wrong with a new one goes to the log, and the old one stays.
-    fn reload(&self);
 }

@@ -7,10 +7,10 @@ use crate::ftp::protocol::host::parse_host;
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::security::AfterReply;
 use crate::ftp::session::{Login, Refusal, Session, Visitor};
-use crate::ftp::shared::ban_rules;
 use crate::observe::printable;
 use crate::server::admission::Refused;
 use crate::server::identity::{self, Acting};
+use crate::service::shared::ban_rules;
 use crate::storage::{ErrorKind, Holder, View, VirtualPath};
 
 /// A name, even of somebody who is not known: who is known shows only after PASS.

@@ -5,9 +5,9 @@ use std::time::Instant;
 use super::interrupts::Interrupts;
 use super::transfer::Transferred;
 use crate::ftp::data::Outcome;
-use crate::ftp::data::rate::{Pace, Throttle};
 use crate::ftp::data::watch::Watch;
 use crate::ftp::session::{Refusal, Session};
+use crate::service::rates::{Pace, Throttle};
 
 /// Lets `work` run, which glances at the watch between its steps and tells it of its bytes, for STAT. `what` is its
 /// name, for STAT and SITE WHO.

@@ -6,7 +6,6 @@
 mod buffers;
 pub mod kernel_tls;
 pub mod open;
-pub mod rate;
 pub mod receive;
 pub mod secure;
 pub mod send;

@@ -5,10 +5,10 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::Outcome;
-use super::rate::{Pace, Throttle};
 use crate::os::ending::Ending;
 use crate::os::ready::{Ready, Want, wait};
 use crate::os::stop::Stop;
+use crate::service::rates::{Pace, Throttle};
 
 /// What came over the control connection during a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

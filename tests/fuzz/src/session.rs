@@ -15,14 +15,15 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
 use thriftpd::accounts::{Account, Accounts, Password};
 use thriftpd::config::{Config, Timeouts, plain_view};
-use thriftpd::ftp::data::rate::Buckets;
-use thriftpd::ftp::{Ftp, Shared};
+use thriftpd::ftp::Ftp;
 use thriftpd::observe::sessions::Sessions;
 use thriftpd::os::ending::Ending;
 use thriftpd::os::stop::Stop;
 use thriftpd::server::admission::Admission;
 use thriftpd::server::bans::Bans;
-use thriftpd::server::{Connection, FrontEnd as _};
+use thriftpd::server::{Connection, FrontEnd, Policy as _};
+use thriftpd::service::rates::Buckets;
+use thriftpd::service::{Service, Shared};
 use thriftpd::storage::{Permissions, Room, Uploads};
 use thriftpd::tls::{Source, Tls, ensure};
 
@@ -50,7 +51,8 @@ const LOGINS: [&[u8]; 4] = [
 ];
 
 struct House {
-    ftp: Arc<Ftp>,
+    ftp: Arc<dyn FrontEnd>,
+    service: Arc<Service>,
     admission: Admission,
     stop: Arc<Stop>,
     listener: TcpListener,
@@ -74,19 +76,15 @@ impl House {
             sessions: Arc::new(Sessions::default()),
             transfer_log: None,
             may_bind_low_ports: false,
-            explicit_listeners: 1,
         };
         let made = ensure(&home.join("certificate"), &["localhost".into()]).unwrap();
         let config = config(&home.join("root"), made.source);
         let tls = Tls::open(config.tls.service.clone()).unwrap();
-        let ftp = Ftp::new(
-            config,
-            Some(tls),
-            shared,
-            Box::new(|| Err("not now".into())),
-        );
+        let nothing_new = Box::new(|| Err("not now".into()));
+        let service = Arc::new(Service::new(config, Some(tls), shared, nothing_new));
         Self {
-            ftp: Arc::new(ftp),
+            ftp: Arc::new(Ftp::new(Arc::clone(&service))),
+            service,
             admission,
             stop: Arc::new(Stop::new().unwrap()),
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),
@@ -207,16 +205,16 @@ pub fn session(data: &[u8]) {
     let stream = TcpStream::connect(house.listener.local_addr().unwrap()).unwrap();
     let (accepted, peer) = house.listener.accept().unwrap();
     accepted.set_nonblocking(true).unwrap();
-    house.ftp.greet(&accepted, 0);
+    house.ftp.greet(&accepted);
     let connection = Connection {
         local: accepted.local_addr().unwrap(),
         stream: accepted,
         peer,
         accepted: Instant::now(),
-        listener: 0,
+        front_end: Arc::clone(&house.ftp),
         slot: house
             .admission
-            .admit(peer.ip(), &house.ftp.limits())
+            .admit(peer.ip(), &house.service.limits())
             .unwrap(),
         stop: Arc::clone(&house.stop),
     };

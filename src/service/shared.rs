@@ -1,7 +1,7 @@
 //! What all sessions share.
 use std::sync::Arc;
 
-use super::data::rate::Buckets;
+use super::rates::Buckets;
 use crate::config::Config;
 use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
@@ -25,8 +25,6 @@ pub struct Shared {
     pub may_bind_low_ports: bool,
     /// Sessions act as the users of the system that they belong to.
     pub identities: bool,
-    /// The listeners from this one on begin with TLS.
-    pub explicit_listeners: usize,
 }
 
 /// When somebody is banned, as configured.
