@@ -364,8 +364,17 @@ fn site_idle_tells_and_sets_the_time_out() {
     client.expect("SITE IDLE", 200).says("900");
     client.expect("SITE IDLE 120", 200).says("120");
     client.expect("SITE IDLE", 200).says("120");
-    client.command("SITE IDLE x").expect(501);
-    client.command("SITE IDLE -5").expect(501);
+    for refused in ["x", "-5", "29", "901", "18446744073709551616"] {
+        client.expect(format!("SITE IDLE {refused}"), 501);
+    }
+    // No longer than the owner has set it.
+    let server = Server::build()
+        .configuration("[timeouts]\nidle = 20\n")
+        .with_flag_user()
+        .start();
+    let mut client = server.client();
+    client.expect("SITE IDLE 21", 501).says("From 20 to 20 s");
+    client.expect("SITE IDLE 20", 200);
 }
 
 #[test]
@@ -383,6 +392,18 @@ fn site_who_shows_own_sessions() {
         .says(USER)
         .says("127.0.0.1");
     assert!(!reply.text().contains("second"), "{}", reply.text());
+    assert_eq!(reply.text().matches("127.0.0.1").count(), 2);
+}
+
+#[test]
+fn site_who_shows_guests_nobody_else() {
+    let server = Server::build().anonymous("").start();
+    let (mut one, mut other) = (server.visitor(), server.visitor());
+    for guest in [&mut one, &mut other] {
+        let text = guest.expect("SITE WHO", 200).text();
+        assert_eq!(text.matches("127.0.0.1").count(), 1, "{text}");
+        assert!(text.contains('*'), "{text}");
+    }
 }
 
 #[test]

@@ -4,7 +4,10 @@ mod common;
 
 use common::{Client, PASSWORD, Server, USER, data_connection, eventually};
 use nix::sys::signal::Signal;
+use std::fs;
 use std::io::Read;
+
+use thriftpd::accounts::Password;
 
 #[test]
 fn the_session_beyond_the_limit_hears_421_and_why() {
@@ -451,4 +454,42 @@ fn failed_logins_take_no_memory_that_stays() {
         after < before + (16 << 20),
         "{before} bytes before, {after} after 32 wrong passwords"
     );
+}
+
+#[test]
+fn a_user_removed_from_the_file_is_logged_out_when_it_is_read_again() {
+    let user = |name: &str| {
+        format!(
+            "[[user]]\nname = \"{name}\"\npassword = \"{}\"\nroot = \"{{root}}\"\n",
+            Password::from_clear(PASSWORD).unwrap().to_phc()
+        )
+    };
+    let server = Server::build()
+        .configuration(&(user("anna") + &user("berta")))
+        .start();
+    let log_in = |name: &str| {
+        let mut client = server.connect();
+        client.login_as(name, PASSWORD).expect(230);
+        client
+    };
+    let (mut anna, mut berta) = (log_in("anna"), log_in("berta"));
+    let data = anna.begin_upload("STOR file", b"half");
+    // It has its settings already, and its password is right by them.
+    let mut late = server.connect();
+    late.expect("USER anna", 331);
+    let file = server.home().join("thriftpd.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let at = text.find("[[user]]\nname = \"berta\"").unwrap();
+    let before = text.find("[[user]]").unwrap();
+    fs::write(&file, [&text[..before], &text[at..]].concat()).unwrap();
+    server.signal(Signal::SIGHUP);
+    anna.reply().expect(421).says("removed");
+    drop(data);
+    anna.expect_end();
+    server.wait_for_log("ended 1 sessions");
+    late.expect(format!("PASS {}", PASSWORD), 421)
+        .says("removed");
+    late.expect_end();
+    berta.expect("NOOP", 200);
+    log_in("berta");
 }

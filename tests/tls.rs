@@ -290,6 +290,26 @@ fn one_user_may_be_held_to_tls() {
 // ---- other ways in and out
 
 #[test]
+fn who_is_refused_where_tls_comes_first_hears_nothing_in_the_clear() {
+    let server = Server::build()
+        .configuration("sessions_per_ip = 1\n[tls]\nimplicit = [\"127.0.0.1:0\"]\n")
+        .with_flag_user()
+        .start();
+    let said = |address| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
+        let mut said = Vec::new();
+        stream.read_to_end(&mut said).unwrap();
+        String::from_utf8(said).unwrap()
+    };
+    let (explicit, implicit) = (server.addresses()[0], server.addresses()[1]);
+    let client = server.client();
+    assert!(said(explicit).starts_with("421 "));
+    assert_eq!(said(implicit), "");
+    drop(client);
+}
+
+#[test]
 fn implicit_listeners_begin_with_the_handshake_and_protect_data() {
     let server = server_with("implicit = [\"127.0.0.1:0\"]", "");
     server.write("file", "contents");

@@ -143,6 +143,12 @@ impl Accounts {
         self.anonymous.as_ref()
     }
 
+    /// Whether there is an account of this name, the anonymous one among them.
+    pub fn has(&self, name: &[u8]) -> bool {
+        let mut all = self.accounts.iter().chain(&self.anonymous);
+        all.any(|account| account.name.as_bytes() == name)
+    }
+
     /// Whether the name means the anonymous account, and there is one. A user of that name comes first.
     pub fn is_anonymous(&self, name: &[u8]) -> bool {
         self.anonymous.is_some()

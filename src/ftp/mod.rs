@@ -77,10 +77,8 @@ impl FrontEnd for Ftp {
     }
 
     fn serve(&self, connection: Connection, ending: Arc<Ending>) {
-        let settings = self.service.settings();
-        let shared = Arc::clone(&self.service.shared);
-        let session = Session::new(connection, settings, shared, ending, self.implicit);
-        run(session);
+        let service = Arc::clone(&self.service);
+        run(Session::new(connection, service, ending, self.implicit));
     }
 
     fn refuse(&self, mut stream: &TcpStream, reason: Refused) {

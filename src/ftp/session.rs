@@ -26,7 +26,7 @@ use crate::server::bans::Failed;
 use crate::server::identity::Acting;
 use crate::service::rates::{Bucket, Limit, Throttle};
 use crate::service::shared::ban_rules;
-use crate::service::{Settings, Shared};
+use crate::service::{Service, Settings};
 use crate::storage::integrity::checksum::Algorithm;
 use crate::storage::{self, View, VirtualPath};
 use crate::tls::{Handshake, Purpose, Reuse};
@@ -112,7 +112,7 @@ pub enum Next {
 pub struct Session {
     pub control: Control,
     pub config: Arc<Config>,
-    pub shared: Arc<Shared>,
+    pub service: Arc<Service>,
     pub stop: Arc<Stop>,
     pub peer: SocketAddr,
     pub local: SocketAddr,
@@ -158,19 +158,19 @@ pub struct Session {
 impl Session {
     pub fn new(
         connection: Connection,
-        Settings { config, tls }: Settings,
-        shared: Arc<Shared>,
+        service: Arc<Service>,
         ending: Arc<Ending>,
         implicit: bool,
     ) -> Self {
         let ends = Arc::clone(&ending);
         let end = Arc::new(move |why| ends.end(why));
-        let row = shared.sessions.enter(connection.peer, end);
+        let Settings { config, tls } = service.settings();
+        let row = service.shared.sessions.enter(connection.peer, end);
         Self {
             control: Control::new(connection.stream, config.timeouts.login, ending),
             idle: config.timeouts.idle,
             config,
-            shared,
+            service,
             stop: connection.stop,
             peer: connection.peer,
             local: connection.local,
@@ -232,7 +232,7 @@ impl Session {
                     self.ended = true;
                 }
                 let at_once = self.config.on_upload_at_once;
-                self.shared.programs.run(&run, at_once);
+                self.service.shared.programs.run(&run, at_once);
             }
             Some(AfterReply::StopEncryption) => {
                 if let Err(error) = self.control.stop_encryption(&self.stop, deadline) {
@@ -292,7 +292,11 @@ impl Session {
     /// it is banned now.
     pub fn count_failure(&self, account: Option<&[u8]>) -> Failed {
         let rules = ban_rules(&self.config);
-        let failed = self.shared.bans.failed(self.peer.ip(), account, rules);
+        let failed = self
+            .service
+            .shared
+            .bans
+            .failed(self.peer.ip(), account, rules);
         if failed.banned {
             log::warn!(
                 "{}: banned for {} s after {} failed logins (settings: ban_after, ban_for)",
@@ -529,7 +533,7 @@ impl Session {
     /// 450 while as much of it is done as `heavy_at_once` allows.
     pub fn heavy_work(&self) -> Result<HeavySlot, Refusal> {
         let limit = self.config.abuse.heavy_at_once;
-        let slot = self.shared.admission.admit_heavy(limit);
+        let slot = self.service.shared.admission.admit_heavy(limit);
         slot.ok_or_else(|| {
             Refusal::new(450, "The server has too much to do; try again.").logged(format!(
                 "{limit} copies and checksums run already (setting: heavy_at_once)"
@@ -599,7 +603,7 @@ impl Session {
         let from_port_20 = self
             .config
             .active_from_port_20
-            .unwrap_or(self.shared.may_bind_low_ports);
+            .unwrap_or(self.service.shared.may_bind_low_ports);
         ActiveFrom {
             local: self.local.ip(),
             from_port_20,
@@ -623,12 +627,12 @@ impl Session {
         let (of, buckets, own) = match purpose {
             Purpose::Receiving => (
                 (|rates: Rates| rates.up) as fn(Rates) -> Option<u64>,
-                &self.shared.up,
+                &self.service.shared.up,
                 &self.buckets[0],
             ),
             _ => (
                 (|rates: Rates| rates.down) as fn(Rates) -> Option<u64>,
-                &self.shared.down,
+                &self.service.shared.down,
                 &self.buckets[1],
             ),
         };
@@ -645,7 +649,7 @@ impl Session {
     // ---- the transfer log
 
     pub fn log_to_file(&self, entry: &transfer_log::Entry<'_>) {
-        if let Some(log) = &self.shared.transfer_log {
+        if let Some(log) = &self.service.shared.transfer_log {
             log.write(entry);
         }
     }

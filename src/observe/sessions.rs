@@ -72,6 +72,20 @@ impl Sessions {
         found
     }
 
+    /// Has all sessions end of which the test is true of the user, those before login aside, and tells their clients why; returns
+    /// how many.
+    pub fn end_of_users(&self, is_to_end: impl Fn(&[u8]) -> bool, why: &'static str) -> usize {
+        let table = self.table();
+        let of_users = table.values().filter(|live| !live.seen.user.is_empty());
+        let ends: Vec<End> = of_users
+            .filter(|live| is_to_end(&live.seen.user))
+            .map(|live| Arc::clone(&live.end))
+            .collect();
+        drop(table);
+        ends.iter().for_each(|end| end(why));
+        ends.len()
+    }
+
     fn table(&self) -> MutexGuard<'_, BTreeMap<u64, Live>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

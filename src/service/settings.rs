@@ -1,4 +1,5 @@
 //! The settings that new sessions take, reading them again, and who is answered by them. Running sessions keep what they took.
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,6 +8,9 @@ use crate::config::{Config, TlsMode};
 use crate::server::admission::Refused;
 use crate::server::{Limits, Policy};
 use crate::tls::Tls;
+
+/// What the client of a user that was removed hears.
+pub const REMOVED: &str = "Your account was removed; closing.";
 
 /// Reads the configuration again; the error is what is wrong with it.
 pub type Reload = dyn Fn() -> Result<Config, String> + Send + Sync;
@@ -24,6 +28,12 @@ pub struct Service {
     settings: Mutex<Settings>,
     pub shared: Arc<Shared>,
     reload: Box<Reload>,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").finish_non_exhaustive()
+    }
 }
 
 impl Service {
@@ -46,6 +56,17 @@ impl Service {
     pub fn settings(&self) -> Settings {
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         settings.clone()
+    }
+
+    /// Whoever is a user no more has no session any more.
+    fn log_out_removed(&self, config: &Config) {
+        let ended = self
+            .shared
+            .sessions
+            .end_of_users(|user| !config.accounts.has(user), REMOVED);
+        if ended > 0 {
+            log::info!("ended {ended} sessions of users that the configuration has no more");
+        }
     }
 
     /// Certificates by a new configuration; where they are of no use, the old ones stay.
@@ -112,8 +133,12 @@ impl Policy for Service {
                 log::info!("the configuration was read again; it holds for new sessions");
                 let tls = self.certificates_of(&config);
                 let config = Arc::new(config);
-                *self.settings.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Settings { config, tls };
+                *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Settings {
+                    config: Arc::clone(&config),
+                    tls,
+                };
+                // Behind that: who logs in from now on is looked up there.
+                self.log_out_removed(&config);
             }
             Err(error) => log::error!("the configuration stays as it was: {error}"),
         }

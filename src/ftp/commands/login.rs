@@ -10,6 +10,7 @@ use crate::ftp::session::{Login, Refusal, Session, Visitor};
 use crate::observe::printable;
 use crate::server::admission::Refused;
 use crate::server::identity::{self, Acting};
+use crate::service::settings::REMOVED;
 use crate::service::shared::ban_rules;
 use crate::storage::{ErrorKind, Holder, View, VirtualPath};
 
@@ -83,7 +84,11 @@ pub fn pass(session: &mut Session, password: &[u8]) -> Answer {
 /// By what others of its address did meanwhile.
 fn must_not_be_banned(session: &mut Session) -> Result<(), Refusal> {
     let rules = ban_rules(&session.config);
-    let banned = session.shared.bans.remaining(session.peer.ip(), rules);
+    let banned = session
+        .service
+        .shared
+        .bans
+        .remaining(session.peer.ip(), rules);
     let Some(left) = banned else {
         return Ok(());
     };
@@ -99,6 +104,7 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
         .or(config.sessions_per_user)
         .unwrap_or(config.sessions);
     let Some(slot) = session
+        .service
         .shared
         .admission
         .admit_user(account.name.as_bytes(), limit)
@@ -115,6 +121,7 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
     };
     let anonymous = config.accounts.is_anonymous(&name);
     let acting = session
+        .service
         .shared
         .identities
         .then(|| act_as(account, anonymous))
@@ -139,10 +146,22 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
         session.control.stream().describe(),
         printable(account.view.root.as_os_str().as_encoded_bytes())
     );
-    session.shared.bans.forgive(session.peer.ip(), &name);
+    session
+        .service
+        .shared
+        .bans
+        .forgive(session.peer.ip(), &name);
     view.set_holder(holder(session, account, anonymous));
     session.slot.log_in();
     session.row.set_user(account.name.as_bytes());
+    // Only now: a reload ends the sessions of those that it removes, and this session may have begun before it.
+    if !(session.service.config().accounts).has(account.name.as_bytes()) {
+        session.ended = true;
+        return Err(Refusal::new(421, REMOVED).logged(format!(
+            "{} is no user any more since the configuration was read again",
+            printable(&name)
+        )));
+    }
     session.control.set_patience(config.timeouts.stalled);
     session.login = Login::LoggedIn(Box::new(Visitor {
         anonymous,

@@ -68,8 +68,8 @@ const SUBCOMMANDS: &[Subcommand] = &[
     },
 ];
 
-/// The shortest and longest idle time that a client may ask for, in seconds.
-const IDLE_RANGE: std::ops::RangeInclusive<u64> = 30..=7200;
+/// The shortest idle time that a client may ask for, in seconds. The longest is the owner's.
+const SHORTEST_IDLE: u64 = 30;
 
 pub fn site(session: &mut Session, argument: &[u8]) -> Answer {
     let (name, rest) = split_word(argument).unwrap_or((argument, b""));
@@ -122,8 +122,9 @@ fn idle(session: &mut Session, argument: &[u8]) -> Answer {
             format!("The idle time-out is {} s.", session.idle.as_secs()),
         ));
     }
+    let longest = session.config.timeouts.idle.as_secs();
     match parse_decimal(argument) {
-        Some(seconds) if IDLE_RANGE.contains(&seconds) => {
+        Some(seconds) if (SHORTEST_IDLE.min(longest)..=longest).contains(&seconds) => {
             session.idle = Duration::from_secs(seconds);
             Ok(Reply::new(
                 200,
@@ -132,20 +133,23 @@ fn idle(session: &mut Session, argument: &[u8]) -> Answer {
         }
         _ => Err(Refusal::new(
             501,
-            format!("From {} to {} s.", IDLE_RANGE.start(), IDLE_RANGE.end()),
+            format!("From {} to {longest} s.", SHORTEST_IDLE.min(longest)),
         )),
     }
 }
 
-/// The user's own sessions; those of others are nobody's business.
+/// The user's own sessions; those of others are nobody's business, and guests are others to each other.
 fn who(session: &mut Session, _: &[u8]) -> Answer {
-    let user = session.visitor()?.account.name.clone();
+    let visitor = session.visitor()?;
+    let (user, anonymous) = (visitor.account.name.clone(), visitor.anonymous);
     let now = Instant::now();
     let lines = session
+        .service
         .shared
         .sessions
         .of_user(user.as_bytes())
         .into_iter()
+        .filter(|(id, _)| !anonymous || *id == session.row.id())
         .map(|(id, seen)| {
             let mine = if id == session.row.id() { "*" } else { " " };
             let doing = if seen.doing.is_empty() {

@@ -58,7 +58,10 @@ pub fn transfer(
     session.row.set_doing(what.as_bytes());
     let throttle = session.throttle(purpose);
     let (least, slow) = (session.config.abuse.min_rate, session.config.abuse.slow);
-    let (admission, most) = (session.shared.admission.clone(), session.config.sessions);
+    let (admission, most) = (
+        session.service.shared.admission.clone(),
+        session.config.sessions,
+    );
     let is_busy = || admission.sessions() * 2 > most;
     let started = Instant::now();
     let mut interrupts = Interrupts::new(&mut session.control, what, may_hang_up);
