@@ -30,7 +30,6 @@ use protocol::reply::Reply;
 use session::{Next, Session};
 
 use crate::os::ending::Ending;
-use crate::os::socket::prepare_control;
 use crate::server::admission::Refused;
 use crate::server::{Connection, FrontEnd};
 use crate::service::Service;
@@ -66,12 +65,10 @@ impl Ftp {
 
 impl FrontEnd for Ftp {
     fn greet(&self, mut stream: &TcpStream) {
-        // A connection that is gone already fails here and then at the first read: nothing to do about it now.
-        let _ = prepare_control(stream);
         if !self.implicit {
             let mut greeting = Vec::new();
             Reply::new(220, self.service.config().banner.clone()).encode_into(&mut greeting);
-            // One small write into an empty socket buffer.
+            // One small write into an empty socket buffer. A connection that is gone already fails at the first read, too.
             let _ = stream.write(&greeting);
         }
     }

@@ -1,32 +1,36 @@
 //! Options of the sockets.
-use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::os::system;
 
 /// Seconds of silence before the kernel asks whether the peer is still there, between questions, and how many go
-/// unanswered: a client that lost its network is noticed after some five minutes, whatever the idle time-out.
-const KEEPALIVE_IDLE: u32 = 120;
-const KEEPALIVE_INTERVAL: u32 = 30;
-const KEEPALIVE_COUNT: u32 = 6;
+/// unanswered; and milliseconds for which what was sent may stay unacknowledged, while the kernel asks nothing. So a client that has
+/// lost its network is noticed within two minutes, whatever the idle time-out, and whatever its session was doing: while
+/// data flow this connection is watched too.
+const KEEPALIVE_IDLE: u32 = 60;
+const KEEPALIVE_INTERVAL: u32 = 10;
+const KEEPALIVE_COUNT: u32 = 5;
+const UNACKNOWLEDGED: u32 = 100_000;
 
-/// A control connection: no delay (a reply is one small write), keepalive, urgent data in line.
+/// A listening socket for control connections, which inherit from it: no delay (a reply is one small write), urgent data in
+/// line, and an end when the peer is gone (tcp(7)).
 ///
 /// # Errors
-/// When the connection is gone.
-pub fn prepare_control(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let fd = &stream.as_fd();
-    setsockopt(fd, sockopt::OobInline, &true)?;
-    setsockopt(fd, sockopt::KeepAlive, &true)?;
-    setsockopt(fd, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE)?;
-    setsockopt(fd, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
-    setsockopt(fd, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)?;
-    Ok(())
+/// Those of setsockopt(2).
+pub fn prepare_listener(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let socket = &socket;
+    setsockopt(socket, sockopt::TcpNoDelay, &true)?;
+    setsockopt(socket, sockopt::OobInline, &true)?;
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE)?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
+    setsockopt(socket, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)?;
+    setsockopt(socket, sockopt::TcpUserTimeout, &UNACKNOWLEDGED)
 }
 
 /// Has what came acknowledged without delay, this once: a peer with Nagle's algorithm on waits for it up to 40 ms.

@@ -81,7 +81,7 @@ pub trait Policy {
 
 /// A protocol served on control connections.
 pub trait FrontEnd: fmt::Debug + Send + Sync + 'static {
-    /// Makes the socket ready and says the first words, where they are the server's. Must not block.
+    /// Says the first words, where they are the server's. Must not block.
     fn greet(&self, stream: &TcpStream);
     /// Serves one connection to its end, or until others end it, on a worker's thread.
     fn serve(&self, connection: Connection, ending: Arc<Ending>);
