@@ -190,7 +190,7 @@ fn the_silent_whose_time_is_over_are_no_flood_of_the_log() {
     for client in &mut silent {
         client.reply().expect(421).says("not logged in in time");
     }
-    few_lines(&server, "Not logged in in time");
+    few_lines(&server, "Login timeout");
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn a_client_that_closed_its_side_waits_for_its_failed_logins_like_any_other() {
         client.reply().expect(331);
         client.reset();
     });
-    server.wait_for_log("Not logged in in time");
+    server.wait_for_log("Login timeout");
     server.client();
     let log = server.log_text();
     assert!(!log.contains("(10 of 10)"), "{log}");

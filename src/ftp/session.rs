@@ -34,7 +34,7 @@ use crate::tls::{Handshake, Purpose, Reuse};
 /// Bytes that a client may send without a login: many times what any program says.
 const MOST_BEFORE_LOGIN: u64 = 64 * 1024;
 
-const NO_LOGIN: &str = "Not logged in in time; closing.";
+const NO_LOGIN: &str = "Login timeout: closing control connection.";
 
 /// How far the client has come (RFC 959 §5.4: USER, PASS, then everything else).
 #[derive(Debug)]
@@ -336,7 +336,7 @@ impl Session {
     pub fn visitor(&self) -> Result<&Visitor, Refusal> {
         match &self.login {
             Login::LoggedIn(visitor) => Ok(visitor),
-            _ => Err(Refusal::new(530, "Log in with USER and PASS first.")),
+            _ => Err(Refusal::new(530, "Please log in with USER and PASS.")),
         }
     }
 
@@ -345,7 +345,7 @@ impl Session {
     pub fn visitor_mut(&mut self) -> Result<&mut Visitor, Refusal> {
         match &mut self.login {
             Login::LoggedIn(visitor) => Ok(visitor),
-            _ => Err(Refusal::new(530, "Log in with USER and PASS first.")),
+            _ => Err(Refusal::new(530, "Please log in with USER and PASS.")),
         }
     }
 
@@ -488,7 +488,7 @@ impl Session {
 
     fn deadline(&self, idle_until: Instant) -> (Instant, &'static str) {
         match self.login {
-            Login::LoggedIn(_) => (idle_until, "Nothing was sent for too long; closing."),
+            Login::LoggedIn(_) => (idle_until, "Idle timeout: closing control connection."),
             // One deadline for the whole login, not one a line.
             _ => (self.login_deadline().min(idle_until), NO_LOGIN),
         }

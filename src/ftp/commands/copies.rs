@@ -14,7 +14,7 @@ pub fn cpfr(session: &mut Session, argument: &[u8]) -> Answer {
     let path = session.path(argument)?;
     session.view()?.open_for_reading(&path)?;
     session.copy_source = Some(path);
-    Ok(Reply::new(350, "It is there; SITE CPTO must be next."))
+    Ok(Reply::new(350, "Ready for SITE CPTO."))
 }
 
 pub fn cpto(session: &mut Session, argument: &[u8]) -> Answer {
@@ -72,7 +72,7 @@ fn copy_file(session: &mut Session, from: &VirtualPath, to: &VirtualPath) -> Ans
         done.outcome.describe()
     );
     match done.outcome {
-        Outcome::Complete => Ok(Reply::new(250, format!("Copied: {size} bytes."))),
+        Outcome::Complete => Ok(Reply::new(250, format!("File copied: {size} bytes."))),
         outcome => transfer::conclude(session, outcome, ""),
     }
 }
@@ -100,5 +100,5 @@ pub fn symlink(session: &mut Session, argument: &[u8]) -> Answer {
         printable(view.host_path(&link).as_os_str().as_encoded_bytes()),
         printable(target.as_bytes())
     );
-    Ok(Reply::new(250, "The link is made."))
+    Ok(Reply::new(250, "Link created."))
 }

@@ -20,7 +20,7 @@ pub fn rnfr(session: &mut Session, argument: &[u8]) -> Answer {
     let path = session.path(argument)?;
     session.view()?.symlink_metadata(&path)?;
     session.rename_source = Some(path);
-    Ok(Reply::new(350, "It is there; RNTO must be next."))
+    Ok(Reply::new(350, "Ready for RNTO."))
 }
 
 pub fn rnto(session: &mut Session, argument: &[u8]) -> Answer {
@@ -36,7 +36,7 @@ pub fn rnto(session: &mut Session, argument: &[u8]) -> Answer {
         host(&view.host_path(&from)),
         host(&view.host_path(&to))
     );
-    Ok(Reply::new(250, "Renamed."))
+    Ok(Reply::new(250, "Rename successful."))
 }
 
 pub fn dele(session: &mut Session, argument: &[u8]) -> Answer {
@@ -51,7 +51,7 @@ pub fn dele(session: &mut Session, argument: &[u8]) -> Answer {
         sha256: None,
     };
     transfer::log_transfer(session, "DELE", &host_path, Direction::Deleted, &done);
-    Ok(Reply::new(250, "Removed."))
+    Ok(Reply::new(250, "File deleted."))
 }
 
 fn host(path: &std::path::Path) -> String {

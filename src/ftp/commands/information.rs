@@ -85,7 +85,7 @@ pub fn help(_: &mut Session, argument: &[u8]) -> Answer {
 }
 
 pub fn noop(_: &mut Session, _: &[u8]) -> Answer {
-    Ok(Reply::new(200, "Here."))
+    Ok(Reply::new(200, "NOOP ok."))
 }
 
 /// What clients look for to know that LIST is `ls -l`.
@@ -95,7 +95,7 @@ pub fn syst(_: &mut Session, _: &[u8]) -> Answer {
 
 pub fn clnt(session: &mut Session, name: &[u8]) -> Answer {
     log::debug!("{}: client {}", session.who(), printable(name));
-    Ok(Reply::new(200, "Noted."))
+    Ok(Reply::new(200, "CLNT command successful."))
 }
 
 pub fn csid(session: &mut Session, name: &[u8]) -> Answer {

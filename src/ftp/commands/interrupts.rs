@@ -76,7 +76,7 @@ impl<'a> Interrupts<'a> {
                 Some(During::AnsweredAtOnce) if verb_of(line) == Some(b"STAT".to_vec()) => {
                     Reply::new(211, format!("{}: {bytes} bytes so far.", self.what))
                 }
-                Some(During::AnsweredAtOnce) => Reply::new(200, "Still at work."),
+                Some(During::AnsweredAtOnce) => Reply::new(200, "NOOP ok; the transfer goes on."),
                 _ => {
                     self.holding = true;
                     return Interruption::None;

@@ -73,7 +73,7 @@ pub fn stat(session: &mut Session, argument: &[u8]) -> Answer {
                 Interruption::Abort => {
                     // The reply has begun with its code and must end with it.
                     session.reply(&Reply::new(code, "The listing was aborted."));
-                    return Ok(Reply::new(226, "ABOR is done."));
+                    return Ok(Reply::new(226, "Abort successful."));
                 }
                 Interruption::Lost => session.ended = true,
             }
@@ -93,7 +93,7 @@ fn send_lines(session: &mut Session, verb: &str, mut lister: Lister) -> Answer {
     let sent = transfer(
         session,
         &what,
-        "Here comes the listing.",
+        "Opening ASCII mode data connection for the listing.",
         (Purpose::Sending, false),
         &mut |stream, watch| {
             let mut produce = |out: &mut Vec<u8>| lister.produce(out).map_err(Outcome::Storage);
@@ -106,7 +106,7 @@ fn send_lines(session: &mut Session, verb: &str, mut lister: Lister) -> Answer {
     if sent.outcome.is_complete() && lister.is_cut_off {
         return Err(lister.cut_off());
     }
-    conclude(session, sent.outcome, "That was the listing.")
+    conclude(session, sent.outcome, "Transfer complete.")
 }
 
 fn now() -> i64 {
@@ -520,14 +520,14 @@ pub fn mlsd(session: &mut Session, argument: &[u8]) -> Answer {
     let sent = transfer(
         session,
         &what,
-        "Here comes the listing.",
+        "Opening ASCII mode data connection for the listing.",
         (Purpose::Sending, false),
         &mut |stream, watch| send::produced(stream, &mut produce, watch),
     )?;
     if !sent.outcome.is_complete() {
         log::warn!("{}: {what}: {}", session.who(), sent.outcome.describe());
     }
-    conclude(session, sent.outcome, "That was the listing.")
+    conclude(session, sent.outcome, "Transfer complete.")
 }
 
 pub fn mlst(session: &mut Session, argument: &[u8]) -> Answer {

@@ -33,16 +33,16 @@ pub fn user(session: &mut Session, name: &[u8]) -> Answer {
             return wrong(session, name);
         }
         enter(session, name.to_vec(), account)?;
-        return Ok(Reply::new(232, "Logged in by your certificate."));
+        return Ok(Reply::new(232, "Login successful, by your certificate."));
     }
     session.login = Login::Named(name.to_vec());
     let anonymous = session.config.accounts.is_anonymous(name);
     Ok(Reply::new(
         331,
         if anonymous {
-            "Any password will do."
+            "Anonymous login ok; send any password."
         } else {
-            "Password, please."
+            "Password required."
         },
     ))
 }
@@ -78,7 +78,7 @@ pub fn pass(session: &mut Session, password: &[u8]) -> Answer {
         }
     };
     enter(session, name, account)?;
-    Ok(Reply::new(230, "Logged in."))
+    Ok(Reply::new(230, "Login successful."))
 }
 
 /// By what others of its address did meanwhile.
@@ -232,10 +232,10 @@ fn wrong(session: &mut Session, name: &[u8]) -> Answer {
         session.ended = true;
         return Err(Refusal::new(
             421,
-            "Name or password is wrong; that was the last attempt.",
+            "Login incorrect; that was the last attempt.",
         ));
     }
-    Err(Refusal::new(530, "Name or password is wrong."))
+    Err(Refusal::new(530, "Login incorrect."))
 }
 
 /// No account here has an account within.

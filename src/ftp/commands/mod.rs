@@ -364,7 +364,9 @@ fn allowed(session: &Session, verb: &Verb, argument: &[u8]) -> Result<(), Refusa
                 format!("{} must come before USER.", verb.name),
             ));
         }
-        (When::AfterLogin, _) => return Err(Refusal::new(530, "Log in with USER and PASS first.")),
+        (When::AfterLogin, _) => {
+            return Err(Refusal::new(530, "Please log in with USER and PASS."));
+        }
     }
     if verb.takes_argument() && argument.is_empty() {
         return Err(Refusal::new(501, format!("Syntax: {}", verb.syntax)));

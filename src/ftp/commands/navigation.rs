@@ -27,7 +27,12 @@ pub fn cdup(session: &mut Session, _: &[u8]) -> Answer {
 
 fn go_to(session: &mut Session, path: VirtualPath) -> Answer {
     session.view()?.check_directory(&path)?;
-    let reply = quoted(250, &path, b" is the working directory.");
+    let reply = quoted(
+        250,
+        b"Directory changed. ",
+        &path,
+        b" is the current directory.",
+    );
     session.visitor_mut()?.directory = path;
     Ok(reply)
 }
@@ -35,21 +40,22 @@ fn go_to(session: &mut Session, path: VirtualPath) -> Answer {
 pub fn pwd(session: &mut Session, _: &[u8]) -> Answer {
     Ok(quoted(
         257,
+        b"",
         &session.visitor()?.directory,
-        b" is the working directory.",
+        b" is the current directory.",
     ))
 }
 
 pub fn mkd(session: &mut Session, argument: &[u8]) -> Answer {
     let path = session.path(argument)?;
     session.view()?.make_directory(&path)?;
-    Ok(quoted(257, &path, b" created."))
+    Ok(quoted(257, b"", &path, b" created."))
 }
 
 pub fn rmd(session: &mut Session, argument: &[u8]) -> Answer {
     let path = session.path(argument)?;
     session.view()?.remove_directory(&path)?;
-    Ok(quoted(250, &path, b" removed."))
+    Ok(quoted(250, b"Directory removed: ", &path, b"."))
 }
 
 /// Stops half-way at ABOR, when the client goes, and when the server stops; what is gone by then is gone.
@@ -80,7 +86,12 @@ pub fn rmda(session: &mut Session, argument: &[u8]) -> Answer {
     match done.outcome {
         Outcome::Complete => {
             log::info!("{}: {what}", session.who());
-            Ok(quoted(250, &path, b" removed with all that was in it."))
+            Ok(quoted(
+                250,
+                b"Directory removed with all that was in it: ",
+                &path,
+                b".",
+            ))
         }
         Outcome::Storage(error) => Err(error.into()),
         outcome => {
@@ -92,8 +103,9 @@ pub fn rmda(session: &mut Session, argument: &[u8]) -> Answer {
 }
 
 /// A reply that names a path, with quotes doubled (RFC 959 appendix II).
-fn quoted(code: u16, path: &VirtualPath, text: &[u8]) -> Reply {
-    let mut line = quote_path(path.as_bytes());
+fn quoted(code: u16, before: &[u8], path: &VirtualPath, text: &[u8]) -> Reply {
+    let mut line = before.to_vec();
+    line.extend(quote_path(path.as_bytes()));
     line.extend(text);
     Reply::new(code, line)
 }

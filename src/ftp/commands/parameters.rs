@@ -13,8 +13,8 @@ pub fn representation(session: &mut Session, argument: &[u8]) -> Answer {
     let mut argument = argument.to_ascii_uppercase();
     argument.retain(|byte| *byte != b' ');
     let (representation, text) = match argument.as_slice() {
-        b"A" | b"AN" => (Representation::Ascii, "Type is ASCII."),
-        b"I" | b"L8" => (Representation::Image, "Type is image: bytes as they are."),
+        b"A" | b"AN" => (Representation::Ascii, "Type set to A."),
+        b"I" | b"L8" => (Representation::Image, "Type set to I."),
         [b'A' | b'E' | b'L', ..] => {
             return Err(Refusal::new(504, "Only TYPE A, I and L 8 are offered."));
         }
@@ -26,7 +26,7 @@ pub fn representation(session: &mut Session, argument: &[u8]) -> Answer {
 
 pub fn mode(_: &mut Session, argument: &[u8]) -> Answer {
     match argument.to_ascii_uppercase().as_slice() {
-        b"S" => Ok(Reply::new(200, "Mode is stream.")),
+        b"S" => Ok(Reply::new(200, "Mode set to S.")),
         b"B" | b"C" | b"Z" => Err(Refusal::new(504, "Only MODE S is offered.")),
         _ => Err(Refusal::new(501, "There is no such mode.")),
     }
@@ -34,7 +34,7 @@ pub fn mode(_: &mut Session, argument: &[u8]) -> Answer {
 
 pub fn structure(_: &mut Session, argument: &[u8]) -> Answer {
     match argument.to_ascii_uppercase().as_slice() {
-        b"F" => Ok(Reply::new(200, "Structure is file.")),
+        b"F" => Ok(Reply::new(200, "Structure set to F.")),
         b"R" | b"P" => Err(Refusal::new(504, "Only STRU F is offered.")),
         _ => Err(Refusal::new(501, "There is no such structure.")),
     }
@@ -43,7 +43,7 @@ pub fn structure(_: &mut Session, argument: &[u8]) -> Answer {
 pub fn port(session: &mut Session, argument: &[u8]) -> Answer {
     not_after_epsv_all(session)?;
     let address = parse_port(argument).map_err(malformed)?;
-    connect_to(session, SocketAddr::V4(address))
+    connect_to(session, "PORT", SocketAddr::V4(address))
 }
 
 pub fn eprt(session: &mut Session, argument: &[u8]) -> Answer {
@@ -56,12 +56,12 @@ pub fn eprt(session: &mut Session, argument: &[u8]) -> Answer {
             format!("Network protocol not supported, use ({offered})"),
         ));
     }
-    connect_to(session, address)
+    connect_to(session, "EPRT", address)
 }
 
 /// Only the client's own address, unless the user may have files sent between servers; never a system port, behind
 /// which other services listen (RFC 2577 §3).
-fn connect_to(session: &mut Session, address: SocketAddr) -> Answer {
+fn connect_to(session: &mut Session, verb: &str, address: SocketAddr) -> Answer {
     let fxp = session.visitor()?.account.fxp;
     if address.ip() != session.peer.ip() && !fxp {
         return Err(
@@ -75,7 +75,7 @@ fn connect_to(session: &mut Session, address: SocketAddr) -> Answer {
             .logged(format!("a data connection to the system port {address}")));
     }
     session.data_port = DataPort::Active(address);
-    Ok(Reply::new(200, "I shall connect there."))
+    Ok(Reply::new(200, format!("{verb} command successful.")))
 }
 
 pub fn pasv(session: &mut Session, _: &[u8]) -> Answer {
@@ -110,7 +110,7 @@ pub fn epsv(session: &mut Session, argument: &[u8]) -> Answer {
     match parse_epsv(argument).map_err(malformed)? {
         EpsvArgument::All => {
             session.epsv_all = true;
-            return Ok(Reply::new(200, "EPSV only from now on."));
+            return Ok(Reply::new(200, "EPSV ALL command successful."));
         }
         EpsvArgument::V4 if !v4 => {
             return Err(Refusal::new(522, "Network protocol not supported, use (2)"));

@@ -32,7 +32,10 @@ pub fn auth(session: &mut Session, argument: &[u8]) -> Answer {
     session.security.private_data = private_data;
     session.security.has_begun = true;
     session.after_reply = Some(AfterReply::Encrypt);
-    Ok(Reply::new(234, "Begin the TLS handshake."))
+    Ok(Reply::new(
+        234,
+        "AUTH command successful; begin the TLS handshake.",
+    ))
 }
 
 /// TLS has buffers of its own: whatever is asked for, it is 0 (RFC 4217 §8).
@@ -54,7 +57,10 @@ pub fn prot(session: &mut Session, argument: &[u8]) -> Answer {
     match argument.to_ascii_uppercase().as_slice() {
         b"P" => {
             session.security.private_data = true;
-            Ok(Reply::new(200, "Data connections are encrypted."))
+            Ok(Reply::new(
+                200,
+                "Protection level set to P: data connections are encrypted.",
+            ))
         }
         b"C" if session.must_protect_data() => Err(Refusal::new(
             534,
@@ -62,7 +68,10 @@ pub fn prot(session: &mut Session, argument: &[u8]) -> Answer {
         )),
         b"C" => {
             session.security.private_data = false;
-            Ok(Reply::new(200, "Data connections are in the clear."))
+            Ok(Reply::new(
+                200,
+                "Protection level set to C: data connections are in the clear.",
+            ))
         }
         b"S" | b"E" => Err(Refusal::new(536, "TLS has no such level; use C or P.")),
         _ => Err(Refusal::new(504, "There is no such level.")),
@@ -82,5 +91,8 @@ pub fn ccc(session: &mut Session, _: &[u8]) -> Answer {
             .logged("CCC (setting: tls.allow_ccc)"));
     }
     session.after_reply = Some(AfterReply::StopEncryption);
-    Ok(Reply::new(200, "In the clear from now on."))
+    Ok(Reply::new(
+        200,
+        "CCC command successful: in the clear from now on.",
+    ))
 }

@@ -98,7 +98,10 @@ fn chmod(session: &mut Session, argument: &[u8]) -> Answer {
     }
     let path = session.path(path)?;
     session.view()?.set_mode(&path, mode)?;
-    Ok(Reply::new(200, format!("Mode is {mode:04o}.")))
+    Ok(Reply::new(
+        200,
+        format!("SITE CHMOD command successful: the mode is {mode:04o}."),
+    ))
 }
 
 fn utime(session: &mut Session, argument: &[u8]) -> Answer {
@@ -112,7 +115,7 @@ fn utime(session: &mut Session, argument: &[u8]) -> Answer {
     session
         .view()?
         .set_times(&path, wanted.modified, wanted.accessed)?;
-    Ok(Reply::new(200, "Time set."))
+    Ok(Reply::new(200, "SITE UTIME command successful."))
 }
 
 fn idle(session: &mut Session, argument: &[u8]) -> Answer {

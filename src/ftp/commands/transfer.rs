@@ -128,11 +128,11 @@ pub fn conclude(session: &mut Session, outcome: Outcome, done: impl AsRef<[u8]>)
         Outcome::Aborted => {
             // Two replies: one for the transfer, one for ABOR (RFC 959 §4.1.3).
             session.reply(&Reply::new(426, "Transfer aborted."));
-            Ok(Reply::new(226, "ABOR is done."))
+            Ok(Reply::new(226, "Abort successful."))
         }
         Outcome::Reset(error) => Err(Refusal::new(
             426,
-            format!("The data connection broke: {error}."),
+            format!("Connection closed; transfer aborted: {error}."),
         )),
         Outcome::Stalled => Err(Refusal::new(
             426,
@@ -205,7 +205,7 @@ pub fn retr(session: &mut Session, argument: &[u8]) -> Answer {
     conclude(
         session,
         sent.outcome,
-        format!("Sent: {} bytes.", sent.bytes),
+        format!("Transfer complete. {} bytes sent.", sent.bytes),
     )
 }
 
@@ -260,8 +260,10 @@ fn store(session: &mut Session, verb: &str, argument: &[u8], how: How) -> Answer
     }
     must_have_data_port(session)?;
     let upload = view.begin_upload(&path, how)?;
-    let mut opening = b"Ready for ".to_vec();
+    let mode = if ascii { "ASCII" } else { "BINARY" };
+    let mut opening = format!("Opening {mode} mode data connection for ").into_bytes();
     opening.extend(argument);
+    opening.push(b'.');
     receive_into(session, verb, upload, (opening, announced))
 }
 
@@ -377,9 +379,9 @@ fn receive_into(
         uploaded::follow_up(session, &name, &host_path, bytes, sha256)?;
     }
     let done = if durable {
-        "Stored and synced to disk"
+        "Transfer complete. Stored and synced to disk"
     } else {
-        "Stored"
+        "Transfer complete. Stored"
     };
     let done = format!(
         "{done}: {} bytes received; the file has {size}.",
@@ -496,7 +498,7 @@ pub fn rest(session: &mut Session, argument: &[u8]) -> Answer {
     session.restart = offset;
     Ok(Reply::new(
         350,
-        format!("The next transfer starts at {offset}."),
+        format!("Restarting at {offset}. Send STOR or RETR."),
     ))
 }
 
@@ -514,7 +516,7 @@ fn not_restarted_in_ascii(ascii: bool, partial: bool) -> Result<(), Refusal> {
 /// Without a transfer under way there is nothing to abort but an agreed data port.
 pub fn abor(session: &mut Session, _: &[u8]) -> Answer {
     session.data_port = DataPort::None;
-    Ok(Reply::new(226, "No transfer is under way."))
+    Ok(Reply::new(226, "No transfer to abort."))
 }
 
 /// Room is looked at here and taken when the upload begins, for only then its place is known, what it replaces and how much
@@ -536,7 +538,7 @@ pub fn allo(session: &mut Session, argument: &[u8]) -> Answer {
         true => format!(
             "{bytes} bytes are noted: {free} are free here, and more where they are there in part, replace something or lie elsewhere."
         ),
-        false => format!("There is room for {bytes} bytes."),
+        false => format!("ALLO command successful: there is room for {bytes} bytes."),
     };
     Ok(Reply::new(200, text))
 }
