@@ -1,13 +1,16 @@
-//! Networks as they are: cables that are pulled.
+//! Networks as they are: cables that are pulled, addresses of one link.
 
 mod common;
 #[path = "common/network.rs"]
 mod network;
 
+use std::io::Write as _;
+use std::net::{SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::{Client, PASSWORD, Server, USER, noise};
-use network::{Far, HERE};
+use network::{Far, HERE, LINK_LOCAL};
+use thriftpd::os::addresses::with_port;
 
 /// Whatever its session was doing.
 #[test]
@@ -56,4 +59,45 @@ fn a_client_whose_cable_is_pulled_gives_its_place_back_within_two_minutes() {
     eprintln!("the last one was gone after {:?}", pulled.elapsed());
     server.wait_for_log("control connection lost");
     drop(clients);
+}
+
+#[test]
+fn link_local_addresses_carry_transfers_both_ways() {
+    let Some(far) = Far::new() else { return };
+    let server = Server::build().listen("[::]:0").start();
+    server.write("file", "content");
+    let port = server.addresses()[0].port();
+    far.run(move || {
+        let link = nix::net::if_::if_nametoindex("there").unwrap();
+        let to = |port| {
+            SocketAddr::V6(SocketAddrV6::new(
+                LINK_LOCAL.parse().unwrap(),
+                port,
+                0,
+                link,
+            ))
+        };
+        let mut client = Client::connect(to(port));
+        client.reply().expect(220);
+        client.login_as(USER, PASSWORD).expect(230);
+        client.expect("TYPE I", 200);
+        for line in ["EPSV", "EPSV 2"] {
+            let text = client.expect(line, 229).text();
+            let passive = text.split("|||").nth(1).unwrap().split('|').next().unwrap();
+            let data = TcpStream::connect(to(passive.parse().unwrap())).unwrap();
+            let (bytes, reply) = client.download_over(data, "RETR file");
+            reply.expect(226);
+            assert_eq!(bytes, b"content");
+        }
+        let own = client.stream().local_addr().unwrap();
+        let listener = TcpListener::bind(with_port(own, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        client.expect(format!("EPRT |2|{}|{port}|", own.ip()), 200);
+        client.expect("STOR new", 150);
+        let (mut data, _) = listener.accept().unwrap();
+        data.write_all(b"by the link").unwrap();
+        drop(data);
+        client.reply().expect(226);
+    });
+    assert_eq!(server.read("new"), b"by the link");
 }

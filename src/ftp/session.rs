@@ -605,7 +605,7 @@ impl Session {
             .active_from_port_20
             .unwrap_or(self.service.shared.may_bind_low_ports);
         ActiveFrom {
-            local: self.local.ip(),
+            local: self.local,
             from_port_20,
         }
     }

@@ -42,9 +42,28 @@ fn is_link_local_v6(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
-/// An IPv4 address that reached an IPv6 socket, as the IPv4 address it is.
+/// An IPv4 address that reached an IPv6 socket, as the IPv4 address it is. IPv6 addresses keep their scope (RFC 4007 §11), without
+/// which a link-local one leads nowhere.
 pub fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// The same host, and the same link, with another port.
+pub fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
+}
+
+/// Whether both are one host: a link-local address is another's on another link.
+pub fn is_same_host(one: SocketAddr, other: SocketAddr) -> bool {
+    let scope = |address: SocketAddr| match address {
+        SocketAddr::V6(v6) => v6.scope_id(),
+        SocketAddr::V4(_) => 0,
+    };
+    (one.ip(), scope(one)) == (other.ip(), scope(other))
 }
 
 /// Whom an address stands for: over IPv6 whoever has one address has the other 2^64 of its link too (RFC 4291 §2.5.1). But
@@ -70,7 +89,19 @@ pub fn is_private(address: Ipv4Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddrV6;
+
     use super::*;
+
+    #[test]
+    fn a_link_local_address_keeps_its_scope_and_is_known_by_it() {
+        let on = |link| SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().unwrap(), 21, 0, link));
+        assert_eq!(canonical(on(3)), on(3));
+        assert_eq!(with_port(on(3), 2121).port(), 2121);
+        assert!(is_same_host(on(3), with_port(on(3), 5)) && !is_same_host(on(3), on(4)));
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:5".parse().unwrap();
+        assert_eq!(canonical(mapped), "192.0.2.1:5".parse().unwrap());
+    }
 
     #[test]
     fn a_mapped_address_is_the_ipv4_address_it_stands_for() {

@@ -19,6 +19,8 @@ pub struct Far {
 /// The address of this thread's end of the cable.
 pub const HERE: &str = "10.99.0.1";
 const THERE: &str = "10.99.0.2";
+/// The same, of this link alone.
+pub const LINK_LOCAL: &str = "fe80::1";
 
 fn ip(arguments: &str) {
     run_client(Command::new("ip").args(arguments.split(' ')), 20).succeeded();
@@ -47,10 +49,12 @@ impl Far {
         ));
         ip(&format!("addr add {HERE}/24 dev here"));
         ip("link set here up");
+        ip(&format!("addr add {LINK_LOCAL}/64 dev here nodad"));
         far.run(|| {
             ip("link set lo up");
             ip(&format!("addr add {THERE}/24 dev there"));
             ip("link set there up");
+            ip("addr add fe80::2/64 dev there nodad");
         });
         Some(far)
     }

@@ -8,6 +8,7 @@ use crate::ftp::protocol::hostport::{
 };
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::session::{Refusal, Representation, Session};
+use crate::os::addresses::with_port;
 
 pub fn representation(session: &mut Session, argument: &[u8]) -> Answer {
     let mut argument = argument.to_ascii_uppercase();
@@ -74,7 +75,11 @@ fn connect_to(session: &mut Session, verb: &str, address: SocketAddr) -> Answer 
         return Err(Refusal::new(501, "Ports below 1024 are not connected to.")
             .logged(format!("a data connection to the system port {address}")));
     }
-    session.data_port = DataPort::Active(address);
+    // EPRT has no word for the link that a link-local address is on: its own address is the peer's.
+    session.data_port = DataPort::Active(match address.ip() == session.peer.ip() {
+        true => with_port(session.peer, address.port()),
+        false => address,
+    });
     Ok(Reply::new(200, format!("{verb} command successful.")))
 }
 
@@ -134,8 +139,8 @@ fn listen(session: &mut Session) -> Result<u16, Refusal> {
     let config = &session.config;
     let range = config.passive_ports;
     let opened = PassivePort::listen(
-        session.local.ip(),
-        session.peer.ip(),
+        session.local,
+        session.peer,
         others,
         range,
         config.timeouts.data_connect,

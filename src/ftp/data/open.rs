@@ -15,7 +15,7 @@ use super::Outcome;
 use super::watch::Watch;
 use crate::accounts::Networks;
 use crate::config::PortRange;
-use crate::os::addresses::canonical;
+use crate::os::addresses::{canonical, is_same_host, with_port};
 use crate::os::ready::Want;
 use crate::os::seldom::Seldom;
 use crate::tls::HandshakeError;
@@ -50,7 +50,7 @@ pub enum DataPort {
 pub struct PassivePort {
     listener: TcpListener,
     port: u16,
-    peer: IpAddr,
+    peer: SocketAddr,
     /// From where the connection may come as well, seen from this address of ours.
     others: (Networks, IpAddr),
     deadline: Instant,
@@ -66,8 +66,8 @@ impl PassivePort {
     /// # Errors
     /// `AddrInUse` when every port of the range is taken.
     pub fn listen(
-        local: IpAddr,
-        peer: IpAddr,
+        local: SocketAddr,
+        peer: SocketAddr,
         others: &Networks,
         range: PortRange,
         wait: Duration,
@@ -84,7 +84,7 @@ impl PassivePort {
                         listener,
                         port,
                         peer,
-                        others: (others.clone(), local),
+                        others: (others.clone(), local.ip()),
                         deadline: Instant::now() + wait,
                         refused: None,
                         strangers: Seldom::default(),
@@ -126,7 +126,7 @@ impl PassivePort {
                 Ok((stream, address)) => {
                     let address = canonical(address);
                     let (others, local) = &self.others;
-                    if address.ip() == self.peer || others.contain(address.ip(), *local) {
+                    if is_same_host(address, self.peer) || others.contain(address.ip(), *local) {
                         stream.set_nonblocking(true)?;
                         return Ok(Some(stream));
                     }
@@ -134,7 +134,8 @@ impl PassivePort {
                     self.strangers.warn(|| {
                         format!(
                             "data port {}: a connection from {address} was refused: the control connection is from {} (setting: data_from of the user)",
-                            self.port, self.peer
+                            self.port,
+                            self.peer.ip()
                         )
                     });
                 }
@@ -154,7 +155,7 @@ impl PassivePort {
     pub fn log_in_vain(&self, wait: Duration) {
         log::warn!(
             "{}: never reached data port {} in {} s: if a firewall or a router is between, open the setting `passive_ports` there (and set `external_address` behind a router)",
-            self.peer,
+            self.peer.ip(),
             self.port,
             wait.as_secs()
         );
@@ -227,7 +228,7 @@ impl OpenError {
 #[derive(Clone, Copy, Debug)]
 pub struct ActiveFrom {
     /// The address that the client reached us at.
-    pub local: IpAddr,
+    pub local: SocketAddr,
     pub from_port_20: bool,
 }
 
@@ -304,13 +305,13 @@ fn connect_to(
 /// For one connection; a few strangers may come before it.
 const BACKLOG: i32 = 128;
 
-fn listener(local: IpAddr, port: u16) -> io::Result<TcpListener> {
+fn listener(local: SocketAddr, port: u16) -> io::Result<TcpListener> {
     let socket = bound_socket(local, port)?;
     listen(&socket, Backlog::new(BACKLOG)?)?;
     Ok(TcpListener::from(socket))
 }
 
-fn active_socket(local: IpAddr, port: u16) -> io::Result<OwnedFd> {
+fn active_socket(local: SocketAddr, port: u16) -> io::Result<OwnedFd> {
     match bound_socket(local, port) {
         // The privilege was lost, or another server holds the port alone: RFC 1123 asks for no more than an effort.
         Err(Errno::EACCES | Errno::EADDRINUSE) if port != 0 => bound_socket(local, 0),
@@ -320,7 +321,7 @@ fn active_socket(local: IpAddr, port: u16) -> io::Result<OwnedFd> {
 }
 
 /// One that never blocks.
-fn bound_socket(local: IpAddr, port: u16) -> Result<OwnedFd, Errno> {
+fn bound_socket(local: SocketAddr, port: u16) -> Result<OwnedFd, Errno> {
     let family = if local.is_ipv4() {
         AddressFamily::Inet
     } else {
@@ -333,7 +334,7 @@ fn bound_socket(local: IpAddr, port: u16) -> Result<OwnedFd, Errno> {
         None,
     )?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-    let address = SockaddrStorage::from(SocketAddr::new(local, port));
+    let address = SockaddrStorage::from(with_port(local, port));
     bind(socket.as_raw_fd(), &address)?;
     Ok(socket)
 }
