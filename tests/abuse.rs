@@ -188,7 +188,7 @@ fn the_silent_whose_time_is_over_are_no_flood_of_the_log() {
         .start();
     let mut silent: Vec<_> = (0..20).map(|_| server.connect()).collect();
     for client in &mut silent {
-        client.reply().expect(421).says("not logged in in time");
+        client.reply().expect(421).says("login timeout");
     }
     few_lines(&server, "Login timeout");
 }

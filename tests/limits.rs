@@ -132,10 +132,10 @@ fn bytes_without_the_end_of_a_line_prolong_no_time() {
         .configuration("[timeouts]\nlogin = 2\nidle = 2\n")
         .with_flag_user()
         .start();
-    pour(server.connect(), b"x", 10).says("not logged in in time");
-    pour(server.client(), b"x", 10).says("nothing was sent for too long");
+    pour(server.connect(), b"x", 10).says("login timeout");
+    pour(server.client(), b"x", 10).says("idle timeout");
     // Whole lines do not either.
-    pour(server.connect(), b"NOOP\r\nNOOP\r\n", 100).says("not logged in in time");
+    pour(server.connect(), b"NOOP\r\nNOOP\r\n", 100).says("login timeout");
 }
 
 #[test]

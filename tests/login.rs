@@ -180,7 +180,7 @@ fn rein_gives_nobody_more_time_for_the_login() {
     });
     ended
         .expect("the session goes on for ever")
-        .says("not logged in in time");
+        .says("login timeout");
     client.expect_end();
     // Only the end of a login begins the time for another.
     let mut client = server.client();
@@ -206,7 +206,7 @@ fn a_client_that_closed_its_side_waits_for_its_failed_logins_like_any_other() {
     ten_guesses(&server, |mut client| {
         client.end_of_input();
         let last = std::iter::from_fn(|| client.reply_or_end()).last();
-        last.unwrap().expect(421).says("not logged in in time");
+        last.unwrap().expect(421).says("login timeout");
     });
     // Of one that is gone altogether, nothing more is obeyed.
     ten_guesses(&server, |mut client| {

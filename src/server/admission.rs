@@ -72,7 +72,7 @@ impl fmt::Display for Refused {
                 f,
                 "Too many connections without a login: the limit is {limit}; try again."
             ),
-            Self::Silent => f.write_str("Not logged in in time; closing."),
+            Self::Silent => f.write_str("Login timeout: closing control connection."),
             Self::Resources => f.write_str("The server is out of resources; try again later."),
             Self::ShutDown => f.write_str("The server is shutting down; goodbye."),
         }
