@@ -6,9 +6,10 @@ mod network;
 
 use std::io::Write as _;
 use std::net::{SocketAddr, SocketAddrV6, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Client, PASSWORD, Server, USER, noise};
+use common::{Client, PASSWORD, Server, USER, noise, run_client};
 use network::{Far, HERE, LINK_LOCAL};
 use thriftpd::os::addresses::with_port;
 
@@ -100,4 +101,24 @@ fn link_local_addresses_carry_transfers_both_ways() {
         client.reply().expect(226);
     });
     assert_eq!(server.read("new"), b"by the link");
+}
+
+#[test]
+fn an_address_that_is_not_there_yet_is_waited_for() {
+    let Some(far) = Far::new() else { return };
+    let late = "10.99.0.77";
+    let server = Server::build().listen(&format!("{late}:2121")).start();
+    server.wait_for_log("no such address yet");
+    server.write("file", "content");
+    run_client(
+        Command::new("ip").args(["addr", "add", "10.99.0.77/24", "dev", "here"]),
+        20,
+    )
+    .succeeded();
+    far.run(move || {
+        let mut client = Client::connect(format!("{late}:2121").parse().unwrap());
+        client.reply().expect(220);
+        client.login_as(USER, PASSWORD).expect(230);
+        assert_eq!(client.retr("file"), b"content");
+    });
 }

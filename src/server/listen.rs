@@ -45,7 +45,7 @@ impl fmt::Display for ListenError {
                     "ports below 1024 need root; choose a higher one with --listen, such as --listen :2121"
                 )
             }
-            io::ErrorKind::AddrNotAvailable => write!(f, "this host has no such address"),
+            io::ErrorKind::AddrNotAvailable => write!(f, "this host can have no such address"),
             _ => write!(f, "{source}"),
         }
     }
@@ -108,7 +108,18 @@ fn open_one(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
         setsockopt(&socket, sockopt::Ipv6V6Only, &only_v6)?;
     }
     prepare_listener(socket.as_fd())?;
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    let address = SockaddrStorage::from(address);
+    match bind(socket.as_raw_fd(), &address) {
+        Err(Errno::EADDRNOTAVAIL) => {
+            // It may come any moment (DHCP, Wi-Fi): ip(7), IP_FREEBIND, which holds for IPv6 as well.
+            setsockopt(&socket, sockopt::IpFreebind, &true)?;
+            bind(socket.as_raw_fd(), &address)?;
+            log::warn!(
+                "{address}: this host has no such address yet; clients are served there when it comes"
+            );
+        }
+        bound => bound?,
+    }
     listen(&socket, Backlog::new(BACKLOG)?)?;
     Ok(TcpListener::from(socket))
 }
