@@ -76,6 +76,7 @@ impl House {
             sessions: Arc::clone(&sessions),
             transfer_log: None,
             may_bind_low_ports: false,
+            most_sessions: usize::MAX,
         };
         let nothing_new = Box::new(|| Err("not now".into()));
         Self {

@@ -493,3 +493,35 @@ fn a_user_removed_from_the_file_is_logged_out_when_it_is_read_again() {
     berta.expect("NOOP", 200);
     log_in("berta");
 }
+
+#[test]
+fn more_sessions_than_the_limit_on_open_files_allows_are_not_promised() {
+    let server = Server::build()
+        .under(&["prlimit", "--nofile=120:120"])
+        .arguments(&["--sessions", "50"])
+        .start();
+    let line = server.wait_for_log("sessions are served, not 50");
+    assert!(
+        line.contains("ERROR") && line.contains("ulimit -Hn"),
+        "{line}"
+    );
+    let promised = line.split("ERROR").nth(1).unwrap();
+    let promised: usize = promised.split_whitespace().next().unwrap().parse().unwrap();
+    assert!((4..12).contains(&promised), "{promised}");
+    server.write("file", "content");
+    // All of them transfer at once.
+    let mut clients: Vec<Client> = (0..promised).map(|_| server.client()).collect();
+    let uploads: Vec<_> = clients
+        .iter_mut()
+        .enumerate()
+        .map(|(number, client)| client.begin_upload(format!("STOR new{number}"), b"all of it"))
+        .collect();
+    let mut further = Client::connect(server.address());
+    further.reply().expect(421).says("too many sessions");
+    drop(uploads);
+    for client in &mut clients {
+        client.reply().expect(226);
+        assert_eq!(client.retr("file"), b"content");
+    }
+    assert!(!server.log_text().contains("cannot accept"));
+}

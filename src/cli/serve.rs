@@ -109,8 +109,8 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         let kinds = kernel_tls::probe().len();
         log::debug!("the kernel seals {kinds} of 6 kinds of TLS");
     }
-    let silent = config.abuse.before_login(config.sessions);
-    limits::raise_open_files(config.sessions, silent);
+    let silent = |sessions| config.abuse.before_login(sessions);
+    let most_sessions = limits::sessions_that_fit(config.sessions, silent);
     let default_port = if privileges::is_root() {
         listen::FTP_PORT
     } else {
@@ -156,6 +156,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         programs: Arc::new(programs),
         may_bind_low_ports: kept.low_ports,
         identities: kept.identities,
+        most_sessions,
     };
     let admission = shared.admission.clone();
     let programs = Arc::clone(&shared.programs);

@@ -12,22 +12,28 @@ pub fn open_files_needed(sessions: usize, silent: usize) -> u64 {
     sessions as u64 * DESCRIPTORS_PER_SESSION + silent as u64 + DESCRIPTORS_BESIDES
 }
 
-/// Raises the soft limit on open files to what is needed, as far as the hard limit allows; warns where it does not
-/// suffice.
-pub fn raise_open_files(sessions: usize, silent: usize) {
-    let needed = open_files_needed(sessions, silent);
+/// Raises the limit on open files to what is needed, as far as the host allows, and tells how many of the sessions can be held by
+/// it: those that are admitted can always transfer. `silent` tells how many connections are silent yet for so many sessions.
+pub fn sessions_that_fit(sessions: usize, silent: impl Fn(usize) -> usize) -> usize {
+    let needed = |sessions| open_files_needed(sessions, silent(sessions));
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return;
+        return sessions;
     };
-    if soft >= needed {
-        return;
-    }
-    let wanted = needed.min(hard);
-    if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {
-        log::warn!("cannot raise the limit on open files from {soft} to {wanted}: {errno}");
-    } else if wanted < needed {
-        log::warn!(
-            "the limit on open files is {wanted}, but {sessions} sessions can need {needed}: raise it (ulimit -Hn) or lower `sessions`"
+    let wanted = needed(sessions).min(hard).max(soft);
+    let limit = match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {
+        Ok(()) => wanted,
+        Err(errno) => {
+            log::warn!("cannot raise the limit on open files from {soft} to {wanted}: {errno}");
+            soft
+        }
+    };
+    let fits = (1..=sessions).rev().find(|&fewer| needed(fewer) <= limit);
+    let fits = fits.unwrap_or(1);
+    if fits < sessions {
+        log::error!(
+            "{fits} sessions are served, not {sessions}: the limit on open files is {limit}, and {sessions} sessions can need {}: raise it (ulimit -Hn) or lower `sessions`",
+            needed(sessions)
         );
     }
+    fits
 }

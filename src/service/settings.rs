@@ -99,10 +99,11 @@ impl Service {
 impl Policy for Service {
     fn limits(&self) -> Limits {
         let config = self.config();
+        let sessions = config.sessions.min(self.shared.most_sessions);
         Limits {
-            sessions: config.sessions,
+            sessions,
             sessions_per_address: config.sessions_per_ip,
-            before_login: config.abuse.before_login(config.sessions),
+            before_login: config.abuse.before_login(sessions),
             login: config.timeouts.login,
         }
     }

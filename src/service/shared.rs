@@ -23,6 +23,8 @@ pub struct Shared {
     pub programs: Arc<Hooks>,
     /// Active data connections can come from port 20.
     pub may_bind_low_ports: bool,
+    /// Sessions at once that the limit on open files allows, whatever is configured.
+    pub most_sessions: usize,
     /// Sessions act as the users of the system that they belong to.
     pub identities: bool,
 }

@@ -76,6 +76,7 @@ impl House {
             sessions: Arc::new(Sessions::default()),
             transfer_log: None,
             may_bind_low_ports: false,
+            most_sessions: usize::MAX,
         };
         let made = ensure(&home.join("certificate"), &["localhost".into()]).unwrap();
         let config = config(&home.join("root"), made.source);
