@@ -3,13 +3,13 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead as _, BufReader, Read as _, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::{Server, run_client};
+use common::{Client, Server, eventually, run_client};
 
 fn thriftpd(arguments: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_thriftpd"))
@@ -438,19 +438,75 @@ fn the_transfer_log_is_written_and_opened_again_on_sighup() {
     let log = server.home().join("xferlog");
     let mut client = server.client();
     client.stor("one two", b"12345");
-    let line = fs::read_to_string(&log).unwrap();
-    assert!(
-        line.contains(" 127.0.0.1 5 ") && line.contains("/one_two b _ i r t ftp 0 * c"),
-        "{line}"
-    );
+    eventually("the upload is in the log", || {
+        let line = fs::read_to_string(&log).unwrap();
+        line.contains(" 127.0.0.1 5 ") && line.contains("/one_two b _ i r t ftp 0 * c\n")
+    });
     fs::rename(&log, server.home().join("xferlog.1")).unwrap();
     server.signal(nix::sys::signal::Signal::SIGHUP);
     server.wait_for_log("opened the transfer log");
     assert_eq!(client.retr("one two"), b"12345");
     client.expect("DELE one two", 250);
-    let text = fs::read_to_string(&log).unwrap();
+    eventually("the others are in the new one", || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        text.contains(" b _ o r t ftp") && text.contains(" b _ d r t ftp")
+    });
+}
+
+#[test]
+fn a_reader_of_the_log_that_sleeps_holds_up_nobody() {
+    let place = Place::new();
+    let port = free_port();
+    place.write(&format!(
+        "listen = [\"127.0.0.1:{port}\"]\nsandbox = \"off\"\n[anonymous]\nroot = \"root\"\n"
+    ));
+    fs::write(place.home.path().join("root/file"), "sent all the same").unwrap();
+    let mut server = Command::new(env!("CARGO_BIN_EXE_thriftpd"))
+        .args(["serve", "--config", place.file().to_str().unwrap()])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("sandbox: ") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0);
+    }
+    // From here on nobody reads. A pipe holds 64 KiB.
+    let address = ([127, 0, 0, 1], port).into();
+    let mut client = Client::connect(address);
+    client.reply().expect(220);
+    client.expect("USER anonymous", 331);
+    client.expect("PASS x", 230);
+    for _ in 0..3000 {
+        // Each is a line.
+        client.expect("DELE file", 550);
+    }
+    assert_eq!(client.retr("file"), b"sent all the same");
+    drop(client);
+    // A reader that wakes up hears what it has missed.
+    let (mut refusals, mut lost) = (0, 0);
+    while lost == 0 {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0);
+        refusals += usize::from(line.contains("DELE refused"));
+        if line.contains("log lines were lost") {
+            let number = line.split("WARN").nth(1).unwrap().split_whitespace().next();
+            lost = number.unwrap().parse().unwrap();
+        }
+    }
+    assert!(refusals > 500, "{refusals}");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(server.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let mut rest = String::new();
+    log.read_to_string(&mut rest).unwrap();
+    assert!(server.wait().unwrap().success());
+    assert!(rest.trim_end().ends_with("goodbye"), "{rest}");
+    refusals += rest.matches("DELE refused").count();
+    // The download may be among those that are lost.
     assert!(
-        text.contains(" b _ o r t ftp") && text.contains(" b _ d r t ftp"),
-        "{text}"
+        (3000..=3001).contains(&(refusals + lost)),
+        "{refusals} and {lost}"
     );
 }

@@ -37,8 +37,10 @@ fn is_stored(server: &Server, client: &mut Client, name: &str) {
     assert!(kept.starts_with(&right), "{name}: {kept}");
     client.expect(format!("HASH {name}"), 213).says(&right);
     server.wait_for_log(&format!("sha256={right}"));
-    let log = fs::read_to_string(server.home().join("transfers")).unwrap();
-    assert!(log.contains(&format!(" sha256={right}\n")), "{log}");
+    eventually("it is in the transfer log", || {
+        let log = fs::read_to_string(server.home().join("transfers")).unwrap();
+        log.contains(&format!(" sha256={right}\n"))
+    });
     let mut verify = Command::new(env!("CARGO_BIN_EXE_thriftpd"));
     verify.arg("verify").arg(server.path(""));
     run_client(&mut verify, 60).succeeded();

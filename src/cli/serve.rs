@@ -18,10 +18,10 @@ use crate::ftp::Ftp;
 use crate::ftp::data::kernel_tls;
 use crate::observe::log_lines;
 use crate::observe::sessions::Sessions;
-use crate::observe::transfer_log::TransferLog;
+use crate::observe::transfer_log::Opened;
 use crate::os::addresses::lan_addresses;
 use crate::os::system;
-use crate::server::acceptor::Acceptor;
+use crate::server::acceptor::{Acceptor, Signals};
 use crate::server::admission::Admission;
 use crate::server::bans::Bans;
 use crate::server::hooks::orders::Hooks;
@@ -77,6 +77,12 @@ pub struct ServeArguments {
 /// # Errors
 /// What keeps the server from starting.
 pub fn run(arguments: ServeArguments) -> Outcome {
+    let outcome = serve(arguments);
+    log_lines::end();
+    outcome
+}
+
+fn serve(arguments: ServeArguments) -> Outcome {
     system::give_back_large_blocks();
     sandbox::keep_secrets();
     let file = arguments.config.clone();
@@ -142,6 +148,8 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     // While there is one thread, and nothing is confined.
     let programs = Hooks::start(programs_of(&config), config.on_upload_at_once)
         .map_err(|error| format!("cannot start the process that runs programs: {error}"))?;
+    let signals = Signals::take_over().map_err(|error| format!("cannot start: {error}"))?;
+    log_lines::write_behind();
     remember_names();
     let inexact = upkeep::left_inexact(&config, kept.identities);
     let addresses = [&explicit, &implicit].map(|sockets| addresses_of(sockets));
@@ -152,7 +160,10 @@ pub fn run(arguments: ServeArguments) -> Outcome {
         up: Buckets::default(),
         down: Buckets::default(),
         sessions: Arc::new(Sessions::default()),
-        transfer_log,
+        transfer_log: transfer_log
+            .map(Opened::start)
+            .transpose()
+            .map_err(|error| format!("cannot start: {error}"))?,
         programs: Arc::new(programs),
         may_bind_low_ports: kept.low_ports,
         identities: kept.identities,
@@ -196,7 +207,7 @@ pub fn run(arguments: ServeArguments) -> Outcome {
             front_end: Arc::clone(&front_end),
         })
     });
-    let acceptor = Acceptor::new(listeners.collect(), admission)
+    let acceptor = Acceptor::new(listeners.collect(), signals, admission)
         .map_err(|error| format!("cannot start: {error}"))?;
     let [explicit, implicit] = &addresses;
     for address in explicit {
@@ -224,6 +235,9 @@ pub fn run(arguments: ServeArguments) -> Outcome {
     upkeep::close(&service.config(), kept.identities);
     programs.end();
     log::info!("goodbye");
+    if let Some(log) = &service.shared.transfer_log {
+        log.end();
+    }
     ended.map_err(|error| format!("cannot wait for connections: {error}"))
 }
 
@@ -372,8 +386,8 @@ fn tell_of_missing_disks(config: &Config) {
     }
 }
 
-fn open_transfer_log(path: &Path) -> Result<TransferLog, String> {
-    TransferLog::open(path)
+fn open_transfer_log(path: &Path) -> Result<Opened, String> {
+    Opened::new(path)
         .map_err(|error| format!("cannot open the transfer log {}: {error}", path.display()))
 }
 

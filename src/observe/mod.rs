@@ -2,6 +2,7 @@
 //!
 //! Knows no protocol. Whatever a client sent passes through [`printable`] before a person reads it.
 pub mod log_lines;
+pub mod queue;
 pub mod sessions;
 pub mod transfer_log;
 

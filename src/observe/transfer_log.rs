@@ -1,14 +1,15 @@
-//! The transfer log in the format of xferlog(5), for the tools that read it. Written with one `write` a line, so that
-//! lines of concurrent sessions never mix; opened again on request, for log rotation.
+//! The transfer log in the format of xferlog(5), for the tools that read it. Written by a thread of its own, with one `write` a
+//! line; opened again on request, for log rotation.
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+
+use super::queue::Queue;
 
 /// One finished or broken transfer.
 #[derive(Debug)]
@@ -38,29 +39,80 @@ pub enum Direction {
     Deleted,
 }
 
-/// The open file and where it is.
+/// Where it is, and what leads there. A disk that hangs holds up no session.
 #[derive(Debug)]
 pub struct TransferLog {
     path: PathBuf,
-    file: Mutex<File>,
+    queue: Queue<Item>,
     /// Read once, on the thread that starts the server: finding it out takes more stack than a session should have.
     zone: TimeZone,
 }
 
-impl TransferLog {
+#[derive(Debug)]
+enum Item {
+    Line(Vec<u8>),
+    /// From here on lines go into this one.
+    File(File),
+}
+
+/// Lines that wait for the disk.
+const WAITING: usize = 4096;
+
+/// How long the last lines may take when the process ends.
+const AT_THE_END: Duration = Duration::from_secs(1);
+
+/// The file, opened while that is still allowed.
+#[derive(Debug)]
+pub struct Opened {
+    path: PathBuf,
+    file: File,
+}
+
+impl Opened {
     /// Opens or creates the file for appending.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub fn new(path: &Path) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),
-            file: Mutex::new(Self::append_to(path)?),
-            zone: TimeZone::system(),
+            file: append_to(path)?,
         })
     }
 
+    /// To be called when the process may have threads.
+    pub fn start(self) -> io::Result<TransferLog> {
+        let Self { path, mut file } = self;
+        let shown = path.clone();
+        let queue = Queue::start("transfer-log", WAITING, move |item, lost| {
+            if lost > 0 {
+                log::error!(
+                    "{lost} lines of the transfer log {} were lost: the disk did not take them in time",
+                    shown.display()
+                );
+            }
+            match item {
+                Item::File(new) => file = new,
+                Item::Line(line) => {
+                    if let Err(error) = file.write_all(&line) {
+                        log::error!(
+                            "cannot write to the transfer log {}: {error}",
+                            shown.display()
+                        );
+                    }
+                }
+            }
+        })?;
+        let zone = TimeZone::system();
+        Ok(TransferLog { path, queue, zone })
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+impl TransferLog {
     /// Opens the path again, for it may be a new file by now; the old one stays in use when that fails.
     pub fn reopen(&self) -> io::Result<()> {
-        let file = Self::append_to(&self.path)?;
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        self.queue.push(Item::File(append_to(&self.path)?));
         Ok(())
     }
 
@@ -68,11 +120,7 @@ impl TransferLog {
         &self.path
     }
 
-    fn append_to(path: &Path) -> io::Result<File> {
-        OpenOptions::new().append(true).create(true).open(path)
-    }
-
-    /// Writes one line; a failure is logged, never fatal.
+    /// Has one line written; a failure is logged, never fatal.
     pub fn write(&self, entry: &Entry<'_>) {
         let line = line(
             entry,
@@ -81,13 +129,12 @@ impl TransferLog {
                 .strftime("%a %b %e %H:%M:%S %Y")
                 .to_string(),
         );
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = file.write_all(&line) {
-            log::error!(
-                "cannot write to the transfer log {}: {error}",
-                self.path.display()
-            );
-        }
+        self.queue.push(Item::Line(line));
+    }
+
+    /// Waits a moment until all lines are written.
+    pub fn end(&self) {
+        self.queue.end(AT_THE_END);
     }
 }
 

@@ -43,13 +43,17 @@ pub struct Acceptor {
     shortages: SeldomEach<&'static str>,
 }
 
-impl Acceptor {
-    /// Takes over the listeners and the signals SIGTERM, SIGINT and SIGHUP. Must run before any thread is spawned, so
-    /// that no thread is left that the signals could kill.
+/// The signals that the loop waits for.
+#[derive(Debug)]
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Takes over SIGTERM, SIGINT and SIGHUP. Must run before any thread is spawned, so that no thread is left that the
+    /// signals could kill.
     ///
     /// # Errors
     /// When the process has no descriptors left.
-    pub fn new(listeners: Vec<Listener>, admission: Admission) -> io::Result<Self> {
+    pub fn take_over() -> io::Result<Self> {
         let mut set = SigSet::empty();
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
             set.add(signal);
@@ -59,7 +63,19 @@ impl Acceptor {
         let mut too_large = SigSet::empty();
         too_large.add(Signal::SIGXFSZ);
         too_large.thread_block()?;
-        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self(SignalFd::with_flags(&set, flags)?))
+    }
+}
+
+impl Acceptor {
+    /// # Errors
+    /// When the process has no descriptors left.
+    pub fn new(
+        listeners: Vec<Listener>,
+        Signals(signals): Signals,
+        admission: Admission,
+    ) -> io::Result<Self> {
         let stop = Arc::new(Stop::new()?);
         Ok(Self {
             listeners,

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use nix::errno::Errno;
 use nix::unistd::{getegid, geteuid, getgroups};
 
+use crate::observe::log_lines;
 use crate::os::system::set_thread_identity;
 use crate::storage;
 
@@ -50,6 +51,7 @@ impl Drop for Acting {
         if set.is_err() {
             // The next session on this thread would have this one's files.
             log::error!("cannot stop acting as another user: ending");
+            log_lines::end();
             std::process::abort();
         }
     }
