@@ -14,7 +14,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use common::mounts::may_mount;
+use common::mounts::{Mount, format, may_mount};
 use nix::sys::signal::Signal;
 use shelf::{Abilities, Shelf};
 
@@ -503,4 +503,97 @@ fn who_may_only_append_has_a_quota_too_also_in_a_directory_that_comes_later_behi
     client.upload("APPE log/file", &noise(50)).expect(226);
     client.upload("APPE log/file", &noise(500)).expect(552);
     assert_eq!(used(&mut client), really(&home.join("far/log")));
+}
+
+/// A mounted disk that takes nothing while this lives (fsfreeze(8)).
+struct Frozen<'a>(&'a Path);
+
+impl<'a> Frozen<'a> {
+    fn new(at: &'a Path) -> Self {
+        run_client(Command::new("fsfreeze").arg("-f").arg(at), 20).succeeded();
+        Self(at)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_server_starts_and_tells_quotas_while_a_disk_that_was_left_in_a_crash_hangs() {
+    if !may_mount() {
+        return;
+    }
+    let builder = Server::build().configuration(
+        "[anonymous]\nroot = \"{root}/home\"\naccess = \"read-write\"\nquota = \"10MB\"\n\
+         [[anonymous.folder]]\npath = \"/slow\"\nroot = \"{root}/slow\"\naccess = \"read-write\"\n",
+    );
+    let (home, slow) = (builder.root().join("home"), builder.root().join("slow"));
+    fs::create_dir(&home).unwrap();
+    fs::create_dir(&slow).unwrap();
+    let image = tempfile::NamedTempFile::new().unwrap();
+    let disk = format(image.path(), 32 << 20, &["mkfs.ext4", "-q", "-F"])
+        .and_then(|()| Mount::image(image.path(), "ext4", "", &slow));
+    let _disk = match disk {
+        Ok(disk) => disk,
+        Err(why) => return common::skip(format_args!("no disk can be mounted: {why}")),
+    };
+    let server = builder.start();
+    server.visitor().stor("slow/one", &noise(1000));
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    let frozen = Frozen::new(&slow);
+    let server = server.restart();
+    let mut client = server.visitor();
+    client.expect("CWD /", 250);
+    drop(frozen);
+    server.wait_for_log("1000 bytes in 1 files are stored");
+    assert_eq!(used(&mut client), (1000, 1));
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let frozen = Frozen::new(&slow);
+    let mut waiting = server.visitor();
+    waiting.epsv_address();
+    waiting.send("STOR slow/two");
+    let begun = || server.threads() > 3;
+    eventually("it waits for the disk", begun);
+    assert_eq!(used(&mut client), (1000, 1), "while another waits");
+    client.stor("three", &noise(10));
+    assert_eq!(used(&mut client), (1010, 2));
+    drop(frozen);
+}
+
+#[test]
+fn what_is_removed_with_the_root_of_another_is_counted_for_both() {
+    let server = Server::build()
+        .configuration(&format!(
+            "[[user]]\nname = \"outer\"\npassword = \"{0}\"\nroot = \"{{root}}\"\nquota = \"1MB\"\nversions = 2\n\
+             [[user]]\nname = \"inner\"\npassword = \"{0}\"\nroot = \"{{root}}/d\"\nquota = \"1MB\"\nversions = 2\n",
+            thriftpd::accounts::Password::from_clear("pw").unwrap().to_phc()
+        ));
+    fs::create_dir(server.root().join("d")).unwrap();
+    let server = server.start();
+    let log_in = |name: &str| {
+        let mut client = server.connect();
+        client.login_as(name, "pw").expect(230);
+        client.expect("TYPE I", 200);
+        client
+    };
+    let (mut outer, mut inner) = (log_in("outer"), log_in("inner"));
+    outer.stor("kept", &noise(10));
+    for _ in 0..3 {
+        for _ in 0..2 {
+            inner.stor("file", &noise(100));
+        }
+        assert_eq!(used(&mut inner), (200, 2));
+        outer.expect("RMDA d", 250);
+        fs::create_dir(server.path("d")).unwrap();
+        inner = log_in("inner");
+        assert_eq!(used(&mut inner), (0, 0));
+        // Its files are old versions of the outer root now; what the server kept there is nothing of anybody's.
+        let there = really(&server.path(""));
+        assert_eq!(used(&mut outer), there);
+        assert!(there.1 <= 3, "{there:?}");
+    }
 }

@@ -30,7 +30,7 @@ use crate::server::sandbox::{self, Confinement, Plan, Violation};
 use crate::server::{FrontEnd, Listener, limits, listen, upkeep};
 use crate::service::rates::Buckets;
 use crate::service::{Service, Shared};
-use crate::storage::Permissions;
+use crate::storage::{Permissions, serve_counts};
 use crate::tls::{self, Source};
 
 /// serve files over FTP
@@ -151,7 +151,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
     let signals = Signals::take_over().map_err(|error| format!("cannot start: {error}"))?;
     log_lines::write_behind();
     remember_names();
-    let inexact = upkeep::left_inexact(&config, kept.identities);
+    serve_counts();
     let addresses = [&explicit, &implicit].map(|sockets| addresses_of(sockets));
 
     let shared = Shared {
@@ -228,7 +228,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
             .as_deref(),
     );
     confine(service.config().sandbox, &plan);
-    upkeep::count_anew(inexact, service.config(), kept.identities);
+    upkeep::count_anew(&service.config(), kept.identities);
     let settings = Arc::clone(&service);
     upkeep::start(move || settings.config(), kept.identities);
     let ended = acceptor.run(&*service, || service.config().timeouts.shutdown_grace);

@@ -13,7 +13,7 @@ use crate::storage::disk::acl;
 use crate::storage::disk::durable::{Order, after_change, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
 use crate::storage::disk::names::HeldName;
-use crate::storage::disk::reserved::{is_partial_name, is_reserved};
+use crate::storage::disk::reserved::{STATE, VERSIONS, is_partial_name, is_reserved};
 use crate::storage::disk::root::{Place, Root, name_of};
 use crate::storage::disk::tree;
 use crate::storage::disk::walk::below;
@@ -291,14 +291,29 @@ impl View {
         let root = located.root.map_err(fail)?;
         // Found out before anything is gone; what is stored meanwhile, when its turn comes.
         lock::check_tree(root, located.relative, located.rules.lock, path.as_bytes())?;
-        let place = root.place(located.relative).map_err(fail)?;
-        let meter = self.metered.meter(place.directory.as_fd());
+        // A root of another user within counts what it has by itself.
+        let mut meter: Option<(Vec<u8>, Option<Meter>)> = None;
         let mut locked = None;
         let removed = tree::remove(
             root,
             located.relative,
             go_on,
             &mut |directory, above, name| {
+                let lies_in =
+                    |state: &[u8]| above.split(|&byte| byte == b'/').any(|one| one == state);
+                if lies_in(STATE) {
+                    // What the server remembers of that root is nobody's file.
+                    return unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+                }
+                if meter.as_ref().is_none_or(|(of, _)| of != above) {
+                    meter = Some((above.to_vec(), self.metered.meter(directory)));
+                }
+                let meter = meter.as_ref().and_then(|(_, meter)| meter.as_ref());
+                let mut rules = *located.rules;
+                if lies_in(VERSIONS) {
+                    // Old versions of that root's files become no versions of ours.
+                    rules.versions = 0;
+                }
                 // Held until it is gone: nobody begins to work on it meanwhile.
                 let _held = match is_partial_name(name) {
                     true => match partial::claim(directory, name, None)? {
@@ -313,7 +328,7 @@ impl View {
                     directory,
                     name,
                 };
-                self.unlink(name, located.rules, meter.as_ref())
+                self.unlink(name, &rules, meter)
                     .map_err(|error| match error {
                         Unlinked::Refused(errno) => errno,
                         Unlinked::Locked(until) => {

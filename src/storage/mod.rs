@@ -54,7 +54,7 @@ pub use path::VirtualPath;
 pub use permissions::{Permission, Permissions};
 pub use quota::counts::{
     close as close_counts, guard as guard_counts, is_left_by_the_dead, rescan as rescan_counts,
-    usage as usage_of, wait_for_rest,
+    serve as serve_counts, usage as usage_of, wait_for_rest,
 };
 pub use quota::meter::Metered;
 pub use retention::doubt::{Clock, believed, establish};

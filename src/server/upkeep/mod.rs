@@ -4,7 +4,7 @@ pub mod areas;
 pub mod prune;
 
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,32 +138,24 @@ fn sleep(pause: Duration) {
     }
 }
 
-/// The directories whose counts for quotas a crash has left inexact. To be called before anything changes there.
-pub fn left_inexact(config: &Config, identities: bool) -> Vec<PathBuf> {
-    let mut areas = Vec::new();
+/// Counts anew where a crash has left the counts inexact, while clients are served; until then what was said last holds. A disk
+/// that hangs holds up nobody: each area has a thread of its own.
+pub fn count_anew(config: &Arc<Config>, identities: bool) {
     for area in counted(config) {
-        as_owner(config, &area, identities, || {
-            areas.extend(is_left_by_the_dead(&area).then(|| area.clone()));
-        });
-    }
-    areas
-}
-
-/// Counts these anew while clients are served; until then what was said last holds.
-pub fn count_anew(areas: Vec<PathBuf>, config: Arc<Config>, identities: bool) {
-    if areas.is_empty() {
-        return;
-    }
-    let started = std::thread::Builder::new()
-        .name("counting".into())
-        .stack_size(256 * 1024)
-        .spawn(move || {
-            for area in &areas {
-                as_owner(&config, area, identities, || count_at_rest(area));
-            }
-        });
-    if let Err(error) = started {
-        log::warn!("what is stored is not counted anew (setting: quota): {error}");
+        let config = Arc::clone(config);
+        let started = std::thread::Builder::new()
+            .name("counting".into())
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                as_owner(&config, &area, identities, || {
+                    if is_left_by_the_dead(&area) {
+                        count_at_rest(&area);
+                    }
+                });
+            });
+        if let Err(error) = started {
+            log::warn!("what is stored is not counted anew (setting: quota): {error}");
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -68,6 +68,8 @@ pub(in crate::storage) struct Counts {
     has_saver: bool,
     /// This process has said in the file that the counts are not to be trusted if it does not end in order.
     marked: bool,
+    /// The last server did not end in order: the counts are what it said last.
+    inexact: bool,
 }
 
 /// Device, inode and time of modification of the file.
@@ -156,6 +158,14 @@ pub(in crate::storage) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// This process is the server: what the last one left open was left by the dead.
+static SERVES: AtomicBool = AtomicBool::new(false);
+
+/// To be called once when the server starts, before anything changes.
+pub fn serve() {
+    SERVES.store(true, Ordering::Relaxed);
+}
+
 /// All areas that this process knows, by their paths.
 static AREAS: Mutex<BTreeMap<PathBuf, Arc<Area>>> = Mutex::new(BTreeMap::new());
 
@@ -216,8 +226,21 @@ impl Area {
     /// called while `self.file` is held.
     fn sync(&self, step: Step) -> Result<(), Errno> {
         let file = self.open()?;
-        let kept = read(&file);
+        let mut kept = read(&file);
+        let is_first = locked(&self.counts).stamp.is_none() && SERVES.load(Ordering::Relaxed);
+        let died = |record: &&mut Record| is_first && (record.open > 0 || record.dirty);
+        let is_inexact = match kept.as_mut().filter(died) {
+            None => false,
+            Some(record) => {
+                // Should this server die as well, it is counted anew behind that.
+                (record.open, record.dirty) = (0, true);
+                write(&file, *record)?;
+                true
+            }
+        };
         let mut counts = locked(&self.counts);
+        counts.marked |= is_inexact;
+        counts.inexact |= is_inexact;
         if counts.busy && kept.is_none_or(|record| record.open == 0) {
             // Another disk is there, or nobody has counted any more. What has changed on the one before is in the counts of neither.
             (counts.change, counts.busy, counts.marked) = ((0, 0), false, false);
@@ -294,7 +317,8 @@ impl Area {
             let mut counts = locked(&self.counts);
             counts.open += 1;
             counts.turn += 1;
-            if counts.busy && counts.stamp == now {
+            // While something else changes there it is the disk that it was.
+            if counts.busy && (counts.stamp == now || counts.open > 1) {
                 return;
             }
         }
@@ -353,6 +377,15 @@ impl Area {
         if is_open && change == (0, 0) {
             return Ok(false);
         }
+        if matches!(stat(&self.kept_in), Err(Errno::ENOENT | Errno::ENOTDIR)) {
+            // Somebody removes the area, or what was kept there: it is not made again before something else changes.
+            let mut counts = locked(&self.counts);
+            if counts.open == 0 {
+                (counts.change, counts.known, counts.stamp) = ((0, 0), false, None);
+                (counts.busy, counts.has_saver, counts.marked) = (false, false, false);
+            }
+            return Ok(counts.open == 0);
+        }
         self.sync(Step::Rests)?;
         let mut counts = locked(&self.counts);
         counts.has_saver &= counts.busy;
@@ -362,16 +395,22 @@ impl Area {
     /// What is stored now.
     pub(in crate::storage) fn usage(&self) -> Result<Usage, Errno> {
         let now = stat(&self.kept_in).ok().as_ref().map(stamp);
-        let current = |counts: &Counts| {
-            let is_current = counts.busy && counts.stamp == now;
-            is_current.then(|| counts.total())
+        let known = {
+            let counts = locked(&self.counts);
+            if counts.known && counts.stamp == now {
+                return Ok(counts.total());
+            }
+            counts.known.then(|| counts.total())
         };
-        if let Some(usage) = current(&locked(&self.counts)) {
-            return Ok(usage);
-        }
-        // Another process may have counted.
-        let _file = locked(&self.file);
+        // Another process may have counted. One whose disk hangs holds the file: what is known has to do.
+        let file = match (self.file.try_lock(), known) {
+            (Err(TryLockError::WouldBlock), Some(usage)) => return Ok(usage),
+            (Err(TryLockError::WouldBlock), None) => locked(&self.file),
+            (Err(TryLockError::Poisoned(poisoned)), _) => poisoned.into_inner(),
+            (Ok(file), _) => file,
+        };
         self.sync(Step::Looks)?;
+        drop(file);
         Ok(locked(&self.counts).total())
     }
 
@@ -528,28 +567,21 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 const BETWEEN_SAVES: Duration = Duration::from_secs(1);
 const MOST_BETWEEN_SAVES: Duration = Duration::from_secs(300);
 
-/// To be called once when the server starts and nothing is under way: whether a server died while it changed something in the
-/// area, whose counts are what it said last. It is to be [counted anew](rescan).
+/// In a [server](serve): whether the last one died while it changed something in the area, whose counts are what it said
+/// last. It is to be [counted anew](rescan).
 pub fn is_left_by_the_dead(path: &Path) -> bool {
     let area = Area::at(path);
-    let Ok(file) = area.open() else {
-        return false;
-    };
-    let Some(record) = read(&file).filter(|record| record.open > 0 || record.dirty) else {
-        return false;
-    };
-    // Nobody who changes something has begun yet. Should this server die as well, it is counted anew behind that.
-    let (open, dirty) = (0, true);
-    let settled = Record {
-        open,
-        dirty,
-        ..record
-    };
-    match write(&file, settled) {
-        Ok(()) => locked(&area.counts).marked = true,
-        Err(errno) => area.warn(errno),
+    {
+        let _file = locked(&area.file);
+        let is_new = locked(&area.counts).stamp.is_none();
+        // Where nobody has counted yet that is done when somebody wants to know.
+        if is_new && area.open().is_ok_and(|file| read(&file).is_some()) {
+            if let Err(errno) = area.sync(Step::Looks) {
+                area.warn(errno);
+            }
+        }
     }
-    true
+    std::mem::take(&mut locked(&area.counts).inexact)
 }
 
 /// To be called when the process ends in order.
@@ -587,6 +619,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().canonicalize().unwrap();
         let areas = [path.clone()];
+        serve();
         assert_eq!(usage(&areas).unwrap(), Usage::default());
         fs::write(path.join("file"), "123").unwrap();
         assert_eq!(usage(&areas).unwrap().bytes, 0);
@@ -603,6 +636,8 @@ mod tests {
                 ..died
             };
             fs::write(path.join(".thriftpd/quota"), died.text()).unwrap();
+            // As another process finds it.
+            *locked(&Area::at(&path).counts) = Counts::default();
             if is_left_by_the_dead(&path) {
                 assert_eq!(usage(&areas).unwrap().bytes, 9, "meanwhile");
                 rescan(&path).unwrap();
