@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use common::{Client, Server, eventually, noise};
 
 /// What clients put before ABOR, and the replies that this gets behind those to ABOR.
-const BEFORE: [(&[u8], &[u16]); 8] = [
+const BEFORE: [(&[u8], &[u16]); 9] = [
+    (b"PW\xff\xf4\xff\xf2", &[]),
     (b"", &[]),
     (b"\xff\xf4\xff\xf2", &[]),
     (b"\xff\xf4\xf2", &[]),

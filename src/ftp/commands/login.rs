@@ -19,6 +19,7 @@ pub fn user(session: &mut Session, name: &[u8]) -> Answer {
     if matches!(session.login, Login::LoggedIn(_)) {
         session.reinitialize();
     }
+    session.config = session.service.config();
     if session.login_needs_tls(name) {
         session.login = Login::Greeted;
         return Err(
@@ -56,6 +57,8 @@ pub fn pass(session: &mut Session, password: &[u8]) -> Answer {
             return Err(Refusal::new(503, "You are logged in already."));
         }
     };
+    // Who may come is as the owner says now, whatever it was when the connection began.
+    session.config = session.service.config();
     let config = Arc::clone(&session.config);
     must_not_be_banned(session)?;
     let certificate = &session.security.client_names;

@@ -9,6 +9,8 @@ pub const LONGEST: usize = 4096;
 
 const IAC: u8 = 255;
 const SE: u8 = 240;
+const DM: u8 = 242;
+const IP: u8 = 244;
 const SB: u8 = 250;
 const WILL: u8 = 251;
 const DONT: u8 = 254;
@@ -115,9 +117,15 @@ impl LineDecoder {
             (Telnet::Text, byte) | (Telnet::Iac, byte @ IAC) => (Telnet::Text, Some(byte)),
             (Telnet::Iac, WILL..=DONT) => (Telnet::Option, None),
             (Telnet::Iac, SB) => (Telnet::Subnegotiation, None),
+            // Whoever interrupts has not finished the line before (RFC 854: the Synch discards what was said).
+            (Telnet::Iac, IP | DM) => {
+                self.line.zeroize();
+                (self.after_cr, self.holds_nul) = (false, false);
+                (Telnet::Text, None)
+            }
             // No command of Telnet: its sender knows nothing of Telnet, and means text.
             (Telnet::Iac, byte) if byte < SE => (Telnet::Text, Some(byte)),
-            // IP, DM, AO, AYT and the rest are two bytes long.
+            // AO, AYT and the rest are two bytes long.
             (Telnet::Iac, _) | (Telnet::Option, _) | (Telnet::SubnegotiationIac, SE) => {
                 (Telnet::Text, None)
             }
