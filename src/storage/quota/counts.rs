@@ -595,13 +595,16 @@ pub fn close(path: &Path) {
     }
 }
 
-/// What a user has stored, as it is counted now.
+/// What a user has stored, as it is counted now; nothing where a disk is away.
 ///
 /// # Errors
 /// When an area cannot be read.
 pub fn usage(areas: &[PathBuf]) -> Result<Usage, Error> {
     areas.iter().try_fold(Usage::default(), |total, path| {
-        let usage = Area::at(path).usage();
+        let usage = match Area::at(path).usage() {
+            Err(errno) if is_away(errno) => return Ok(total),
+            usage => usage,
+        };
         let usage =
             usage.map_err(|errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes()))?;
         Ok(total.and(usage))
