@@ -463,3 +463,20 @@ fn several_listeners_serve_the_same_files() {
         fetches(&mut client, data);
     }
 }
+
+#[test]
+fn pasv_names_the_address_that_the_clients_network_knows() {
+    let server = Server::build()
+        .configuration(
+            "external_address = { \"127.0.0.0/8\" = \"192.0.2.1\", \"127.0.0.2\" = \"192.0.2.2\", default = \"203.0.113.7\" }\n",
+        )
+        .with_flag_user()
+        .start();
+    for (from, told) in [("127.0.0.1", "192,0,2,1"), ("127.0.0.2", "192,0,2,2")] {
+        let mut client = server.connect_from(from.parse().unwrap());
+        client.login();
+        client.expect("PASV", 227).says(&format!("({told},"));
+        // EPSV has no address in it, and goes on working.
+        client.expect("EPSV", 229);
+    }
+}

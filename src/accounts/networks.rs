@@ -27,6 +27,11 @@ impl Network {
         Some(Self { address, prefix })
     }
 
+    /// How many bits its addresses share.
+    pub fn prefix(self) -> u8 {
+        self.prefix
+    }
+
     pub fn contains(self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_ipv4() == self.address.is_ipv4()

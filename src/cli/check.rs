@@ -81,7 +81,10 @@ fn print_settings(config: &Config) {
         "passive ports: {}-{}",
         config.passive_ports.low, config.passive_ports.high
     );
-    if let Some(address) = config.external_address {
+    for (network, address) in &config.external_address.by_network {
+        println!("external address for {network}: {address}");
+    }
+    if let Some(address) = config.external_address.default {
         println!("external address: {address}");
     }
     println!(

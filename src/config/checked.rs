@@ -6,12 +6,12 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::error::ConfigError;
-use super::file::{File, Folder, Seconds, User};
+use super::file::{File, Folder, OneOrByNetwork, Seconds, User};
 use super::values::{
     is_user_name, parse_group, parse_level, parse_listen, parse_mode, parse_ports, parse_switch,
     parse_v4, seconds,
 };
-use super::{Config, Defaults, Timeouts};
+use super::{Config, Defaults, ExternalAddress, Timeouts};
 use crate::accounts::{Account, Accounts, Password};
 use crate::storage::{
     FolderSpec, Metered, Modes, Permission, Permissions, Rules, ViewSpec, VirtualPath,
@@ -113,7 +113,7 @@ impl Checker<'_> {
             passive_ports: self
                 .parsed("passive_ports", &file.passive_ports, parse_ports)?
                 .unwrap_or(default.passive_ports),
-            external_address: self.parsed("external_address", &file.external_address, parse_v4)?,
+            external_address: self.external_address(&file.external_address)?,
             active_from_port_20: file.active_from_port_20,
             run_as: file.run_as.clone(),
             sandbox: self
@@ -151,6 +151,40 @@ impl Checker<'_> {
             Ok(parsed) => Ok(Some(parsed)),
             Err(what) => self.wrong(&value.span(), key, what),
         }
+    }
+
+    fn external_address(
+        &self,
+        value: &Option<Spanned<OneOrByNetwork>>,
+    ) -> Checked<ExternalAddress> {
+        let Some(value) = value else {
+            return Ok(ExternalAddress::default());
+        };
+        let mut checked = ExternalAddress::default();
+        let wrong = |what: String| self.wrong(&value.span(), "external_address", what);
+        match value.get_ref() {
+            OneOrByNetwork::One(address) => match parse_v4(address) {
+                Ok(address) => checked.default = Some(address),
+                Err(what) => return wrong(what),
+            },
+            OneOrByNetwork::ByNetwork(table) => {
+                for (network, address) in table {
+                    let address = match parse_v4(address) {
+                        Ok(address) => address,
+                        Err(what) => return wrong(format!("{network}: {what}")),
+                    };
+                    if network == "default" {
+                        checked.default = Some(address);
+                        continue;
+                    }
+                    match network.parse() {
+                        Ok(network) => checked.by_network.push((network, address)),
+                        Err(what) => return wrong(what),
+                    }
+                }
+            }
+        }
+        Ok(checked)
     }
 
     fn keep_partial(&self, value: &Option<Spanned<Seconds>>) -> Checked<Duration> {
@@ -503,6 +537,14 @@ mod tests {
             (
                 "external_address = \"nas.example\"",
                 "names are not looked up",
+            ),
+            (
+                "external_address = { \"lan\" = \"192.168.1.10\" }",
+                "expected a network",
+            ),
+            (
+                "external_address = { default = \"nas.example\" }",
+                "default: expected an IPv4 address",
             ),
             ("log = \"loud\"", "`log`: expected one of off"),
             ("sandbox = \"of\"", "`sandbox`: expected \"on\" or \"off\""),

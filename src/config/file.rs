@@ -1,4 +1,6 @@
 //! The configuration file as it is written: every key there is, none with a meaning yet.
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -12,7 +14,7 @@ pub struct File {
     pub sessions_per_ip: Option<Spanned<i64>>,
     pub sessions_per_user: Option<Spanned<i64>>,
     pub passive_ports: Option<Spanned<String>>,
-    pub external_address: Option<Spanned<String>>,
+    pub external_address: Option<Spanned<OneOrByNetwork>>,
     pub active_from_port_20: Option<bool>,
     pub run_as: Option<String>,
     pub sandbox: Option<Spanned<String>>,
@@ -109,6 +111,17 @@ pub struct Certificate {
 pub enum Seconds {
     Number(i64),
     Text(String),
+}
+
+/// One address, or one for each network, with `default` for all others.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "an address, or a table of networks with an address for each"
+)]
+pub enum OneOrByNetwork {
+    One(String),
+    ByNetwork(BTreeMap<String, String>),
 }
 
 /// One word or a list of them.

@@ -18,11 +18,11 @@ pub use first_start::{FirstUser, directory, first_user};
 pub use tls::{TlsMode, TlsSettings};
 pub use values::{is_user_name, parse_listen, parse_ports, parse_time};
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::accounts::{Account, Accounts, Program};
+use crate::accounts::{Account, Accounts, Network, Program};
 use crate::storage::{Metered, Modes, Permissions, Room, Rules, ViewSpec};
 use crate::tls::Source;
 
@@ -37,7 +37,7 @@ pub struct Config {
     pub sessions_per_user: Option<usize>,
     pub passive_ports: PortRange,
     /// What PASV answers to peers beyond the router.
-    pub external_address: Option<Ipv4Addr>,
+    pub external_address: ExternalAddress,
     /// None: where the process could bind port 20.
     pub active_from_port_20: Option<bool>,
     pub run_as: Option<String>,
@@ -139,6 +139,28 @@ impl Default for Timeouts {
     }
 }
 
+/// What PASV tells of the server's address, behind routers and in containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExternalAddress {
+    /// For clients of these networks.
+    pub by_network: Vec<(Network, Ipv4Addr)>,
+    /// For clients that are on no private network.
+    pub default: Option<Ipv4Addr>,
+}
+
+impl ExternalAddress {
+    /// What a client is told; None: the address that it has reached. Of several networks that it is in the smallest counts.
+    pub fn for_client(&self, client: IpAddr, is_private: bool) -> Option<Ipv4Addr> {
+        let mut within = self
+            .by_network
+            .iter()
+            .filter(|(network, _)| network.contains(client));
+        let smallest = within.by_ref().max_by_key(|(network, _)| network.prefix());
+        let default = self.default.filter(|_| !is_private);
+        smallest.map(|(_, address)| *address).or(default)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -150,7 +172,7 @@ impl Default for Config {
                 low: 50_000,
                 high: 50_999,
             },
-            external_address: None,
+            external_address: ExternalAddress::default(),
             active_from_port_20: None,
             run_as: None,
             sandbox: true,

@@ -104,10 +104,9 @@ pub fn pasv(session: &mut Session, _: &[u8]) -> Answer {
 
 /// Behind a router, clients beyond it need its address; those on this side need ours.
 fn shown_address(session: &Session, local: Ipv4Addr) -> Ipv4Addr {
-    match session.config.external_address {
-        Some(external) if !session.peer_is_private() => external,
-        _ => local,
-    }
+    let external = &session.config.external_address;
+    let told = external.for_client(session.peer.ip(), session.peer_is_private());
+    told.unwrap_or(local)
 }
 
 pub fn epsv(session: &mut Session, argument: &[u8]) -> Answer {
