@@ -474,7 +474,7 @@ fn a_user_removed_from_the_file_is_logged_out_when_it_is_read_again() {
     };
     let (mut anna, mut berta) = (log_in("anna"), log_in("berta"));
     let data = anna.begin_upload("STOR file", b"half");
-    // It has its settings already, and its password is right by them.
+    // It came before, and whoever logs in does so by the settings of the moment.
     let mut late = server.connect();
     late.expect("USER anna", 331);
     let file = server.home().join("thriftpd.toml");

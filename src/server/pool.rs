@@ -3,11 +3,12 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Sender, bounded};
 
 /// Ample, for an overflow would end the whole server; a page of stack that is never touched costs nothing.
 const STACK: usize = 1024 * 1024;
@@ -17,22 +18,22 @@ const RETIRE_AFTER: Duration = Duration::from_secs(30);
 
 type Work = Box<dyn FnOnce() + Send>;
 
+/// Workers that wait, by number, who has worked last behind the others: that one works next, so that a trickle of connections
+/// keeps few alive.
+type Idle = Arc<Mutex<Vec<(u64, Sender<Work>)>>>;
+
 /// Runs work on threads of its own.
 #[derive(Debug)]
 pub struct Pool {
-    hand_over: Sender<Work>,
-    idle: Receiver<Work>,
+    idle: Idle,
     /// Bytes of each thread's stack.
     stack: usize,
 }
 
 impl Pool {
     pub fn new() -> Self {
-        // No capacity: a hand-over succeeds only while a worker waits for it, so work never queues unseen.
-        let (hand_over, idle) = bounded(0);
         Self {
-            hand_over,
-            idle,
+            idle: Idle::default(),
             stack: STACK,
         }
     }
@@ -49,37 +50,58 @@ impl Pool {
         // A thread that could not be made has dropped what it was to do, but not this.
         let held = Arc::new(Mutex::new(Some(subject)));
         let of_worker = Arc::clone(&held);
-        let work = Box::new(move || {
+        let mut work: Work = Box::new(move || {
             if let Some(subject) = take(&of_worker) {
                 drop(of_worker);
                 work(subject);
             }
         });
-        match self.hand_over.try_send(work) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(work) | TrySendError::Disconnected(work)) => {
-                self.spawn(work).map_err(|error| (error, take(&held)))
+        while let Some((_, worker)) = waiting(&self.idle).pop() {
+            match worker.try_send(work) {
+                Ok(()) => return Ok(()),
+                Err(refused) => work = refused.into_inner(),
             }
         }
+        self.spawn(work).map_err(|error| (error, take(&held)))
     }
 
     fn spawn(&self, first: Work) -> io::Result<()> {
-        let idle = self.idle.clone();
+        static WORKERS: AtomicU64 = AtomicU64::new(0);
+        let number = WORKERS.fetch_add(1, Ordering::Relaxed);
+        let idle = Arc::clone(&self.idle);
         thread::Builder::new()
             .name("session".into())
             .stack_size(self.stack)
             .spawn(move || {
+                let (hand_over, handed_over) = bounded(1);
                 let mut work = first;
                 loop {
                     run_guarded(work);
-                    match idle.recv_timeout(RETIRE_AFTER) {
-                        Ok(next) => work = next,
-                        Err(_) => return,
-                    }
+                    waiting(&idle).push((number, hand_over.clone()));
+                    work = match handed_over.recv_timeout(RETIRE_AFTER) {
+                        Ok(next) => next,
+                        Err(_) if leaves(&idle, number) => return,
+                        // Somebody has just taken this worker out of the idle ones, and hands something over.
+                        Err(_) => match handed_over.recv() {
+                            Ok(next) => next,
+                            Err(_) => return,
+                        },
+                    };
                 }
             })?;
         Ok(())
     }
+}
+
+fn waiting(idle: &Idle) -> MutexGuard<'_, Vec<(u64, Sender<Work>)>> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a worker out of the idle ones; false where it is none of them any more.
+fn leaves(idle: &Idle, number: u64) -> bool {
+    let mut idle = waiting(idle);
+    let at = idle.iter().position(|(one, _)| *one == number);
+    at.map(|at| idle.remove(at)).is_some()
 }
 
 impl Default for Pool {
@@ -125,6 +147,35 @@ mod tests {
         let mut seen: Vec<i32> = finished.iter().take(20).collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_trickle_of_work_keeps_one_worker_busy_and_lets_the_others_retire() {
+        let pool = Pool::new();
+        let (done, finished) = unbounded();
+        let (release, held) = bounded::<()>(0);
+        for _ in 0..5 {
+            let held = held.clone();
+            let waits = move |()| assert!(held.recv().is_err());
+            pool.run((), waits).unwrap();
+        }
+        drop(release);
+        let idle = |count| {
+            while waiting(&pool.idle).len() < count {
+                thread::yield_now();
+            }
+        };
+        idle(5);
+        for _ in 0..20 {
+            let done = done.clone();
+            let tell = move |()| done.send(thread::current().id()).unwrap();
+            pool.run((), tell).unwrap();
+            idle(5);
+        }
+        let workers: Vec<_> = finished.iter().take(20).collect();
+        assert!(workers.iter().all(|worker| *worker == workers[0]));
+        let longest_idle = waiting(&pool.idle)[0].0;
+        assert!(leaves(&pool.idle, longest_idle) && !leaves(&pool.idle, longest_idle));
     }
 
     #[test]
