@@ -487,9 +487,7 @@ fn a_user_removed_from_the_file_is_logged_out_when_it_is_read_again() {
     drop(data);
     anna.expect_end();
     server.wait_for_log("ended 1 sessions");
-    late.expect(format!("PASS {}", PASSWORD), 421)
-        .says("removed");
-    late.expect_end();
+    late.expect(format!("PASS {PASSWORD}"), 530);
     berta.expect("NOOP", 200);
     log_in("berta");
 }
