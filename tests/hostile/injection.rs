@@ -1,7 +1,7 @@
 //! Line ends, NUL, Telnet commands and a terminal's escape sequences, in names that lie there and in arguments, through
 //! every reply, listing and log: whatever they hold, one reply stays one reply and one line one line.
 
-use crate::common::{Client, PASSWORD, Server, USER};
+use crate::common::{Client, PASSWORD, Server, USER, eventually};
 use crate::scene::{Case, Scene, case};
 use std::ffi::OsStr;
 use std::fs;
@@ -299,7 +299,11 @@ pub fn cases() -> Vec<Case> {
                 let line = [b"STOR up-", &telnet(name)[..]].concat();
                 stored += usize::from(client.upload(line, b"x").code == 226);
             }
-            let log = fs::read(server.home().join("xferlog")).unwrap();
+            let read = || fs::read(server.home().join("xferlog")).unwrap();
+            eventually("all are in the transfer log", || {
+                read().iter().filter(|&&byte| byte == b'\n').count() >= stored
+            });
+            let log = read();
             let lines: Vec<&[u8]> = log
                 .strip_suffix(b"\n")
                 .unwrap()
