@@ -18,7 +18,7 @@ use crate::ftp::Ftp;
 use crate::ftp::data::kernel_tls;
 use crate::observe::log_lines;
 use crate::observe::sessions::Sessions;
-use crate::observe::transfer_log::Opened;
+use crate::observe::transfer_log::TransferLog;
 use crate::os::addresses::lan_addresses;
 use crate::os::system;
 use crate::server::acceptor::{Acceptor, Signals};
@@ -149,7 +149,6 @@ fn serve(arguments: ServeArguments) -> Outcome {
     let programs = Hooks::start(programs_of(&config), config.on_upload_at_once)
         .map_err(|error| format!("cannot start the process that runs programs: {error}"))?;
     let signals = Signals::take_over().map_err(|error| format!("cannot start: {error}"))?;
-    log_lines::write_behind();
     remember_names();
     serve_counts();
     let addresses = [&explicit, &implicit].map(|sockets| addresses_of(sockets));
@@ -160,10 +159,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
         up: Buckets::default(),
         down: Buckets::default(),
         sessions: Arc::new(Sessions::default()),
-        transfer_log: transfer_log
-            .map(Opened::start)
-            .transpose()
-            .map_err(|error| format!("cannot start: {error}"))?,
+        transfer_log,
         programs: Arc::new(programs),
         may_bind_low_ports: kept.low_ports,
         identities: kept.identities,
@@ -228,6 +224,12 @@ fn serve(arguments: ServeArguments) -> Outcome {
             .as_deref(),
     );
     confine(service.config().sandbox, &plan);
+    // Threads are confined as the one is that starts them.
+    log_lines::write_behind();
+    if let Some(log) = &service.shared.transfer_log {
+        log.start()
+            .map_err(|error| format!("cannot start: {error}"))?;
+    }
     upkeep::count_anew(&service.config(), kept.identities);
     let settings = Arc::clone(&service);
     upkeep::start(move || settings.config(), kept.identities);
@@ -386,8 +388,8 @@ fn tell_of_missing_disks(config: &Config) {
     }
 }
 
-fn open_transfer_log(path: &Path) -> Result<Opened, String> {
-    Opened::new(path)
+fn open_transfer_log(path: &Path) -> Result<TransferLog, String> {
+    TransferLog::open(path)
         .map_err(|error| format!("cannot open the transfer log {}: {error}", path.display()))
 }
 

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -43,7 +44,9 @@ pub enum Direction {
 #[derive(Debug)]
 pub struct TransferLog {
     path: PathBuf,
-    queue: Queue<Item>,
+    /// Until the thread begins that writes.
+    file: Mutex<Option<File>>,
+    queue: OnceLock<Queue<Item>>,
     /// Read once, on the thread that starts the server: finding it out takes more stack than a session should have.
     zone: TimeZone,
 }
@@ -61,26 +64,30 @@ const WAITING: usize = 4096;
 /// How long the last lines may take when the process ends.
 const AT_THE_END: Duration = Duration::from_secs(1);
 
-/// The file, opened while that is still allowed.
-#[derive(Debug)]
-pub struct Opened {
-    path: PathBuf,
-    file: File,
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
 }
 
-impl Opened {
+impl TransferLog {
     /// Opens or creates the file for appending.
-    pub fn new(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),
-            file: append_to(path)?,
+            file: Mutex::new(Some(append_to(path)?)),
+            queue: OnceLock::new(),
+            zone: TimeZone::system(),
         })
     }
 
-    /// To be called when the process may have threads.
-    pub fn start(self) -> io::Result<TransferLog> {
-        let Self { path, mut file } = self;
-        let shown = path.clone();
+    /// To be called once, before anything is written, when the process may have threads and is confined as they are to be.
+    pub fn start(&self) -> io::Result<()> {
+        let file = self
+            .file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(mut file) = file else { return Ok(()) };
+        let shown = self.path.clone();
         let queue = Queue::start("transfer-log", WAITING, move |item, lost| {
             if lost > 0 {
                 log::error!(
@@ -100,19 +107,19 @@ impl Opened {
                 }
             }
         })?;
-        let zone = TimeZone::system();
-        Ok(TransferLog { path, queue, zone })
+        let _ = self.queue.set(queue);
+        Ok(())
     }
-}
 
-fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).open(path)
-}
+    fn push(&self, item: Item) {
+        if let Some(queue) = self.queue.get() {
+            queue.push(item);
+        }
+    }
 
-impl TransferLog {
     /// Opens the path again, for it may be a new file by now; the old one stays in use when that fails.
     pub fn reopen(&self) -> io::Result<()> {
-        self.queue.push(Item::File(append_to(&self.path)?));
+        self.push(Item::File(append_to(&self.path)?));
         Ok(())
     }
 
@@ -129,12 +136,14 @@ impl TransferLog {
                 .strftime("%a %b %e %H:%M:%S %Y")
                 .to_string(),
         );
-        self.queue.push(Item::Line(line));
+        self.push(Item::Line(line));
     }
 
     /// Waits a moment until all lines are written.
     pub fn end(&self) {
-        self.queue.end(AT_THE_END);
+        if let Some(queue) = self.queue.get() {
+            queue.end(AT_THE_END);
+        }
     }
 }
 
