@@ -7,8 +7,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use thriftpd::accounts::Password;
+
 use common::{
-    Client, Server, assert_same_bytes, eventually, noise, root_may, run_client, skip, the_program,
+    Client, PASSWORD, Server, USER, assert_same_bytes, eventually, noise, root_may, run_client,
+    skip, the_program,
 };
 
 /// A server whose anonymous user has these lines, with the root and, at `/other`, a second directory.
@@ -306,9 +309,10 @@ impl Big {
         // Without flushing, so that the disk need not see most of it.
         Server::build()
             .configuration(&format!(
-                "durable = false\n[anonymous]\nroot = \"{{root}}\"\naccess = \"read-write\"\n\
-                 [timeouts]\nshutdown_grace = \"1s\"\n\
-                 [[anonymous.folder]]\npath = \"/big\"\nroot = \"{folder}\"\n"
+                "durable = false\n[timeouts]\nshutdown_grace = \"1s\"\n\
+                 [[user]]\nname = \"{USER}\"\npassword = \"{}\"\nroot = \"{{root}}\"\n\
+                 [[user.folder]]\npath = \"/big\"\nroot = \"{folder}\"\n",
+                Password::from_clear(PASSWORD).unwrap().to_phc()
             ))
             .start()
     }
@@ -330,7 +334,7 @@ fn wait_for_bytes(server: &Server) -> PathBuf {
 fn a_long_copy_is_told_of_and_ends_with_abor_and_leaves_nothing() {
     let big = Big::new();
     let server = big.server();
-    let mut client = log_in(&server);
+    let mut client = server.client();
     server.write("copy", "the old one");
     client.send("SITE COPY big/big copy");
     wait_for_bytes(&server);
@@ -343,7 +347,7 @@ fn a_long_copy_is_told_of_and_ends_with_abor_and_leaves_nothing() {
         .says("SITE COPY");
     client.send("NOOP");
     client.reply().expect(200);
-    let mut other = log_in(&server);
+    let mut other = server.client();
     other.expect("SITE WHO", 200).says("SITE COPY");
     client.send("ABOR");
     client.reply().expect(426);
@@ -359,13 +363,13 @@ fn a_long_copy_is_told_of_and_ends_with_abor_and_leaves_nothing() {
 fn a_long_copy_ends_with_its_client_and_with_the_server() {
     let big = Big::new();
     let server = big.server();
-    let mut client = log_in(&server);
+    let mut client = server.client();
     client.send("SITE COPY big/big copy");
     wait_for_bytes(&server);
     client.reset();
     server.wait_for_log("control connection lost");
     eventually("nothing is left", || hidden(&server.path("")).is_empty());
-    let mut client = log_in(&server);
+    let mut client = server.client();
     client.expect("SITE CPFR big/big", 350);
     client.send("SITE CPTO copy");
     wait_for_bytes(&server);

@@ -69,7 +69,8 @@ impl Traced {
     fn calls(&self, from: &str) -> Vec<String> {
         let text = std::fs::read_to_string(self.calls.path().join("calls")).unwrap();
         let received = |line: &str, what: &str| {
-            line.contains("recvfrom(") && line.contains(&format!("\"{what}\\r\\n\""))
+            // The first half may stand in a line of its own.
+            line.contains("recvfrom") && line.contains(&format!("\"{what}\\r\\n\""))
         };
         let lines = text.lines().skip_while(|line| !received(line, from));
         let lines: Vec<&str> = lines.take_while(|line| !received(line, "NOOP")).collect();
