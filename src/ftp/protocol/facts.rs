@@ -1,6 +1,7 @@
 //! Facts of MLSD and MLST (RFC 3659 §7): which are asked for, and the lines that tell them.
-use super::time::format_timeval;
-use super::visible;
+use super::numbers::number_into;
+use super::time::timeval_into;
+use super::{visible, visible_into, word_into};
 
 /// Which facts a session wants told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,50 +150,57 @@ pub fn name_fits_mlsd(name: &[u8]) -> bool {
 
 /// One line: facts, a space, the name.
 pub fn entry_into(facts: &Facts, entry: &Entry<'_>, out: &mut Vec<u8>) {
-    let mut fact = |on: bool, name: &str, value: &str| {
+    let mut fact = |on: bool, name: &str, value: &dyn Fn(&mut Vec<u8>)| {
         if on {
-            out.extend([name, "=", value, ";"].concat().into_bytes());
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            value(out);
+            out.push(b';');
         }
     };
-    fact(facts.kind, "type", entry.kind.name());
-    fact(
-        facts.size && entry.kind == FactType::File,
-        "size",
-        &entry.size.to_string(),
-    );
-    fact(facts.modify, "modify", &format_timeval(entry.modified));
+    fact(facts.kind, "type", &|out| {
+        out.extend_from_slice(entry.kind.name().as_bytes());
+    });
+    let has_size = entry.kind == FactType::File;
+    fact(facts.size && has_size, "size", &|out| {
+        number_into::<10>(entry.size, 0, b' ', out);
+    });
+    fact(facts.modify, "modify", &|out| {
+        timeval_into(entry.modified, out);
+    });
     if let Some(created) = entry.created {
-        fact(facts.create, "create", &format_timeval(created));
+        fact(facts.create, "create", &|out| timeval_into(created, out));
     }
-    fact(facts.perm, "perm", entry.perm);
-    fact(
-        facts.unique,
-        "unique",
-        &format!("{:x}g{:x}", entry.unique.0, entry.unique.1),
-    );
-    fact(
-        facts.unix_mode,
-        "UNIX.mode",
-        &format!("{:04o}", entry.mode & 0o7777),
-    );
-    fact(facts.unix_owner, "UNIX.owner", &value(entry.owner));
-    fact(facts.unix_group, "UNIX.group", &value(entry.group));
+    fact(facts.perm, "perm", &|out| {
+        out.extend_from_slice(entry.perm.as_bytes());
+    });
+    fact(facts.unique, "unique", &|out| {
+        let (device, inode) = entry.unique;
+        number_into::<16>(device, 0, b' ', out);
+        out.push(b'g');
+        number_into::<16>(inode, 0, b' ', out);
+    });
+    fact(facts.unix_mode, "UNIX.mode", &|out| {
+        number_into::<8>(u64::from(entry.mode & 0o7777), 4, b'0', out);
+    });
+    fact(facts.unix_owner, "UNIX.owner", &|out| {
+        value_into(entry.owner, out)
+    });
+    fact(facts.unix_group, "UNIX.group", &|out| {
+        value_into(entry.group, out)
+    });
     out.push(b' ');
-    out.extend(entry.name.iter().map(|&byte| visible(byte)));
-    out.extend(b"\r\n");
+    visible_into(entry.name, out);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// A fact's value holds no `;`, space or control character (RFC 3659 §7.2).
-fn value(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c == ';' || c.is_whitespace() || c.is_control() {
-                '_'
-            } else {
-                c
-            }
-        })
-        .collect()
+fn value_into(text: &str, out: &mut Vec<u8>) {
+    word_into(
+        text,
+        |c| c == ';' || c.is_whitespace() || c.is_control(),
+        out,
+    );
 }
 
 #[cfg(test)]

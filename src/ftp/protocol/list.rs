@@ -1,7 +1,8 @@
 //! LIST: lines in the form of `ls -l`, which is what clients parse though no standard says so, and the flags that
 //! clients send as if the server were `ls`.
-use super::time::list_time;
-use super::visible;
+use super::numbers::number_into;
+use super::time::list_time_into;
+use super::{visible_into, word_into};
 
 /// What one line shows.
 #[derive(Clone, Copy, Debug)]
@@ -95,24 +96,25 @@ pub fn long_line_into(
 ) {
     out.push(line.kind);
     out.extend(mode_letters(line.mode));
-    let size = if human {
-        human_size(line.size)
+    out.push(b' ');
+    number_into::<10>(line.links, 3, b' ', out);
+    for name in [line.owner, line.group] {
+        out.push(b' ');
+        column_into(name, 8, out);
+    }
+    out.push(b' ');
+    if human {
+        out.extend(format!("{:>12}", human_size(line.size)).into_bytes());
     } else {
-        line.size.to_string()
-    };
-    let (owner, group) = (word(line.owner), word(line.group));
-    let time = list_time(line.modified, now);
-    out.extend(
-        format!(
-            " {:>3} {owner:<8} {group:<8} {size:>12} {time} ",
-            line.links
-        )
-        .into_bytes(),
-    );
-    out.extend(line.name.iter().map(|&byte| visible(byte)));
+        number_into::<10>(line.size, 12, b' ', out);
+    }
+    out.push(b' ');
+    list_time_into(line.modified, now, out);
+    out.push(b' ');
+    visible_into(line.name, out);
     if let Some(target) = line.target {
         out.extend(b" -> ");
-        out.extend(target.iter().map(|&byte| visible(byte)));
+        visible_into(target, out);
     } else if classify {
         out.extend(mark(line.kind, line.mode));
     }
@@ -121,7 +123,7 @@ pub fn long_line_into(
 
 /// One line of NLST.
 pub fn name_line_into(name: &[u8], kind: u8, mode: u32, classify: bool, out: &mut Vec<u8>) {
-    out.extend(name.iter().map(|&byte| visible(byte)));
+    visible_into(name, out);
     if classify {
         out.extend(mark(kind, mode));
     }
@@ -139,16 +141,10 @@ fn mark(kind: u8, mode: u32) -> Option<u8> {
 }
 
 /// An owner's name must stay one column.
-fn word(name: &str) -> String {
-    name.chars()
-        .map(|c| {
-            if c.is_whitespace() || c.is_control() {
-                '_'
-            } else {
-                c
-            }
-        })
-        .collect()
+fn column_into(name: &str, width: usize, out: &mut Vec<u8>) {
+    word_into(name, |c| c.is_whitespace() || c.is_control(), out);
+    let missing = width.saturating_sub(name.chars().count());
+    out.extend(std::iter::repeat_n(b' ', missing));
 }
 
 /// `rwxr-xr-x`, with s, S, t and T for the special bits.

@@ -18,7 +18,7 @@
 //! | `xcrc` | XCRC and its kin, by convention |
 //! | `ascii` | the ASCII type: RFC 959 §3.1.1.1 |
 //! | `glob` | patterns in LIST and NLST |
-//! | `numbers` | decimal and octal numbers |
+//! | `numbers` | numbers |
 pub mod ascii;
 pub mod command;
 pub mod facts;
@@ -43,5 +43,18 @@ fn visible(byte: u8) -> u8 {
         b'?'
     } else {
         byte
+    }
+}
+
+/// A name as a listing or reply may carry it.
+pub fn visible_into(name: &[u8], out: &mut Vec<u8>) {
+    out.extend(name.iter().map(|&byte| visible(byte)));
+}
+
+/// A name of the host's that must stay one word: characters that satisfy the test become `_`.
+fn word_into(name: &str, divides: impl Fn(char) -> bool, out: &mut Vec<u8>) {
+    for c in name.chars() {
+        let c = if divides(c) { '_' } else { c };
+        out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
     }
 }

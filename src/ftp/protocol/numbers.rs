@@ -1,4 +1,4 @@
-//! Numbers in arguments: digits only, no sign, no space, never wrapped.
+//! Numbers in arguments: digits only, no sign, no space, never wrapped. And numbers in listings.
 
 /// # Returns
 /// None for anything but digits, and beyond 2^64-1.
@@ -39,9 +39,46 @@ fn parse(text: &[u8], radix: u32) -> Option<u64> {
     })
 }
 
+/// Writes the number in base `RADIX` (up to 16), filled up from the left to so many columns: without the formatter and the
+/// memory of `format!`, of which a listing needs several a line.
+pub fn number_into<const RADIX: u64>(mut value: u64, width: usize, fill: u8, out: &mut Vec<u8>) {
+    // As many as 2^64-1 has in base 2.
+    let mut digits = [0; 64];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[(value % RADIX) as usize];
+        value /= RADIX;
+        if value == 0 {
+            break;
+        }
+    }
+    let digits = &digits[at..];
+    out.extend(std::iter::repeat_n(
+        fill,
+        width.saturating_sub(digits.len()),
+    ));
+    out.extend_from_slice(digits);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_written_as_the_formatter_does() {
+        for value in [0, 7, 8, 9, 10, 99, 100, 4095, 1 << 40, u64::MAX] {
+            let mut out = Vec::new();
+            number_into::<10>(value, 5, b' ', &mut out);
+            assert_eq!(out, format!("{value:>5}").as_bytes());
+            out.clear();
+            number_into::<8>(value, 4, b'0', &mut out);
+            assert_eq!(out, format!("{value:04o}").as_bytes());
+            out.clear();
+            number_into::<16>(value, 0, b'0', &mut out);
+            assert_eq!(out, format!("{value:x}").as_bytes());
+        }
+    }
 
     #[test]
     fn only_digits_within_range_are_numbers() {

@@ -1,7 +1,9 @@
 //! Times: the `time-val` of RFC 3659 §2.3 in UTC, the shorter form of SITE UTIME, and dates in LIST.
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
-use jiff::tz::TimeZone;
+use jiff::tz::{Offset, TimeZone};
+
+use super::numbers::number_into;
 
 /// A date is shown with its time while it is at most this old, in seconds (half a year, as `ls` has it).
 const RECENT: i64 = 182 * 24 * 3600;
@@ -9,24 +11,25 @@ const RECENT: i64 = 182 * 24 * 3600;
 /// Seconds since 1970 as a calendar date in UTC; out of jiff's range the nearest it knows.
 fn civil(seconds: i64) -> DateTime {
     let bounded = seconds.clamp(-62_135_596_800, 253_402_207_200);
-    Timestamp::from_second(bounded)
-        .unwrap_or(Timestamp::UNIX_EPOCH)
-        .to_zoned(TimeZone::UTC)
-        .datetime()
+    let timestamp = Timestamp::from_second(bounded).unwrap_or(Timestamp::UNIX_EPOCH);
+    Offset::UTC.to_datetime(timestamp)
 }
 
 /// `YYYYMMDDhhmmss`.
 pub fn format_timeval(seconds: i64) -> String {
+    let mut text = Vec::with_capacity(14);
+    timeval_into(seconds, &mut text);
+    // Digits only.
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// The same, written behind what is there.
+pub fn timeval_into(seconds: i64, out: &mut Vec<u8>) {
     let t = civil(seconds);
-    format!(
-        "{:04}{:02}{:02}{:02}{:02}{:02}",
-        t.year(),
-        t.month(),
-        t.day(),
-        t.hour(),
-        t.minute(),
-        t.second()
-    )
+    number_into::<10>(u64::from(t.year().unsigned_abs()), 4, b'0', out);
+    for part in [t.month(), t.day(), t.hour(), t.minute(), t.second()] {
+        number_into::<10>(u64::from(part.unsigned_abs()), 2, b'0', out);
+    }
 }
 
 /// `YYYYMMDDhhmmss` with an optional fraction, as seconds since 1970 and nanoseconds. A leap second is the second
@@ -87,7 +90,7 @@ fn number(digits: &[u8]) -> Option<u32> {
 
 /// Twelve columns: `Nov 24 12:27` for the last half year, `Nov 24  2025` for what is older or in the future, so that a
 /// clock set wrong never makes a client guess the year.
-pub fn list_time(modified: i64, now: i64) -> String {
+pub fn list_time_into(modified: i64, now: i64, out: &mut Vec<u8>) {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
@@ -95,17 +98,30 @@ pub fn list_time(modified: i64, now: i64) -> String {
     let month = MONTHS
         .get(usize::from(t.month().unsigned_abs()).wrapping_sub(1))
         .unwrap_or(&"Jan");
-    let recent = modified <= now && now.saturating_sub(modified) <= RECENT;
-    if recent {
-        format!("{month} {:>2} {:02}:{:02}", t.day(), t.hour(), t.minute())
+    out.extend_from_slice(month.as_bytes());
+    let mut number = |before: &[u8], value: u64, width, fill| {
+        out.extend_from_slice(before);
+        number_into::<10>(value, width, fill, out);
+    };
+    let small = |value: i8| u64::from(value.unsigned_abs());
+    number(b" ", small(t.day()), 2, b' ');
+    if modified <= now && now.saturating_sub(modified) <= RECENT {
+        number(b" ", small(t.hour()), 2, b'0');
+        number(b":", small(t.minute()), 2, b'0');
     } else {
-        format!("{month} {:>2}  {:04}", t.day(), t.year())
+        number(b"  ", u64::from(t.year().unsigned_abs()), 4, b'0');
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn list_time(modified: i64, now: i64) -> String {
+        let mut text = Vec::new();
+        list_time_into(modified, now, &mut text);
+        String::from_utf8(text).unwrap()
+    }
 
     #[test]
     fn a_time_value_goes_both_ways() {

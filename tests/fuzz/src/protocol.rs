@@ -13,7 +13,9 @@ use thriftpd::ftp::protocol::mff::{Fact, parse_mff};
 use thriftpd::ftp::protocol::numbers::{parse_allo, parse_decimal, parse_octal_mode};
 use thriftpd::ftp::protocol::reply::{Reply, quote_path};
 use thriftpd::ftp::protocol::site_utime::parse_site_utime;
-use thriftpd::ftp::protocol::time::{format_timeval, list_time, parse_timeval, parse_utime_short};
+use thriftpd::ftp::protocol::time::{
+    format_timeval, list_time_into, parse_timeval, parse_utime_short,
+};
 use thriftpd::storage::VirtualPath;
 
 use super::{number, split_at_byte};
@@ -175,7 +177,9 @@ pub fn times(data: &[u8]) {
     let (other, _) = number(rest);
     let (one, other) = (one as i64, other as i64);
     assert_eq!(format_timeval(one).len(), 14);
-    assert_eq!(list_time(one, other).len(), 12);
+    let mut shown = Vec::new();
+    list_time_into(one, other, &mut shown);
+    assert_eq!(shown.len(), 12);
 }
 
 /// MFF and OPTS MLST.
