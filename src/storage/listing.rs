@@ -1,45 +1,73 @@
 //! The entries of a directory: sorted as long as they are few enough to hold, streamed where they are not, every name
 //! once.
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::vec;
 
-use nix::dir::{Dir, OwningIter};
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::fstatat;
+use nix::fcntl::readlinkat;
 
+use crate::storage::disk::entries::Entries;
+use crate::storage::disk::metadata::Kind;
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
 use crate::storage::error::Error;
-use crate::storage::metadata::Metadata;
+use crate::storage::metadata::{Asked, Metadata, look};
+use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permissions;
 
 /// Names that are held to be sorted.
 const SORTED_UP_TO: usize = 10_000;
 
 /// One name of a directory; a link is the link itself.
-#[derive(Clone, Debug)]
-pub struct Entry {
-    pub name: Vec<u8>,
+#[derive(Debug)]
+pub struct Entry<'a> {
+    pub name: &'a [u8],
+    /// What was asked for; the kind only of links that the caller wants to follow.
     pub metadata: Metadata,
+    /// Where a link leads, as it is written, where that was asked for.
+    pub target: Option<Vec<u8>>,
 }
 
-/// Iterator over a directory's entries, without `.` and `..`. A file that vanishes meanwhile is left out, and nothing
-/// else.
+/// What a listing does with links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// They are entries like others.
+    Shown,
+    /// It tells where they lead.
+    Read,
+    /// Nothing: the caller follows them.
+    Left,
+}
+
+/// A name that is held.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    from: usize,
+    to: usize,
+    kind: Option<Kind>,
+}
+
+/// The entries of a directory, without `.` and `..`. A file that vanishes meanwhile is left out, and nothing else.
 #[derive(Debug)]
 pub struct Listing {
     /// None for a directory that exists only above a folder, and for one that cannot be read on.
     directory: Option<OwnedFd>,
     /// What was not read of it yet.
-    rest: Option<OwningIter>,
-    names: vec::IntoIter<Vec<u8>>,
+    rest: Option<Entries>,
+    /// The bytes of all names that are held, one behind the other.
+    bytes: Vec<u8>,
+    held: vec::IntoIter<Held>,
+    /// The name that was taken last.
+    name: Vec<u8>,
     /// Folders that show here; they hide what has their names.
     folders: BTreeMap<Vec<u8>, Metadata>,
     permissions: Permissions,
     parent_writable: bool,
     /// The directory of old versions is no secret here.
     shows_versions: bool,
-    path: Vec<u8>,
+    path: VirtualPath,
+    asked: (Asked, Links),
     started: bool,
 }
 
@@ -50,34 +78,39 @@ impl Listing {
         folders: BTreeMap<Vec<u8>, Metadata>,
         permissions: Permissions,
         (parent_writable, shows_versions): (bool, bool),
-        path: &[u8],
+        path: &VirtualPath,
+        asked: (Asked, Links),
     ) -> Result<Self, Error> {
-        let fail = |errno| Error::from_errno(errno, path);
-        let copy = directory.as_ref().map(OwnedFd::try_clone).transpose();
-        let copy = copy.map_err(|_| fail(Errno::EMFILE))?;
-        let opened = copy.map(Dir::from_fd).transpose().map_err(fail)?;
-        let mut names: Vec<Vec<u8>> = folders.keys().cloned().collect();
         let mut listing = Self {
+            rest: directory.is_some().then(Entries::new),
             directory,
-            rest: opened.map(Dir::into_iter),
-            names: Vec::new().into_iter(),
+            bytes: Vec::new(),
+            held: Vec::new().into_iter(),
+            name: Vec::new(),
             folders,
             permissions,
             parent_writable,
             shows_versions,
-            path: path.to_vec(),
+            path: path.clone(),
+            asked,
             started: false,
         };
-        while names.len() < SORTED_UP_TO {
-            match listing.read_name().transpose().map_err(fail)? {
-                Some(name) => names.push(name),
+        let mut held = Vec::new();
+        for name in listing.folders.keys() {
+            hold(&mut listing.bytes, &mut held, name, Some(Kind::Directory));
+        }
+        while held.len() < SORTED_UP_TO {
+            let read = listing.read_name();
+            match read.map_err(|errno| Error::from_errno(errno, path.as_bytes()))? {
+                Some(kind) => hold(&mut listing.bytes, &mut held, &listing.name, kind),
                 None => {
-                    names.sort_unstable();
+                    let name = |held: &Held| &listing.bytes[held.from..held.to];
+                    held.sort_unstable_by(|one, other| name(one).cmp(name(other)));
                     break;
                 }
             }
         }
-        listing.names = names.into_iter();
+        listing.held = held.into_iter();
         Ok(listing)
     }
 
@@ -86,53 +119,105 @@ impl Listing {
         !self.started
     }
 
-    /// The next name of the directory that is shown, and not by a folder.
-    fn read_name(&mut self) -> Option<Result<Vec<u8>, Errno>> {
-        for entry in self.rest.as_mut()? {
-            let name = match entry {
-                Ok(entry) => entry.file_name().to_bytes().to_vec(),
-                Err(errno) => return Some(Err(errno)),
-            };
-            let is_shown = !is_reserved(&name) || (self.shows_versions && name == VERSIONS);
-            if is_shown && name != b"." && name != b".." && !self.folders.contains_key(&name) {
-                return Some(Ok(name));
+    /// Whether names can be taken out of the directory; told where permissions are asked for.
+    pub fn is_writable(&self) -> bool {
+        self.parent_writable
+    }
+
+    /// Makes the next name of the directory the current one which is shown, and not by a folder; tells its kind where the file
+    /// system does.
+    fn read_name(&mut self) -> Result<Option<Option<Kind>>, Errno> {
+        let (Some(directory), Some(rest)) = (&self.directory, &mut self.rest) else {
+            return Ok(None);
+        };
+        while let Some((name, kind)) = rest.next(directory.as_fd())? {
+            let is_shown = !is_reserved(name) || (self.shows_versions && name == VERSIONS);
+            if is_shown
+                && name != b"."
+                && name != b".."
+                && self.path.has_room_for(name)
+                && !self.folders.contains_key(name)
+            {
+                self.name.clear();
+                self.name.extend_from_slice(name);
+                return Ok(Some(kind));
             }
         }
         self.rest = None;
-        None
+        Ok(None)
     }
-}
 
-impl Iterator for Listing {
-    type Item = Result<Entry, Error>;
+    /// The same of the names that are held, as long as there are any.
+    fn take_name(&mut self) -> Result<Option<Option<Kind>>, Errno> {
+        match self.held.next() {
+            Some(held) => {
+                self.name.clear();
+                self.name.extend_from_slice(&self.bytes[held.from..held.to]);
+                Ok(Some(held.kind))
+            }
+            None => self.read_name(),
+        }
+    }
 
-    fn next(&mut self) -> Option<Self::Item> {
+    /// The next entry.
+    pub fn next_entry(&mut self) -> Option<Result<Entry<'_>, Error>> {
         self.started = true;
-        loop {
-            let name = match self.names.next().map(Ok).or_else(|| self.read_name())? {
-                Ok(name) => name,
+        let (metadata, target) = loop {
+            let kind = match self.take_name() {
+                Ok(name) => name?,
                 Err(errno) => {
                     // The directory cannot be read on: say so once.
                     (self.directory, self.rest) = (None, None);
-                    return Some(Err(Error::from_errno(errno, &self.path)));
+                    return Some(Err(Error::from_errno(errno, self.path.as_bytes())));
                 }
             };
-            if let Some(metadata) = self.folders.get(&name).cloned() {
-                return Some(Ok(Entry { name, metadata }));
+            if let Some(metadata) = self.folders.get(&self.name) {
+                break (metadata.clone(), None);
             }
-            let directory = self.directory.as_ref()?;
-            match fstatat(directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(stat) => {
-                    let metadata = Metadata::new(&stat, self.permissions, self.parent_writable);
-                    return Some(Ok(Entry { name, metadata }));
-                }
+            match self.look(kind) {
+                Ok(found) => break found,
                 Err(Errno::ENOENT) => {}
                 Err(errno) => {
                     // One entry that cannot be looked at (a dead network mount) must not hide the others.
-                    let error = Error::from_errno(errno, &name);
+                    let error = Error::from_errno(errno, &self.name);
                     log::warn!("a listing leaves out an entry: {error}");
                 }
             }
-        }
+        };
+        Some(Ok(Entry {
+            name: &self.name,
+            metadata,
+            target,
+        }))
     }
+
+    fn look(&self, kind: Option<Kind>) -> Result<(Metadata, Option<Vec<u8>>), Errno> {
+        let (asked, links) = self.asked;
+        let is_left = links == Links::Left && kind == Some(Kind::Symlink);
+        if is_left || asked.is_told_by(kind) {
+            return Ok((Metadata::of_kind(kind.unwrap_or(Kind::Other)), None));
+        }
+        let directory = self.directory.as_ref().ok_or(Errno::ENOENT)?;
+        let (stat, created) = look(directory.as_fd(), &self.name, asked)?;
+        let metadata = Metadata::new(&stat, self.permissions, self.parent_writable);
+        // A link that is gone by now is still one.
+        let target = match metadata.kind {
+            Kind::Symlink if links == Links::Read => {
+                readlinkat(directory, self.name.as_slice()).ok()
+            }
+            _ => None,
+        };
+        let metadata = Metadata {
+            created,
+            ..metadata
+        };
+        Ok((metadata, target.map(OsStringExt::into_vec)))
+    }
+}
+
+fn hold(bytes: &mut Vec<u8>, held: &mut Vec<Held>, name: &[u8], kind: Option<Kind>) {
+    let from = bytes.len();
+    bytes.extend_from_slice(name);
+    let to = bytes.len();
+    held.push(Held { from, to, kind });
 }

@@ -1,7 +1,13 @@
 //! Facts of a file, and what the kernel's mode bits and the configuration together allow on it.
-use nix::sys::stat::FileStat;
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::libc;
+use nix::sys::stat::{FileStat, fstatat};
 
 use crate::storage::disk::metadata::{Kind, allows, is_owner, kind, size_of};
+use crate::storage::disk::system;
 use crate::storage::permissions::{Permission, Permissions};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +24,8 @@ pub struct Metadata {
     pub links: u64,
     pub device: u64,
     pub inode: u64,
+    /// Seconds since 1970, where that was asked for and the file system knows it.
+    pub created: Option<i64>,
     /// What configuration and mode bits together allow. Of a directory, `Delete` speaks of what is in it.
     pub permissions: Permissions,
 }
@@ -36,7 +44,17 @@ impl Metadata {
             links: stat.st_nlink,
             device: stat.st_dev,
             inode: stat.st_ino,
+            created: None,
             permissions: effective(stat, kind, configured, parent_writable),
+        }
+    }
+
+    /// Of something that nothing else was asked of.
+    pub fn of_kind(kind: Kind) -> Self {
+        Self {
+            kind,
+            mode: 0,
+            ..Self::of_synthetic_directory(Permissions::NONE)
         }
     }
 
@@ -57,8 +75,67 @@ impl Metadata {
             links: 1,
             device: 0,
             inode: 0,
+            created: None,
             permissions,
         }
+    }
+}
+
+/// Facts that a listing asks for. Each may cost a network file system a question to its server, so that what nobody is shown
+/// is not asked for. Of the others it tells what it happens to know, or zeroes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked(u32);
+
+impl Asked {
+    pub const NOTHING: Self = Self(0);
+    pub const KIND: Self = Self(libc::STATX_TYPE);
+    pub const SIZE: Self = Self(libc::STATX_SIZE);
+    pub const MODIFIED: Self = Self(libc::STATX_MTIME);
+    pub const CREATED: Self = Self(libc::STATX_BTIME);
+    pub const MODE: Self = Self(libc::STATX_MODE);
+    pub const OWNERS: Self = Self(libc::STATX_UID | libc::STATX_GID);
+    pub const LINKS: Self = Self(libc::STATX_NLINK);
+    /// Device and inode.
+    pub const UNIQUE: Self = Self(libc::STATX_INO);
+    /// Beside the configuration, mode and owners decide.
+    pub const PERMISSIONS: Self = Self::MODE.and(Self::OWNERS);
+
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// This where it is wanted, or nothing.
+    pub const fn if_wanted(self, wanted: bool) -> Self {
+        if wanted { self } else { Self::NOTHING }
+    }
+
+    /// Whether an entry of the kind can be told of without a look at it.
+    pub fn is_told_by(self, kind: Option<Kind>) -> bool {
+        self == Self::NOTHING || (self == Self::KIND && kind.is_some())
+    }
+}
+
+/// Facts of a name in the directory, of a link itself.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn look(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    asked: Asked,
+) -> Result<(FileStat, Option<i64>), Errno> {
+    // The kind is needed whatever is shown.
+    match system::facts(directory, name, asked.and(Asked::KIND).0) {
+        // Kernels before 4.11, and filters that do not know the call.
+        Err(Errno::ENOSYS | Errno::EPERM) => {
+            let flags = AtFlags::AT_SYMLINK_NOFOLLOW | AtFlags::AT_EMPTY_PATH;
+            Ok((fstatat(directory, name, flags)?, None))
+        }
+        other => other,
     }
 }
 

@@ -48,8 +48,8 @@ pub use duplicate::Copying;
 pub use error::{Error, ErrorKind};
 pub use integrity::record::{LastUpload, Uploaded, uploaded};
 pub use integrity::verify::{Checked, Told, count_checksums, verify};
-pub use listing::{Entry, Listing};
-pub use metadata::Metadata;
+pub use listing::{Entry, Links, Listing};
+pub use metadata::{Asked, Metadata};
 pub use path::VirtualPath;
 pub use permissions::{Permission, Permissions};
 pub use quota::counts::{

@@ -50,15 +50,22 @@ impl VirtualPath {
         if is_reserved(name) && name != VERSIONS {
             return Err(Error::new(ErrorKind::Reserved, name));
         }
-        let mut path = self.0.clone();
+        if !self.has_room_for(name) {
+            return Err(Error::new(ErrorKind::NameTooLong, name));
+        }
+        let mut path = Vec::with_capacity(self.0.len() + 1 + name.len());
+        path.extend_from_slice(&self.0);
         if path.len() > 1 {
             path.push(b'/');
         }
         path.extend_from_slice(name);
-        if name.len() > LONGEST_NAME || path.len() > LONGEST_PATH {
-            return Err(Error::new(ErrorKind::NameTooLong, name));
-        }
         Ok(Self(path))
+    }
+
+    /// Whether neither the name nor its path is too long to be said.
+    pub(super) fn has_room_for(&self, name: &[u8]) -> bool {
+        let slash = usize::from(self.0.len() > 1);
+        name.len() <= LONGEST_NAME && self.0.len() + slash + name.len() <= LONGEST_PATH
     }
 
     /// The directory that it is in; the root is in itself.

@@ -22,8 +22,8 @@ use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::writers::Holder;
 use crate::storage::error::{Error, ErrorKind};
 use crate::storage::integrity::record;
-use crate::storage::listing::Listing;
-use crate::storage::metadata::Metadata;
+use crate::storage::listing::{Links, Listing};
+use crate::storage::metadata::{Asked, Metadata, look};
 use crate::storage::path::VirtualPath;
 use crate::storage::permissions::{Permission, Permissions};
 use crate::storage::quota::counts;
@@ -433,6 +433,30 @@ impl View {
         }
     }
 
+    /// The same as [`View::metadata`], of a link in a directory that is being listed, and whether that is writable is known.
+    ///
+    /// # Errors
+    /// `NotFound` for one that leads nowhere.
+    pub fn metadata_through_link(
+        &self,
+        path: &VirtualPath,
+        asked: Asked,
+        is_writable: bool,
+    ) -> Result<Metadata, Error> {
+        let located = self.locate(path);
+        let look = |root: &Root| {
+            let opened = root.open_below(located.relative, OFlag::O_PATH, Mode::empty())?;
+            look(opened.as_fd(), b"", asked)
+        };
+        let found = located.root.and_then(look);
+        let (stat, created) = found.map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
+        let metadata = Metadata::new(&stat, located.permissions, is_writable);
+        Ok(Metadata {
+            created,
+            ..metadata
+        })
+    }
+
     /// Where a link leads, as it is written.
     pub fn link_target(&self, path: &VirtualPath) -> Option<Vec<u8>> {
         let located = self.locate(path);
@@ -480,11 +504,11 @@ impl View {
         Ok(())
     }
 
-    /// The entries of a directory, with the folders that are shown there.
+    /// The entries of a directory, with the folders that are shown there, and the facts of them that are asked for.
     ///
     /// # Errors
     /// `NotPermitted(List)`, `NotFound`, `NotADirectory`, `Denied`.
-    pub fn list(&self, path: &VirtualPath) -> Result<Listing, Error> {
+    pub fn list(&self, path: &VirtualPath, asked: Asked, links: Links) -> Result<Listing, Error> {
         let located = self.permitted(path, Permission::List)?;
         let folders = self.folders_in(path);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
@@ -497,8 +521,10 @@ impl View {
             Err(errno) => return Err(Error::from_errno(errno, path.as_bytes())),
         };
         let writable = match &directory {
-            Some(directory) => fstat(directory).is_ok_and(|stat| is_writable_directory(&stat)),
-            None => false,
+            Some(directory) if asked.contains(Asked::PERMISSIONS) => {
+                fstat(directory).is_ok_and(|stat| is_writable_directory(&stat))
+            }
+            _ => false,
         };
         let shows_versions = located.rules.show_versions && located.relative.is_empty();
         Listing::new(
@@ -506,7 +532,8 @@ impl View {
             folders,
             located.permissions,
             (writable, shows_versions),
-            path.as_bytes(),
+            path,
+            (asked, links),
         )
     }
 

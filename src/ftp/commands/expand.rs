@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 
 use crate::ftp::protocol::glob::{Pattern, is_pattern};
 use crate::ftp::session::Refusal;
-use crate::storage::{Entry, Kind, View, VirtualPath};
+use crate::storage::{Asked, Entry, Kind, Links, View, VirtualPath};
 
 /// How many names of a listing one name costs that a pattern looks at: by its path, and nobody is listened to meanwhile.
 const PATTERN_COST: usize = 4;
@@ -148,16 +148,17 @@ impl Step<'_> {
             bounds.held -= size(&before);
             let (shown, directory) = before;
             // A directory that cannot be listed has nothing to match.
-            let Ok(listing) = self.view.list(&directory) else {
+            let asked = Asked::KIND.if_wanted(!self.is_last);
+            let Ok(mut listing) = self.view.list(&directory, asked, Links::Shown) else {
                 continue;
             };
-            for entry in listing {
+            while let Some(entry) = listing.next_entry() {
                 bounds.look()?;
-                let Entry { name, metadata } = entry?;
+                let Entry { name, metadata, .. } = entry?;
                 let can_hold_more = matches!(metadata.kind, Kind::Directory | Kind::Symlink);
-                if (self.is_last || can_hold_more) && pattern.matches(&name) {
-                    if let Ok(path) = directory.join_name(&name) {
-                        bounds.hold((self.shown(&shown, &name), path), &mut next)?;
+                if (self.is_last || can_hold_more) && pattern.matches(name) {
+                    if let Ok(path) = directory.join_name(name) {
+                        bounds.hold((self.shown(&shown, name), path), &mut next)?;
                     }
                 }
             }

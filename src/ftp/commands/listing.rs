@@ -17,10 +17,12 @@ use crate::ftp::protocol::list::{
     ListFlags, ListLine, long_line_into, name_line_into, parse_list_argument,
 };
 use crate::ftp::protocol::reply::{Reply, middle_line_into, opening_line_into};
+use crate::ftp::protocol::visible_into;
 use crate::ftp::session::{Refusal, Session};
 use crate::observe::printable;
 use crate::storage::{
-    self, Entry, Kind, Listing, Metadata, Permission, View, VirtualPath, group_name, user_name,
+    self, Asked, Entry, Kind, Links, Listing, Metadata, Permission, View, VirtualPath, group_name,
+    user_name,
 };
 use crate::tls::Purpose;
 
@@ -130,6 +132,14 @@ fn flags_and_path<'a>(
     Ok((flags, typed))
 }
 
+/// What a line of LIST shows.
+const LONG: Asked = Asked::KIND
+    .and(Asked::MODE)
+    .and(Asked::LINKS)
+    .and(Asked::OWNERS)
+    .and(Asked::SIZE)
+    .and(Asked::MODIFIED);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
     Long,
@@ -219,18 +229,21 @@ impl Lister {
             most: session.config.abuse.names_per_command,
             is_cut_off: false,
         };
-        match lister.view.metadata(&start) {
-            Ok(metadata) if metadata.kind == Kind::Directory && !flags.directory => {
+        let opened = match flags.directory {
+            true => Err(lister.view.metadata(&start).err()),
+            false => lister.open(&start).map_err(Some),
+        };
+        match opened {
+            Ok(listing) => {
                 lister.is_directory = true;
-                let listing = lister.view.list(&start)?;
                 lister.enter(listing, start, prefix_of(typed));
             }
-            Ok(_) => lister.names.push_back((shown(typed), start)),
-            // A symlink to nowhere is there and can be listed.
-            Err(_) if lister.view.symlink_metadata(&start).is_ok() => {
+            Err(None) => lister.names.push_back((shown(typed), start)),
+            // What is no directory can be listed, and so can a symlink to nowhere.
+            Err(Some(_)) if is_no_directory(&lister.view, &start) => {
                 lister.names.push_back((shown(typed), start))
             }
-            Err(error) if error.kind == storage::ErrorKind::NotFound && is_pattern(typed) => {
+            Err(Some(error)) if error.kind == storage::ErrorKind::NotFound && is_pattern(typed) => {
                 lister.names = expand(&lister.view, &here, typed, lister.most)?;
                 if let [(name, path)] = lister.names.make_contiguous() {
                     // One directory that a pattern names is listed, as a shell's ls would.
@@ -240,15 +253,28 @@ impl Lister {
                         .metadata(&path)
                         .is_ok_and(|found| found.kind == Kind::Directory);
                     if is_directory && !flags.directory && lister.style != Style::Names {
-                        let listing = lister.view.list(&path)?;
+                        let listing = lister.open(&path)?;
                         lister.names.clear();
                         lister.enter(listing, path, prefix_of(&name));
                     }
                 }
             }
-            Err(error) => return Err(error.into()),
+            Err(Some(error)) => return Err(error.into()),
         }
         Ok(lister)
+    }
+
+    /// The directory, with the facts that lines show.
+    fn open(&self, path: &VirtualPath) -> Result<Listing, storage::Error> {
+        let (asked, links) = match self.style {
+            Style::Long => (LONG, Links::Read),
+            Style::Names | Style::BareNames => {
+                let marks = Asked::KIND.and(Asked::MODE).if_wanted(self.flags.classify);
+                let below = Asked::KIND.if_wanted(self.flags.recursive);
+                (marks.and(below), Links::Shown)
+            }
+        };
+        self.view.list(path, asked, links)
     }
 
     fn enter(&mut self, listing: Listing, path: VirtualPath, prefix: Vec<u8>) {
@@ -265,7 +291,11 @@ impl Lister {
         if let Some((name, path)) = self.names.pop_front() {
             // What vanished meanwhile is not there to be listed.
             if let Ok(metadata) = self.view.symlink_metadata(&path) {
-                self.line(&name, &name, &path, &metadata, out);
+                let target = match metadata.kind {
+                    Kind::Symlink if self.style == Style::Long => self.view.link_target(&path),
+                    _ => None,
+                };
+                self.line((b"", &name), &metadata, target.as_deref(), out);
             }
             return Ok(true);
         }
@@ -279,17 +309,15 @@ impl Lister {
             self.is_cut_off = true;
             return Ok(false);
         }
-        match current.listing.next() {
+        match current.listing.next_entry() {
             Some(entry) => {
                 self.seen += 1;
-                let Entry { name, metadata } = entry?;
-                if let Ok(path) = current.path.join_name(&name) {
-                    let with_prefix = [current.prefix.as_slice(), &name].concat();
-                    self.line(&name, &with_prefix, &path, &metadata, out);
-                    if self.flags.recursive && metadata.kind == Kind::Directory {
-                        self.held += ENTRY + name.len();
-                        current.below.push(name);
-                    }
+                let entry = entry?;
+                let name = (current.prefix.as_slice(), entry.name);
+                self.line(name, &entry.metadata, entry.target.as_deref(), out);
+                if self.flags.recursive && entry.metadata.kind == Kind::Directory {
+                    self.held += ENTRY + entry.name.len();
+                    current.below.push(entry.name.to_vec());
                 }
                 self.current = Some(current);
             }
@@ -344,7 +372,7 @@ impl Lister {
             let Ok(path) = path else {
                 continue;
             };
-            if let Ok(listing) = self.view.list(&path) {
+            if let Ok(listing) = self.open(&path) {
                 self.enter(listing, path, prefix);
                 return Ok(true);
             }
@@ -363,13 +391,7 @@ impl Lister {
             } else {
                 heading
             };
-            out.extend(heading.iter().map(|&byte| {
-                if byte < b' ' || byte == 0x7f {
-                    b'?'
-                } else {
-                    byte
-                }
-            }));
+            visible_into(heading, out);
             out.extend(b":\r\n");
             self.lines += 1;
         }
@@ -379,42 +401,29 @@ impl Lister {
                 (b"..", current.path.parent()),
             ] {
                 if let Ok(metadata) = self.view.metadata(&path) {
-                    self.line(
-                        name,
-                        &[current.prefix.as_slice(), name].concat(),
-                        &path,
-                        &metadata,
-                        out,
-                    );
+                    self.line((current.prefix.as_slice(), name), &metadata, None, out);
                 }
             }
         }
     }
 
+    /// With what NLST puts before the name.
     fn line(
         &mut self,
-        name: &[u8],
-        with_prefix: &[u8],
-        path: &VirtualPath,
+        (prefix, name): (&[u8], &[u8]),
         metadata: &Metadata,
+        target: Option<&[u8]>,
         out: &mut Vec<u8>,
     ) {
         self.lines += 1;
         let kind = kind_letter(metadata.kind);
         if self.style != Style::Long {
-            let with_prefix = if self.style == Style::Names {
-                with_prefix
-            } else {
-                name
-            };
-            name_line_into(with_prefix, kind, metadata.mode, self.flags.classify, out);
+            if self.style == Style::Names {
+                visible_into(prefix, out);
+            }
+            name_line_into(name, kind, metadata.mode, self.flags.classify, out);
             return;
         }
-        let target = if metadata.kind == Kind::Symlink {
-            self.view.link_target(path)
-        } else {
-            None
-        };
         let line = ListLine {
             kind,
             mode: metadata.mode,
@@ -424,10 +433,15 @@ impl Lister {
             size: metadata.size,
             modified: metadata.modified,
             name,
-            target: target.as_deref(),
+            target,
         };
         long_line_into(&line, self.now, self.flags.human, self.flags.classify, out);
     }
+}
+
+fn is_no_directory(view: &View, path: &VirtualPath) -> bool {
+    let is_directory = |found: Metadata| found.kind == Kind::Directory;
+    view.symlink_metadata(path).is_ok() && !view.metadata(path).is_ok_and(is_directory)
 }
 
 fn kind_letter(kind: Kind) -> u8 {
@@ -469,51 +483,53 @@ pub fn mlsd(session: &mut Session, argument: &[u8]) -> Answer {
             "MLSD lists directories; MLST tells of a file.",
         ));
     }
-    let mut listing = view.list(&path)?;
-    must_have_data_port(session)?;
     let facts = session.facts;
+    let asked = asked_for(&facts);
+    let mut listing = view.list(&path, asked, Links::Left)?;
+    must_have_data_port(session)?;
     let who = session.who();
+    let is_writable = listing.is_writable();
     let mut first = true;
     let mut produce = |out: &mut Vec<u8>| {
         if std::mem::take(&mut first) {
-            fact_line(&view, &facts, &path, b".", FactType::Cdir, &metadata, out);
-            if let Ok(parent) = view.metadata(&path.parent()) {
-                fact_line(
-                    &view,
-                    &facts,
-                    &path.parent(),
-                    b"..",
-                    FactType::Pdir,
-                    &parent,
-                    out,
-                );
+            let here = with_creation(&view, &facts, &path, metadata.clone());
+            fact_line(&facts, b".", FactType::Cdir, &here, out);
+            let up = path.parent();
+            if up == path {
+                fact_line(&facts, b"..", FactType::Pdir, &here, out);
+            } else if let Ok(parent) = view.metadata(&up) {
+                let parent = with_creation(&view, &facts, &up, parent);
+                fact_line(&facts, b"..", FactType::Pdir, &parent, out);
             }
             return Ok(true);
         }
-        let Some(entry) = listing.next() else {
+        let Some(entry) = listing.next_entry() else {
             return Ok(false);
         };
-        let Entry { name, metadata } = entry.map_err(Outcome::Storage)?;
-        if !name_fits_mlsd(&name) {
+        let Entry { name, metadata, .. } = entry.map_err(Outcome::Storage)?;
+        if !name_fits_mlsd(name) {
             log::warn!(
                 "{who}: MLSD leaves out {}: no line can carry this name",
-                printable(&name)
+                printable(name)
             );
             return Ok(true);
         }
-        let Ok(path) = path.join_name(&name) else {
-            return Ok(true);
+        let metadata = match metadata.kind {
+            // What a symlink leads to is what a client can work with; one that leads nowhere stays a symlink.
+            Kind::Symlink => {
+                let followed = path.join_name(name).and_then(|link| {
+                    let through = view.metadata_through_link(&link, asked, is_writable);
+                    through.or_else(|_| view.symlink_metadata(&link))
+                });
+                match followed {
+                    Ok(metadata) => metadata,
+                    // It vanished meanwhile.
+                    Err(_) => return Ok(true),
+                }
+            }
+            _ => metadata,
         };
-        let metadata = through_symlink(&view, &path, metadata);
-        fact_line(
-            &view,
-            &facts,
-            &path,
-            &name,
-            fact_type(metadata.kind),
-            &metadata,
-            out,
-        );
+        fact_line(&facts, name, fact_type(metadata.kind), &metadata, out);
         Ok(true)
     };
     let what = format!("MLSD {}", printable(path.as_bytes()));
@@ -537,26 +553,39 @@ pub fn mlst(session: &mut Session, argument: &[u8]) -> Answer {
         Ok(metadata) => metadata,
         Err(error) => view.symlink_metadata(&path).map_err(|_| error)?,
     };
+    let metadata = with_creation(&view, &session.facts, &path, metadata);
     let mut line = Vec::new();
-    fact_line(
-        &view,
-        &session.facts,
-        &path,
-        path.as_bytes(),
-        fact_type(metadata.kind),
-        &metadata,
-        &mut line,
-    );
+    let kind = fact_type(metadata.kind);
+    fact_line(&session.facts, path.as_bytes(), kind, &metadata, &mut line);
     let line = line.strip_suffix(b"\r\n").unwrap_or(&line).to_vec();
     Ok(Reply::multi(250, "Facts:", vec![line], "End"))
 }
 
-/// What a symlink leads to is what a client can work with; one that leads nowhere stays a symlink.
-fn through_symlink(view: &View, path: &VirtualPath, metadata: Metadata) -> Metadata {
-    if metadata.kind != Kind::Symlink {
-        return metadata;
+/// What the facts are told from.
+fn asked_for(facts: &Facts) -> Asked {
+    [
+        (facts.kind, Asked::KIND),
+        (facts.size, Asked::KIND.and(Asked::SIZE)),
+        (facts.modify, Asked::MODIFIED),
+        (facts.create, Asked::CREATED),
+        (facts.perm, Asked::KIND.and(Asked::PERMISSIONS)),
+        (facts.unique, Asked::UNIQUE),
+        (facts.unix_mode, Asked::MODE),
+        (facts.unix_owner || facts.unix_group, Asked::OWNERS),
+    ]
+    .into_iter()
+    .fold(Asked::NOTHING, |all, (on, asked)| {
+        all.and(asked.if_wanted(on))
+    })
+}
+
+/// Outside of listings the time of creation costs a look of its own.
+fn with_creation(view: &View, facts: &Facts, path: &VirtualPath, metadata: Metadata) -> Metadata {
+    let created = facts.create.then(|| view.created(path)).flatten();
+    Metadata {
+        created,
+        ..metadata
     }
-    view.metadata(path).unwrap_or(metadata)
 }
 
 fn fact_type(kind: Kind) -> FactType {
@@ -568,25 +597,14 @@ fn fact_type(kind: Kind) -> FactType {
     }
 }
 
-fn fact_line(
-    view: &View,
-    facts: &Facts,
-    path: &VirtualPath,
-    name: &[u8],
-    kind: FactType,
-    metadata: &Metadata,
-    out: &mut Vec<u8>,
-) {
+fn fact_line(facts: &Facts, name: &[u8], kind: FactType, metadata: &Metadata, out: &mut Vec<u8>) {
+    let mut letters = [0; LETTERS];
     let entry = facts::Entry {
         kind,
         size: metadata.size,
         modified: metadata.modified,
-        created: if facts.create {
-            view.created(path)
-        } else {
-            None
-        },
-        perm: &perm(metadata),
+        created: metadata.created,
+        perm: perm(metadata, &mut letters),
         unique: (metadata.device, metadata.inode),
         mode: metadata.mode,
         owner: &user_name(metadata.uid),
@@ -596,28 +614,35 @@ fn fact_line(
     entry_into(facts, &entry, out);
 }
 
+/// The most letters of the `perm` fact.
+const LETTERS: usize = 7;
+
 /// The `perm` fact (RFC 3659 §7.5.5), from what the configuration and the kernel together allow.
-fn perm(metadata: &Metadata) -> String {
-    let letters: &[(char, Permission)] = match metadata.kind {
+fn perm<'a>(metadata: &Metadata, letters: &'a mut [u8; LETTERS]) -> &'a str {
+    let possible: &[(u8, Permission)] = match metadata.kind {
         Kind::Directory => &[
-            ('c', Permission::Upload),
-            ('d', Permission::Rmdir),
-            ('e', Permission::List),
-            ('f', Permission::Rename),
-            ('l', Permission::List),
-            ('m', Permission::Mkdir),
-            ('p', Permission::Delete),
+            (b'c', Permission::Upload),
+            (b'd', Permission::Rmdir),
+            (b'e', Permission::List),
+            (b'f', Permission::Rename),
+            (b'l', Permission::List),
+            (b'm', Permission::Mkdir),
+            (b'p', Permission::Delete),
         ],
         _ => &[
-            ('a', Permission::Append),
-            ('d', Permission::Delete),
-            ('f', Permission::Rename),
-            ('r', Permission::Download),
-            ('w', Permission::Overwrite),
+            (b'a', Permission::Append),
+            (b'd', Permission::Delete),
+            (b'f', Permission::Rename),
+            (b'r', Permission::Download),
+            (b'w', Permission::Overwrite),
         ],
     };
-    let held = letters
-        .iter()
-        .filter(|(_, permission)| metadata.permissions.contains(*permission));
-    held.map(|(letter, _)| letter).collect()
+    let mut length = 0;
+    for (letter, permission) in possible {
+        if metadata.permissions.contains(*permission) {
+            letters[length] = *letter;
+            length += 1;
+        }
+    }
+    std::str::from_utf8(&letters[..length]).unwrap_or_default()
 }

@@ -7,7 +7,7 @@ use nix::unistd::getgroups;
 
 use crate::storage::disk::system;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     File,
     Directory,

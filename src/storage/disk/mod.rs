@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `root` | a directory that nothing leads out of |
 //! | `mount` | whether the disk of a root is there |
+//! | `entries` | the names in a directory |
 //! | `walk` | going through a tree |
 //! | `tree` | removing a directory with all in it |
 //! | `metadata` | facts of a file |
@@ -22,6 +23,7 @@ pub mod boot;
 pub mod clock;
 pub mod copy;
 pub mod durable;
+pub mod entries;
 pub mod metadata;
 pub mod mount;
 pub mod names;

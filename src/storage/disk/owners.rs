@@ -1,4 +1,5 @@
 //! Names of users and groups, read from /etc/passwd and /etc/group once: listings must not wait for a name service.
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::sync::OnceLock;
@@ -9,12 +10,12 @@ static USERS: OnceLock<Names> = OnceLock::new();
 static GROUPS: OnceLock<Names> = OnceLock::new();
 
 /// The user's name, or the number where it has none.
-pub fn user_name(uid: u32) -> String {
+pub fn user_name(uid: u32) -> Cow<'static, str> {
     name(USERS.get_or_init(|| read("/etc/passwd")), uid)
 }
 
 /// The group's name, or the number where it has none.
-pub fn group_name(gid: u32) -> String {
+pub fn group_name(gid: u32) -> Cow<'static, str> {
     name(GROUPS.get_or_init(|| read("/etc/group")), gid)
 }
 
@@ -28,8 +29,11 @@ pub fn group_id(group: &str) -> Option<u32> {
         .or_else(|| group.parse().ok())
 }
 
-fn name(names: &Names, id: u32) -> String {
-    names.get(&id).cloned().unwrap_or_else(|| id.to_string())
+fn name(names: &Names, id: u32) -> Cow<'_, str> {
+    match names.get(&id) {
+        Some(name) => Cow::Borrowed(name),
+        None => Cow::Owned(id.to_string()),
+    }
 }
 
 fn read(path: &str) -> Names {

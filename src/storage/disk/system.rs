@@ -3,8 +3,10 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
+use nix::NixPath as _;
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::stat::FileStat;
 
 /// Starts writing a range of the file to the disk, and waits for what of it is under way already where `wait` is set; says
 /// nothing of metadata (sync_file_range(2)).
@@ -53,6 +55,73 @@ pub fn is_mount_root(directory: BorrowedFd<'_>) -> Result<Option<bool>, Errno> {
     let mount_root = libc::STATX_ATTR_MOUNT_ROOT as u64;
     let is_told = facts.stx_attributes_mask & mount_root != 0;
     Ok(is_told.then_some(facts.stx_attributes & mount_root != 0))
+}
+
+/// Reads entries of the directory into the buffer, as many as fit; 0 bytes at its end (getdents64(2)).
+///
+/// # Errors
+/// Those of reading; `EINVAL` where not one fits.
+pub fn read_directory(directory: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+    loop {
+        // SAFETY: the descriptor is borrowed for the call; the kernel writes at most as many bytes as the exclusively
+        // borrowed buffer has.
+        let read = unsafe {
+            libc::syscall(
+                libc::SYS_getdents64,
+                directory.as_raw_fd(),
+                buffer.as_mut_ptr(),
+                buffer.len(),
+            )
+        };
+        match Errno::result(read) {
+            Err(Errno::EINTR) => {}
+            other => return Ok(usize::try_from(other?).unwrap_or(0).min(buffer.len())),
+        }
+    }
+}
+
+/// Facts of a name in the directory, of a link itself; the empty name is what the descriptor stands for. Those of `mask`
+/// (`STATX_*`) are asked for, and the file system may leave out the others. Besides, when it was created, in seconds since
+/// 1970, where that is asked for and known (statx(2)).
+///
+/// # Errors
+/// Those of statx(2); `ENOSYS`, and `EPERM` under filters that do not know it.
+pub fn facts(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    mask: u32,
+) -> Result<(FileStat, Option<i64>), Errno> {
+    let mut facts = MaybeUninit::<libc::statx>::zeroed();
+    // What stat(2) would tell: a network file system may answer from its cache as long as it does for others, and is not
+    // told to.
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH | libc::AT_STATX_SYNC_AS_STAT;
+    let result = name.with_nix_path(|name| {
+        // SAFETY: descriptor and name are borrowed for the call, and the kernel writes no more than the structure that is
+        // exclusively borrowed.
+        unsafe {
+            libc::statx(
+                directory.as_raw_fd(),
+                name.as_ptr(),
+                flags,
+                mask,
+                facts.as_mut_ptr(),
+            )
+        }
+    })?;
+    Errno::result(result)?;
+    // SAFETY: both structures are made of numbers, for which zeroes are values too.
+    let (facts, mut stat) = unsafe { (facts.assume_init(), std::mem::zeroed::<FileStat>()) };
+    stat.st_mode = u32::from(facts.stx_mode);
+    stat.st_uid = facts.stx_uid;
+    stat.st_gid = facts.stx_gid;
+    stat.st_nlink = facts.stx_nlink as _;
+    stat.st_size = facts.stx_size as _;
+    stat.st_mtime = facts.stx_mtime.tv_sec as _;
+    stat.st_mtime_nsec = facts.stx_mtime.tv_nsec as _;
+    stat.st_ino = facts.stx_ino as _;
+    stat.st_dev = libc::makedev(facts.stx_dev_major, facts.stx_dev_minor);
+    let created = facts.stx_mask & libc::STATX_BTIME != 0;
+    Ok((stat, created.then_some(facts.stx_btime.tv_sec)))
 }
 
 /// Makes `to` share all blocks of `from` (ioctl_ficlone(2)).
