@@ -1,5 +1,6 @@
 //! Options of the sockets.
-use std::net::TcpStream;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
@@ -31,6 +32,17 @@ pub fn prepare_listener(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     setsockopt(socket, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
     setsockopt(socket, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)?;
     setsockopt(socket, sockopt::TcpUserTimeout, &UNACKNOWLEDGED)
+}
+
+/// Accepts a connection that never blocks.
+///
+/// # Errors
+/// Those of accept(2).
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, address) = system::accept(listener)?;
+    // Listeners of ours have addresses of the internet.
+    let address = address.ok_or(ErrorKind::InvalidData)?;
+    Ok((TcpStream::from(stream), address))
 }
 
 /// Has what came acknowledged without delay, this once: a peer with Nagle's algorithm on waits for it up to 40 ms.

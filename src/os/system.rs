@@ -1,11 +1,14 @@
 //! The system calls that no safe wrapper offers: the only `unsafe` of the room.
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::{self, c_int, nfds_t, pollfd};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::socket::{SockaddrLike as _, SockaddrStorage};
 use nix::sys::time::TimeSpec;
 
 /// ppoll(2) without a signal mask, with how many descriptors are ready; None is without a time-out. poll(2) counts in
@@ -56,6 +59,41 @@ pub fn acknowledge_now(socket: BorrowedFd<'_>) -> Result<(), Errno> {
         )
     };
     Errno::result(result).map(drop)
+}
+
+/// Accepts a connection, which never blocks and which no other program inherits, and tells whose it is, without the calls of
+/// their own that TcpListener needs for that (accept4(2)).
+///
+/// # Errors
+/// Those of accept(2).
+pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Option<SocketAddr>), Errno> {
+    let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed for the call; the kernel writes no more than `length` bytes of the exclusively
+    // borrowed address, and their number to `length`.
+    let accepted = Errno::result(unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            storage.as_mut_ptr().cast(),
+            &raw mut length,
+            libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+        )
+    })?;
+    // SAFETY: the descriptor is new, so that nobody else owns it.
+    let accepted = unsafe { OwnedFd::from_raw_fd(accepted) };
+    // SAFETY: the address is made of numbers, for which zeroes are values too; its first `length` bytes are the kernel's.
+    let address = unsafe { SockaddrStorage::from_raw(storage.as_ptr().cast(), Some(length)) };
+    let address = address.and_then(|address| {
+        let v4 = address
+            .as_sockaddr_in()
+            .map(|&v4| SocketAddrV4::from(v4).into());
+        v4.or_else(|| {
+            address
+                .as_sockaddr_in6()
+                .map(|&v6| SocketAddrV6::from(v6).into())
+        })
+    });
+    Ok((accepted, address))
 }
 
 /// Sends a record of its own content type over a connection that the kernel seals.

@@ -22,6 +22,7 @@ use crate::os::addresses::{canonical, source};
 use crate::os::ending::Ending;
 use crate::os::ready::{Want, wait, wait_for_any};
 use crate::os::seldom::SeldomEach;
+use crate::os::socket::accept;
 use crate::os::stop::Stop;
 
 /// How long the acceptor leaves new connections in the kernel's queue when descriptors have run out altogether.
@@ -165,8 +166,8 @@ impl Acceptor {
     /// A bounded batch, so that signals and other listeners get their turn.
     fn accept_all(&mut self, index: usize, policy: &dyn Policy) {
         for _ in 0..64 {
-            match self.listeners[index].socket.accept() {
-                Ok((stream, _)) => self.welcome(stream, index, policy),
+            match accept(self.listeners[index].socket.as_fd()) {
+                Ok((stream, peer)) => self.welcome(stream, peer, index, policy),
                 Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EAGAIN) => return,
                     Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM) => {
@@ -189,7 +190,7 @@ impl Acceptor {
             )
         });
         let Listener { socket, front_end } = &self.listeners[index];
-        let accepted = self.spare.lend(|| socket.accept());
+        let accepted = self.spare.lend(|| accept(socket.as_fd()));
         if let Some(Ok((stream, _))) = accepted {
             turn_away(&**front_end, &stream, Refused::Resources);
             drop(stream);
@@ -204,16 +205,11 @@ impl Acceptor {
     }
 
     /// Admits or refuses. Who is admitted waits in the lobby, for it costs no thread there.
-    fn welcome(&mut self, stream: TcpStream, index: usize, policy: &dyn Policy) {
-        // A connection that is gone already has no addresses.
-        let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+    fn welcome(&mut self, stream: TcpStream, peer: SocketAddr, index: usize, policy: &dyn Policy) {
+        let Ok(local) = stream.local_addr() else {
             return;
         };
         let (peer, local) = (canonical(peer), canonical(local));
-        if let Err(error) = stream.set_nonblocking(true) {
-            log::error!("{peer}: cannot use the connection: {error}");
-            return;
-        }
         let front_end = Arc::clone(&self.listeners[index].front_end);
         let limits = policy.limits();
         let screened = policy.screen(peer.ip(), local.ip());

@@ -18,6 +18,7 @@ use crate::config::PortRange;
 use crate::os::addresses::{canonical, is_same_host, with_port};
 use crate::os::ready::Want;
 use crate::os::seldom::Seldom;
+use crate::os::socket::accept;
 use crate::tls::HandshakeError;
 
 /// The port active data connections come from (RFC 959 §3.2: the one before the control port).
@@ -122,12 +123,11 @@ impl PassivePort {
     pub fn accept(&mut self) -> io::Result<Option<TcpStream>> {
         // Bounded: a flood of strangers must not hold this thread.
         for _ in 0..256 {
-            match self.listener.accept() {
+            match accept(self.listener.as_fd()) {
                 Ok((stream, address)) => {
                     let address = canonical(address);
                     let (others, local) = &self.others;
                     if is_same_host(address, self.peer) || others.contain(address.ip(), *local) {
-                        stream.set_nonblocking(true)?;
                         return Ok(Some(stream));
                     }
                     self.refused.get_or_insert((address, Instant::now()));
