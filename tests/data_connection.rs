@@ -329,6 +329,19 @@ fn a_stranger_on_the_passive_port_is_closed_and_does_not_use_up_the_turn() {
 }
 
 #[test]
+fn strangers_are_closed_before_the_command_comes_and_do_not_fill_the_queue() {
+    let server = server_with_a_file();
+    let mut client = server.client();
+    let address = client.pasv_address();
+    let stranger = "127.0.0.2:0".parse().unwrap();
+    // More than wait in the queue of the kernel at once.
+    for _ in 0..300 {
+        assert!(is_closed(&mut connect_from(stranger, address)));
+    }
+    fetches(&mut client, data_connection(address));
+}
+
+#[test]
 fn a_client_that_connects_from_another_address_hears_so_soon_or_may_do_so() {
     for (keys, code) in [
         ("", 425),

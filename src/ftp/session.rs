@@ -450,12 +450,10 @@ impl Session {
                 return Next::ShutDown;
             }
             self.control.shrink();
-            let passive = match &self.data_port {
-                DataPort::Passive(port) => Some(port),
-                _ => None,
+            let (listener, until) = match &self.data_port {
+                DataPort::Passive(port) => port.watched(),
+                _ => (None, deadline),
             };
-            let earliest = passive.map_or(deadline, |port| port.deadline().min(deadline));
-            let listener = passive.map(|port| std::os::fd::AsFd::as_fd(port.listener()));
             let ready = wait(
                 [
                     Some((self.control.fd(), Want::Input)),
@@ -463,7 +461,7 @@ impl Session {
                     listener.map(|fd| (fd, Want::Input)),
                     Some((self.control.ending().fd(), Want::Input)),
                 ],
-                Some(earliest),
+                Some(until.min(deadline)),
             );
             let Ok([control, _, connected, _]) = ready else {
                 return Next::Closed;

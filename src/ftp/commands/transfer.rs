@@ -48,7 +48,7 @@ pub fn transfer(
 ) -> Result<Transferred, Refusal> {
     must_have_data_port(session)?;
     let protection = session.protection();
-    let port = std::mem::take(&mut session.data_port);
+    let port = std::mem::take(&mut session.data_port).taken_in();
     session.control.queue(&Reply::new(150, opening));
     let from = session.active_from();
     let timeouts = session.config.timeouts;

@@ -2,7 +2,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -27,6 +27,10 @@ const DATA_PORT: u16 = 20;
 /// A port is open for so long at least once the transfer has begun.
 const AT_LEAST: Duration = Duration::from_secs(1);
 
+/// How long a port waits for its transfer before whoever has connected is looked at: most clients connect and say the command
+/// at once, and need to wake nobody twice. After that strangers are closed as they come, and never fill the queue.
+const UNWATCHED: Duration = Duration::from_millis(50);
+
 /// How long the client is waited for behind a connection from elsewhere.
 const BEHIND_OTHERS: Duration = Duration::from_secs(3);
 
@@ -46,6 +50,21 @@ pub enum DataPort {
     Expired,
 }
 
+impl DataPort {
+    /// The client's connection in the place of the port where it has come already: once the transfer is announced, whoever
+    /// else comes finds the port closed.
+    pub fn taken_in(self) -> Self {
+        let Self::Passive(mut port) = self else {
+            return self;
+        };
+        match port.accept() {
+            Ok(Some(stream)) => Self::Connected(stream),
+            // What is wrong shows again when the transfer needs it.
+            Ok(None) | Err(_) => Self::Passive(port),
+        }
+    }
+}
+
 /// A listening socket for one connection from one address.
 #[derive(Debug)]
 pub struct PassivePort {
@@ -54,6 +73,7 @@ pub struct PassivePort {
     peer: SocketAddr,
     /// From where the connection may come as well, seen from this address of ours.
     others: (Networks, IpAddr),
+    watched_from: Instant,
     deadline: Instant,
     /// Who came instead of the client, and when.
     refused: Option<(SocketAddr, Instant)>,
@@ -81,12 +101,14 @@ impl PassivePort {
             let port = range.low + u16::try_from(offset).unwrap_or(0);
             match listener(local, port) {
                 Ok(listener) => {
+                    let now = Instant::now();
                     return Ok(Self {
                         listener,
                         port,
                         peer,
                         others: (others.clone(), local.ip()),
-                        deadline: Instant::now() + wait,
+                        watched_from: now + UNWATCHED,
+                        deadline: now + wait,
                         refused: None,
                         strangers: Seldom::default(),
                     });
@@ -107,8 +129,12 @@ impl PassivePort {
         self.port
     }
 
-    pub fn listener(&self) -> &TcpListener {
-        &self.listener
+    /// What to wait for while no transfer has begun, and until when: at first for nothing, then for connections.
+    pub fn watched(&self) -> (Option<BorrowedFd<'_>>, Instant) {
+        match Instant::now() < self.watched_from {
+            true => (None, self.watched_from),
+            false => (Some(self.listener.as_fd()), self.deadline),
+        }
     }
 
     /// When the port is given up.
