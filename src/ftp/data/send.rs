@@ -74,7 +74,12 @@ fn send_range(
             Ok(0) => return Err(Outcome::Shrunk),
             Ok(sent) => {
                 watch.add(sent);
-                watch.glance()?;
+                // Behind the last byte there is nothing to interrupt.
+                if position < end {
+                    watch.glance()?;
+                } else {
+                    watch.keep_to_rate()?;
+                }
             }
             Err(Errno::EAGAIN) => watch.wait(stream.fd(), Want::Output)?,
             Err(Errno::EINTR) => {}
@@ -174,7 +179,9 @@ pub fn produced(
                 more = produce(&mut buffer)?;
             }
             all(&mut stream, &buffer, watch)?;
-            watch.glance()?;
+            if more {
+                watch.glance()?;
+            }
         }
         Ok(())
     };
