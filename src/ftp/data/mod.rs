@@ -11,6 +11,7 @@ pub mod secure;
 pub mod send;
 pub mod watch;
 
+use std::borrow::Cow;
 use std::io;
 
 use crate::storage;
@@ -67,18 +68,18 @@ impl Outcome {
     }
 
     /// One or two words for the log.
-    pub fn describe(&self) -> String {
+    pub fn describe(&self) -> Cow<'static, str> {
         match self {
             Self::Complete => "complete".into(),
             Self::Aborted => "aborted by the client".into(),
-            Self::Reset(error) => format!("data connection broken: {error}"),
+            Self::Reset(error) => format!("data connection broken: {error}").into(),
             Self::Stalled => "stalled".into(),
             Self::TooSlow => "too slow (setting: min_rate)".into(),
             Self::ControlLost => "control connection lost".into(),
             Self::ShutDown => "ended by the shutdown".into(),
-            Self::Ended(why) => format!("the session was ended: {why}"),
-            Self::Storage(error) => format!("storage: {error}"),
-            Self::Source(error) => format!("cannot read: {error}"),
+            Self::Ended(why) => format!("the session was ended: {why}").into(),
+            Self::Storage(error) => format!("storage: {error}").into(),
+            Self::Source(error) => format!("cannot read: {error}").into(),
             Self::Shrunk => "the file shrank meanwhile".into(),
         }
     }

@@ -1,5 +1,6 @@
 //! Replies (RFC 959 §4.2): a code of three digits and text, on one line or more. Nothing that a client or a file name
 //! brings into a text can end a line or look like another reply.
+use super::numbers::number_into;
 use super::visible;
 
 /// Byte 255, which begins Telnet commands and stands for itself when doubled (RFC 854).
@@ -65,7 +66,7 @@ pub fn middle_line_into(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 fn line_into(code: u16, separator: u8, text: &[u8], out: &mut Vec<u8>) {
-    out.extend(format!("{code:03}").into_bytes());
+    number_into::<10>(u64::from(code), 3, b'0', out);
     out.push(separator);
     text_into(text, out);
 }

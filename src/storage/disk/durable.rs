@@ -30,6 +30,7 @@
 //! why a commit could not be a fast one, and a change of an attribute is such a reason. It counts nothing where there are none.
 use std::collections::BTreeMap;
 use std::ffi::CStr;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
@@ -64,7 +65,9 @@ impl Order {
         match fstatfs(file) {
             Ok(disk) if disk.filesystem_type() == XFS_SUPER_MAGIC => Self::Journal,
             Ok(disk) if disk.filesystem_type() == EXT4_SUPER_MAGIC => {
-                Self::of_ext4(file, format!("{:?}", disk.filesystem_id()))
+                let mut number = String::with_capacity(64);
+                let _ = write!(number, "{:?}", disk.filesystem_id());
+                Self::of_ext4(file, number)
             }
             _ => Self::Each,
         }

@@ -167,7 +167,11 @@ impl Root {
         if relative.is_empty() {
             return self.host_path.clone();
         }
-        self.host_path.join(std::ffi::OsStr::from_bytes(relative))
+        let length = self.host_path.as_os_str().len() + 1 + relative.len();
+        let mut path = PathBuf::with_capacity(length);
+        path.push(&self.host_path);
+        path.push(std::ffi::OsStr::from_bytes(relative));
+        path
     }
 
     /// Opens a path below; the empty one is the root itself. Links are followed, the last one unless `O_NOFOLLOW` or

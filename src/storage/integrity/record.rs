@@ -40,6 +40,9 @@ const HOURS: usize = 7 * 24;
 /// has three numbers.
 const LONGEST: u64 = 64 * 1024;
 
+/// Bytes of a record's first line at most, and of any of the others but the path in it.
+const HEAD: usize = 64;
+
 /// The last upload that was complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastUpload {
@@ -98,7 +101,7 @@ impl Uploaded {
     }
 
     fn text(&self) -> String {
-        let mut body = String::new();
+        let mut body = String::with_capacity(4 * HEAD);
         if let Some(LastUpload { time, size, path }) = &self.last {
             let path = escaped(path, |byte| byte.is_ascii_graphic());
             let _ = writeln!(body, "last {time} {size} {path}");
@@ -107,7 +110,9 @@ impl Uploaded {
             let _ = writeln!(body, "{hour} {bytes} {files}");
         }
         let (length, digest) = (body.len(), digest(body.as_bytes()));
-        format!("thriftpd-uploads 1 {length} {digest}\n{body}")
+        let mut text = String::with_capacity(HEAD + length);
+        let _ = write!(text, "thriftpd-uploads 1 {length} {digest}\n{body}");
+        text
     }
 
     /// None of what is damaged, or of another version.

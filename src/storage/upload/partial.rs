@@ -60,11 +60,11 @@ fn named(account: &str, target: &[u8], number: &str) -> Vec<u8> {
         }
         Err(_) => &target[..target.len().min(SHOWN)],
     };
-    let mut name = [PREFIX, shown, b"-"].concat();
-    name.extend(digits);
-    name.extend_from_slice(number.as_bytes());
-    name.extend_from_slice(PARTIAL);
-    name
+    let mut hash = [0; 16];
+    hash.iter_mut()
+        .zip(digits)
+        .for_each(|(place, digit)| *place = digit);
+    [PREFIX, shown, b"-", &hash, number.as_bytes(), PARTIAL].concat()
 }
 
 /// What there is of a partial file.
