@@ -95,7 +95,7 @@ pub fn long_line_into(
     out: &mut Vec<u8>,
 ) {
     out.push(line.kind);
-    out.extend(mode_letters(line.mode));
+    out.extend_from_slice(&mode_letters(line.mode));
     out.push(b' ');
     number_into::<10>(line.links, 3, b' ', out);
     for name in [line.owner, line.group] {
@@ -118,7 +118,7 @@ pub fn long_line_into(
     } else if classify {
         out.extend(mark(line.kind, line.mode));
     }
-    out.extend(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
 /// One line of NLST.
@@ -127,7 +127,7 @@ pub fn name_line_into(name: &[u8], kind: u8, mode: u32, classify: bool, out: &mu
     if classify {
         out.extend(mark(kind, mode));
     }
-    out.extend(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
 /// What `-F` puts behind a name.
@@ -144,7 +144,7 @@ fn mark(kind: u8, mode: u32) -> Option<u8> {
 fn column_into(name: &str, width: usize, out: &mut Vec<u8>) {
     word_into(name, |c| c.is_whitespace() || c.is_control(), out);
     let missing = width.saturating_sub(name.chars().count());
-    out.extend(std::iter::repeat_n(b' ', missing));
+    out.resize(out.len() + missing, b' ');
 }
 
 /// `rwxr-xr-x`, with s, S, t and T for the special bits.

@@ -48,11 +48,21 @@ fn visible(byte: u8) -> u8 {
 
 /// A name as a listing or reply may carry it.
 pub fn visible_into(name: &[u8], out: &mut Vec<u8>) {
-    out.extend(name.iter().map(|&byte| visible(byte)));
+    let from = out.len();
+    out.extend_from_slice(name);
+    for byte in &mut out[from..] {
+        *byte = visible(*byte);
+    }
 }
 
 /// A name of the host's that must stay one word: characters that satisfy the test become `_`.
 fn word_into(name: &str, divides: impl Fn(char) -> bool, out: &mut Vec<u8>) {
+    // Nearly all are like this, and stand in every line of a listing.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if name.bytes().all(is_plain) {
+        out.extend_from_slice(name.as_bytes());
+        return;
+    }
     for c in name.chars() {
         let c = if divides(c) { '_' } else { c };
         out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());

@@ -54,10 +54,7 @@ pub fn number_into<const RADIX: u64>(mut value: u64, width: usize, fill: u8, out
         }
     }
     let digits = &digits[at..];
-    out.extend(std::iter::repeat_n(
-        fill,
-        width.saturating_sub(digits.len()),
-    ));
+    out.resize(out.len() + width.saturating_sub(digits.len()), fill);
     out.extend_from_slice(digits);
 }
 

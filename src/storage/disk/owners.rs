@@ -1,10 +1,11 @@
 //! Names of users and groups, read from /etc/passwd and /etc/group once: listings must not wait for a name service.
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::OnceLock;
 
-type Names = HashMap<u32, String>;
+/// Few, and looked up for every line of a listing.
+type Names = BTreeMap<u32, String>;
 
 static USERS: OnceLock<Names> = OnceLock::new();
 static GROUPS: OnceLock<Names> = OnceLock::new();
