@@ -97,6 +97,59 @@ fn a_symlink_is_shown_with_its_target() {
 }
 
 #[test]
+fn links_are_listed_whatever_they_lead_to_and_followed_where_facts_are_told() {
+    let server = Server::start();
+    server.write("dir/file", "12345");
+    for (target, link) in [
+        ("dir", "to-dir"),
+        ("dir/file", "to-file"),
+        ("nowhere", "to-nothing"),
+    ] {
+        std::os::unix::fs::symlink(target, server.path(link)).unwrap();
+    }
+    let mut client = server.client();
+    let names = ["dir", "to-dir", "to-file", "to-nothing"];
+    assert_eq!(client.list("NLST"), names);
+    let marks = ["dir/", "to-dir@", "to-file@", "to-nothing@"];
+    assert_eq!(client.list("NLST -F"), marks);
+    let lines = client.list("LIST");
+    for target in [
+        "to-dir -> dir",
+        "to-file -> dir/file",
+        "to-nothing -> nowhere",
+    ] {
+        assert!(
+            lines.iter().any(|line| line.ends_with(target)),
+            "{target} in {lines:?}"
+        );
+    }
+    // A single name as well.
+    assert!(client.list("LIST to-nothing")[0].ends_with("to-nothing -> nowhere"));
+    for facts in ["type;size;modify;perm;", "type;", "size;create;"] {
+        client.expect(format!("OPTS MLST {facts}"), 200);
+        let lines = client.list("MLSD");
+        let of = |wanted: &str| lines.iter().find(|line| name(line) == wanted).unwrap();
+        if facts.contains("type") {
+            let kinds = names.map(|name| fact(of(name), "type").unwrap());
+            assert_eq!(kinds, ["dir", "dir", "file", "OS.unix=symlink"], "{facts}");
+        }
+        let size = facts.contains("size").then_some("5");
+        assert_eq!(fact(of("to-file"), "size"), size, "{facts}");
+    }
+}
+
+#[test]
+fn names_of_a_whole_tree_are_listed_without_its_facts() {
+    let server = Server::start();
+    server.write("a/b/deep", "x");
+    server.write("top", "x");
+    let lines = server.client().list("NLST -R");
+    for name in ["a", "top", "a/b", "a/b/deep"] {
+        assert!(lines.iter().any(|line| line == name), "{name} in {lines:?}");
+    }
+}
+
+#[test]
 fn hidden_files_are_shown_by_dash_a() {
     let server = Server::start();
     server.write(".hidden", "x");

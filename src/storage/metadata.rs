@@ -171,3 +171,18 @@ fn effective(
     }
     allowed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_directory_tells_of_an_entry_needs_no_look_at_it() {
+        let file = Some(Kind::File);
+        assert!(Asked::NOTHING.is_told_by(None) && Asked::KIND.is_told_by(file));
+        // Some file systems do not tell kinds.
+        assert!(!Asked::KIND.is_told_by(None));
+        assert!(!Asked::SIZE.is_told_by(file) && !Asked::KIND.and(Asked::MODE).is_told_by(file));
+        assert_eq!(Asked::SIZE.if_wanted(false), Asked::NOTHING);
+    }
+}
