@@ -8,9 +8,9 @@ from xml.sax.saxutils import escape
 
 # Label, key of the measure, unit, factor from the measure to the unit, whether more is better.
 ROWS = (
-    ("download 1 session", "RETR, 1 session, MiB/s", "GiB/s", 1 / 1024, True),
+    ("download, 1 session", "RETR, 1 session, MiB/s", "GiB/s", 1 / 1024, True),
     ("download, 1 session: CPU time", "RETR, 1 session, CPU s/GiB", "s/GiB", 1, False),
-    ("download 4 sessions", "RETR, 4 sessions, MiB/s", "GiB/s", 1 / 1024, True),
+    ("download, 4 sessions", "RETR, 4 sessions, MiB/s", "GiB/s", 1 / 1024, True),
     ("download, 4 sessions: CPU time", "RETR, 4 sessions, CPU s/GiB", "s/GiB", 1, False),
     ("upload to memory", "STOR, 1 session, MiB/s", "GiB/s", 1 / 1024, True),
     ("upload to memory: CPU time", "STOR, 1 session, CPU s/GiB", "s/GiB", 1, False),
