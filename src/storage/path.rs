@@ -12,6 +12,12 @@ const LONGEST_PATH: usize = 4095;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VirtualPath(Vec<u8>);
 
+impl Default for VirtualPath {
+    fn default() -> Self {
+        Self::root()
+    }
+}
+
 impl VirtualPath {
     pub fn root() -> Self {
         Self(b"/".to_vec())

@@ -17,7 +17,8 @@ use crate::ftp::protocol::list::{
     ListFlags, ListLine, long_line_into, name_line_into, parse_list_argument,
 };
 use crate::ftp::protocol::reply::{Reply, middle_line_into, opening_line_into};
-use crate::ftp::session::{Refusal, Session};
+use crate::ftp::refusal::Refusal;
+use crate::ftp::session::Session;
 use crate::observe::printable;
 use crate::storage::{
     self, Entry, Kind, Listing, Metadata, Permission, View, VirtualPath, group_name, user_name,
@@ -44,10 +45,10 @@ pub fn stat(session: &mut Session, argument: &[u8]) -> Answer {
     }
     let mut lister = Lister::for_argument(session, argument, Style::Long)?;
     let code = if lister.is_directory { 212 } else { 213 };
-    opening_line_into(code, "Listing:", session.control.output());
+    opening_line_into(code, "Listing:", session.connection.control.output());
     let mut lines = Vec::new();
     let mut more = true;
-    while more && !session.ended {
+    while more && !session.connection.ended {
         lines.clear();
         more = lister.produce(&mut lines).unwrap_or_else(|error| {
             log::error!(
@@ -62,20 +63,20 @@ pub fn stat(session: &mut Session, argument: &[u8]) -> Answer {
             .filter(|line| !line.is_empty())
         {
             middle_line_into(
-                session.control.output(),
+                session.connection.control.output(),
                 line.strip_suffix(b"\r").unwrap_or(line),
             );
         }
-        session.ended = session.control.flush_if_large().is_err();
+        session.connection.ended = session.connection.control.flush_if_large().is_err();
         if lister.seen % BETWEEN_GLANCES == 0 {
-            match interrupted(&mut session.control) {
+            match interrupted(&mut session.connection.control) {
                 Interruption::None => {}
                 Interruption::Abort => {
                     // The reply has begun with its code and must end with it.
                     session.reply(&Reply::new(code, "The listing was aborted."));
                     return Ok(Reply::new(226, "Abort successful."));
                 }
-                Interruption::Lost => session.ended = true,
+                Interruption::Lost => session.connection.ended = true,
             }
         }
     }
@@ -189,7 +190,7 @@ impl Waiting {
 impl Lister {
     fn for_argument(session: &Session, argument: &[u8], style: Style) -> Result<Self, Refusal> {
         let view = session.view()?;
-        let here = session.visitor()?.directory.clone();
+        let here = session.parameters.directory.clone();
         let (flags, typed) = flags_and_path(session, argument)?;
         let typed = &*session.without_tilde(typed);
         let start = session.path_or_here(typed)?;
@@ -471,7 +472,7 @@ pub fn mlsd(session: &mut Session, argument: &[u8]) -> Answer {
     }
     let mut listing = view.list(&path)?;
     must_have_data_port(session)?;
-    let facts = session.facts;
+    let facts = session.parameters.facts;
     let who = session.who();
     let mut first = true;
     let mut produce = |out: &mut Vec<u8>| {
@@ -540,7 +541,7 @@ pub fn mlst(session: &mut Session, argument: &[u8]) -> Answer {
     let mut line = Vec::new();
     fact_line(
         &view,
-        &session.facts,
+        &session.parameters.facts,
         &path,
         path.as_bytes(),
         fact_type(metadata.kind),

@@ -5,14 +5,15 @@ use super::Answer;
 use crate::accounts::{Account, Busy, SystemUser};
 use crate::ftp::protocol::host::parse_host;
 use crate::ftp::protocol::reply::Reply;
+use crate::ftp::refusal::Refusal;
 use crate::ftp::security::AfterReply;
-use crate::ftp::session::{Login, Refusal, Session, Visitor};
+use crate::ftp::session::{Login, Session, Visitor};
 use crate::observe::printable;
 use crate::server::admission::Refused;
 use crate::server::identity::{self, Acting};
 use crate::service::settings::REMOVED;
 use crate::service::shared::ban_rules;
-use crate::storage::{ErrorKind, Holder, View, VirtualPath};
+use crate::storage::{ErrorKind, Holder, View};
 
 /// A name, even of somebody who is not known: who is known shows only after PASS.
 pub fn user(session: &mut Session, name: &[u8]) -> Answer {
@@ -28,7 +29,7 @@ pub fn user(session: &mut Session, name: &[u8]) -> Answer {
         );
     }
     let config = Arc::clone(&session.config);
-    let names = &session.security.client_names;
+    let names = &session.connection.security.client_names;
     if let Some(account) = config.accounts.by_certificate(name, names) {
         if !may_come_from_here(session, account) {
             return wrong(session, name);
@@ -61,7 +62,7 @@ pub fn pass(session: &mut Session, password: &[u8]) -> Answer {
     session.config = session.service.config();
     let config = Arc::clone(&session.config);
     must_not_be_banned(session)?;
-    let certificate = &session.security.client_names;
+    let certificate = &session.connection.security.client_names;
     let deadline = session.login_deadline();
     let may_come = |account: &Account| may_come_from_here(session, account);
     let found = config
@@ -73,7 +74,7 @@ pub fn pass(session: &mut Session, password: &[u8]) -> Answer {
         Ok(Some(account)) => account,
         Ok(None) => return wrong(session, &name),
         Err(Busy) => {
-            session.ended = true;
+            session.connection.ended = true;
             return Err(
                 Refusal::new(421, "Too many logins at this moment; try again later.")
                     .logged("too many passwords were to be checked (setting: timeouts.login)"),
@@ -91,11 +92,11 @@ fn must_not_be_banned(session: &mut Session) -> Result<(), Refusal> {
         .service
         .shared
         .bans
-        .remaining(session.peer.ip(), rules);
+        .remaining(session.connection.peer.ip(), rules);
     let Some(left) = banned else {
         return Ok(());
     };
-    session.ended = true;
+    session.connection.ended = true;
     Err(Refusal::new(421, Refused::Banned(left).to_string()))
 }
 
@@ -112,7 +113,7 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
         .admission
         .admit_user(account.name.as_bytes(), limit)
     else {
-        session.ended = true;
+        session.connection.ended = true;
         return Err(Refusal::new(
             421,
             format!("Too many sessions of this user: the limit is {limit}."),
@@ -145,33 +146,35 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
     log::info!(
         "{}@{}: logged in {}; root {}",
         printable(&name),
-        session.peer.ip(),
-        session.control.stream().describe(),
+        session.connection.peer.ip(),
+        session.connection.control.stream().describe(),
         printable(account.view.root.as_os_str().as_encoded_bytes())
     );
     session
         .service
         .shared
         .bans
-        .forgive(session.peer.ip(), &name);
+        .forgive(session.connection.peer.ip(), &name);
     view.set_holder(holder(session, account, anonymous));
-    session.slot.log_in();
-    session.row.set_user(account.name.as_bytes());
+    session.connection.slot.log_in();
+    session.connection.row.set_user(account.name.as_bytes());
     // Only now: a reload ends the sessions of those that it removes, and this session may have begun before it.
     if !(session.service.config().accounts).has(account.name.as_bytes()) {
-        session.ended = true;
+        session.connection.ended = true;
         return Err(Refusal::new(421, REMOVED).logged(format!(
             "{} is no user any more since the configuration was read again",
             printable(&name)
         )));
     }
-    session.control.set_patience(config.timeouts.stalled);
+    session
+        .connection
+        .control
+        .set_patience(config.timeouts.stalled);
     session.login = Login::LoggedIn(Box::new(Visitor {
         anonymous,
         name,
         account: account.clone(),
         view: Arc::new(view),
-        directory: VirtualPath::root(),
         slot,
         acting,
     }));
@@ -182,10 +185,10 @@ fn enter(session: &mut Session, name: Vec<u8>, account: &Account) -> Result<(), 
 /// for one.
 fn holder(session: &Session, account: &Account, anonymous: bool) -> Holder {
     let whose = match anonymous {
-        true => format!("{}@{}", account.name, session.peer.ip()),
+        true => format!("{}@{}", account.name, session.connection.peer.ip()),
         false => account.name.clone(),
     };
-    let ending = Arc::clone(session.control.ending());
+    let ending = Arc::clone(session.connection.control.ending());
     let end = move || {
         ending
             .end("Another session of yours goes on with the upload that stood still here; closing.")
@@ -195,11 +198,13 @@ fn holder(session: &Session, account: &Account, anonymous: bool) -> Holder {
 
 /// Who comes from elsewhere is told what a wrong password is told: it may be guessed, but not tried out there.
 fn may_come_from_here(session: &Session, account: &Account) -> bool {
-    let refusal = account.reach.refusal(session.peer.ip(), session.local.ip());
+    let refusal = account
+        .reach
+        .refusal(session.connection.peer.ip(), session.connection.local.ip());
     if let Some(setting) = refusal {
         log::warn!(
             "{}: {} may not log in from there (setting: {setting} of the user)",
-            session.peer,
+            session.connection.peer,
             account.name
         );
     }
@@ -221,18 +226,18 @@ fn act_as(account: &Account, anonymous: bool) -> Result<Acting, Refusal> {
 
 /// The same words and the same wait whether the name or the password was wrong.
 fn wrong(session: &mut Session, name: &[u8]) -> Answer {
-    session.failures += 1;
+    session.patience.failures += 1;
     let attempts = session.config.login_attempts;
     log::warn!(
         "{}: login as {} failed ({} of {attempts})",
-        session.peer,
+        session.connection.peer,
         printable(name),
-        session.failures
+        session.patience.failures
     );
     let failed = session.count_failure(Some(name));
-    session.pause(failed.delay);
-    if session.failures >= attempts || failed.banned {
-        session.ended = true;
+    session.connection.pause(failed.delay);
+    if session.patience.failures >= attempts || failed.banned {
+        session.connection.ended = true;
         return Err(Refusal::new(
             421,
             "Login incorrect; that was the last attempt.",
@@ -252,15 +257,15 @@ pub fn acct(session: &mut Session, _: &[u8]) -> Answer {
 /// The reply is still encrypted, what follows is not (RFC 4217 §11), but where TLS came before the first command.
 pub fn rein(session: &mut Session, _: &[u8]) -> Answer {
     session.reinitialize();
-    session.security.reset();
-    if session.control.stream().is_encrypted() && !session.security.implicit {
-        session.after_reply = Some(AfterReply::StopEncryption);
+    session.connection.security.reset();
+    if session.connection.control.stream().is_encrypted() && !session.connection.security.implicit {
+        session.connection.after_reply = Some(AfterReply::StopEncryption);
     }
     Ok(Reply::new(220, session.config.banner.clone()))
 }
 
 pub fn quit(session: &mut Session, _: &[u8]) -> Answer {
-    session.ended = true;
+    session.connection.ended = true;
     Ok(Reply::new(221, "Goodbye."))
 }
 

@@ -3,11 +3,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::Answer;
 use crate::ftp::data::open::{DataPort, PassivePort};
+use crate::ftp::parameters::Representation;
 use crate::ftp::protocol::hostport::{
     EpsvArgument, HostPortError, epsv_text, parse_eprt, parse_epsv, parse_port, pasv_text,
 };
 use crate::ftp::protocol::reply::Reply;
-use crate::ftp::session::{Refusal, Representation, Session};
+use crate::ftp::refusal::Refusal;
+use crate::ftp::session::Session;
 use crate::os::addresses::with_port;
 
 pub fn representation(session: &mut Session, argument: &[u8]) -> Answer {
@@ -21,7 +23,7 @@ pub fn representation(session: &mut Session, argument: &[u8]) -> Answer {
         }
         _ => return Err(Refusal::new(501, "There is no such type.")),
     };
-    session.representation = representation;
+    session.parameters.representation = representation;
     Ok(Reply::new(200, text))
 }
 
@@ -50,8 +52,12 @@ pub fn port(session: &mut Session, argument: &[u8]) -> Answer {
 pub fn eprt(session: &mut Session, argument: &[u8]) -> Answer {
     not_after_epsv_all(session)?;
     let address = parse_eprt(argument).map_err(malformed)?;
-    if address.is_ipv4() != session.local.is_ipv4() {
-        let offered = if session.local.is_ipv4() { 1 } else { 2 };
+    if address.is_ipv4() != session.connection.local.is_ipv4() {
+        let offered = if session.connection.local.is_ipv4() {
+            1
+        } else {
+            2
+        };
         return Err(Refusal::new(
             522,
             format!("Network protocol not supported, use ({offered})"),
@@ -64,7 +70,7 @@ pub fn eprt(session: &mut Session, argument: &[u8]) -> Answer {
 /// which other services listen (RFC 2577 §3).
 fn connect_to(session: &mut Session, verb: &str, address: SocketAddr) -> Answer {
     let fxp = session.visitor()?.account.fxp;
-    if address.ip() != session.peer.ip() && !fxp {
+    if address.ip() != session.connection.peer.ip() && !fxp {
         return Err(
             Refusal::new(501, "Only your own address can be connected to.").logged(format!(
                 "a data connection to the foreign address {address} (setting: fxp)"
@@ -76,16 +82,17 @@ fn connect_to(session: &mut Session, verb: &str, address: SocketAddr) -> Answer 
             .logged(format!("a data connection to the system port {address}")));
     }
     // EPRT has no word for the link that a link-local address is on: its own address is the peer's.
-    session.data_port = DataPort::Active(match address.ip() == session.peer.ip() {
-        true => with_port(session.peer, address.port()),
-        false => address,
-    });
+    session.parameters.data_port =
+        DataPort::Active(match address.ip() == session.connection.peer.ip() {
+            true => with_port(session.connection.peer, address.port()),
+            false => address,
+        });
     Ok(Reply::new(200, format!("{verb} command successful.")))
 }
 
 pub fn pasv(session: &mut Session, _: &[u8]) -> Answer {
     not_after_epsv_all(session)?;
-    let IpAddr::V4(local) = session.local.ip() else {
+    let IpAddr::V4(local) = session.connection.local.ip() else {
         return Err(Refusal::new(
             425,
             "PASV has no room for an IPv6 address; use EPSV.",
@@ -105,15 +112,18 @@ pub fn pasv(session: &mut Session, _: &[u8]) -> Answer {
 /// Behind a router, clients beyond it need its address; those on this side need ours.
 fn shown_address(session: &Session, local: Ipv4Addr) -> Ipv4Addr {
     let external = &session.config.external_address;
-    let told = external.for_client(session.peer.ip(), session.peer_is_private());
+    let told = external.for_client(
+        session.connection.peer.ip(),
+        session.connection.peer_is_private(),
+    );
     told.unwrap_or(local)
 }
 
 pub fn epsv(session: &mut Session, argument: &[u8]) -> Answer {
-    let v4 = session.local.is_ipv4();
+    let v4 = session.connection.local.is_ipv4();
     match parse_epsv(argument).map_err(malformed)? {
         EpsvArgument::All => {
-            session.epsv_all = true;
+            session.connection.epsv_all = true;
             return Ok(Reply::new(200, "EPSV ALL command successful."));
         }
         EpsvArgument::V4 if !v4 => {
@@ -133,13 +143,13 @@ pub fn epsv(session: &mut Session, argument: &[u8]) -> Answer {
 
 /// Opens a passive port; the former one closes first.
 fn listen(session: &mut Session) -> Result<u16, Refusal> {
-    session.data_port = DataPort::None;
+    session.parameters.data_port = DataPort::None;
     let others = &session.visitor()?.account.data_from;
     let config = &session.config;
     let range = config.passive_ports;
     let opened = PassivePort::listen(
-        session.local,
-        session.peer,
+        session.connection.local,
+        session.connection.peer,
         others,
         range,
         config.timeouts.data_connect,
@@ -147,7 +157,7 @@ fn listen(session: &mut Session) -> Result<u16, Refusal> {
     match opened {
         Ok(passive) => {
             let port = passive.port();
-            session.data_port = DataPort::Passive(passive);
+            session.parameters.data_port = DataPort::Passive(passive);
             Ok(port)
         }
         Err(error) => Err(
@@ -160,7 +170,7 @@ fn listen(session: &mut Session) -> Result<u16, Refusal> {
 }
 
 fn not_after_epsv_all(session: &Session) -> Result<(), Refusal> {
-    if session.epsv_all {
+    if session.connection.epsv_all {
         return Err(Refusal::new(503, "You asked for EPSV only (EPSV ALL)."));
     }
     Ok(())

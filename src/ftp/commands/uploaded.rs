@@ -2,8 +2,9 @@
 //! program is run (setting: `on_upload`). Neither can fail the upload.
 use std::path::Path;
 
+use crate::ftp::refusal::Refusal;
 use crate::ftp::security::AfterReply;
-use crate::ftp::session::{Refusal, Session};
+use crate::ftp::session::Session;
 use crate::observe::printable;
 use crate::server::hooks::orders::Wanted;
 use crate::storage::VirtualPath;
@@ -44,10 +45,10 @@ pub fn follow_up(
             path.as_bytes().to_vec(),
             account.name.clone().into_bytes(),
             size.to_string().into_bytes(),
-            session.peer.ip().to_string().into_bytes(),
+            session.connection.peer.ip().to_string().into_bytes(),
             sha256.unwrap_or_default().as_bytes().to_vec(),
         ],
     };
-    session.after_reply = Some(AfterReply::Run(Box::new(wanted)));
+    session.connection.after_reply = Some(AfterReply::Run(Box::new(wanted)));
     Ok(())
 }
