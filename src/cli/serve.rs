@@ -17,17 +17,17 @@ use crate::config::{
 use crate::ftp::Ftp;
 use crate::ftp::data::kernel_tls;
 use crate::observe::log_lines;
-use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
 use crate::os::addresses::lan_addresses;
 use crate::os::system;
 use crate::server::acceptor::{Acceptor, Signals};
-use crate::server::admission::Admission;
 use crate::server::bans::Bans;
 use crate::server::hooks::orders::Hooks;
 use crate::server::privileges::{self, Identity, Kept, PER_SESSION};
 use crate::server::sandbox::{self, Confinement, Plan, Violation};
+use crate::server::sessions::Sessions;
 use crate::server::{FrontEnd, Listener, limits, listen, upkeep};
+use crate::service::heavy::Heavy;
 use crate::service::rates::Buckets;
 use crate::service::{Service, Shared};
 use crate::storage::{Permissions, serve_counts};
@@ -154,18 +154,18 @@ fn serve(arguments: ServeArguments) -> Outcome {
     let addresses = [&explicit, &implicit].map(|sockets| addresses_of(sockets));
 
     let shared = Shared {
-        admission: Admission::default(),
+        sessions: Sessions::default(),
+        heavy: Heavy::default(),
         bans,
         up: Buckets::default(),
         down: Buckets::default(),
-        sessions: Arc::new(Sessions::default()),
         transfer_log,
         programs: Arc::new(programs),
         may_bind_low_ports: kept.low_ports,
         identities: kept.identities,
         most_sessions,
     };
-    let admission = shared.admission.clone();
+    let sessions = shared.sessions.clone();
     let programs = Arc::clone(&shared.programs);
     let known = Arc::clone(&programs);
     let fingerprint = tls.as_ref().map(tls::Tls::fingerprint);
@@ -203,7 +203,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
             front_end: Arc::clone(&front_end),
         })
     });
-    let acceptor = Acceptor::new(listeners.collect(), signals, admission)
+    let acceptor = Acceptor::new(listeners.collect(), signals, sessions)
         .map_err(|error| format!("cannot start: {error}"))?;
     let [explicit, implicit] = &addresses;
     for address in explicit {

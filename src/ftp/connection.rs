@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::control::Control;
 use super::security::{AfterReply, Security};
-use crate::observe::sessions::Row;
 use crate::os::ending::Ending;
 use crate::os::ready::{Want, wait};
 use crate::os::stop::Stop;
 use crate::server;
-use crate::server::admission::Slot;
+use crate::server::sessions::Row;
 
 /// The control connection, and what goes with it.
 #[derive(Debug)]
@@ -26,17 +25,14 @@ pub struct Connection {
     /// Set by what ends the session: its reply is the last.
     pub ended: bool,
     pub stop: Arc<Stop>,
-    /// The session, as others see it.
+    /// The session's row in the table of all.
     pub row: Row,
-    /// Counts this session, and counts it as one before login until there is one.
-    pub slot: Slot,
 }
 
 impl Connection {
     /// Of a client that has so much time for its login.
     pub fn new(
         accepted: server::Connection,
-        row: Row,
         security: Security,
         ending: Arc<Ending>,
         time: Duration,
@@ -50,8 +46,7 @@ impl Connection {
             epsv_all: false,
             ended: false,
             stop: accepted.stop,
-            row,
-            slot: accepted.slot,
+            row: accepted.row,
         }
     }
 

@@ -14,17 +14,15 @@ use super::protocol::line::Line;
 use super::protocol::reply::Reply;
 use super::refusal::Refusal;
 use super::security::{AfterReply, Security, data_needs_tls, login_needs_tls};
-use crate::accounts::{Account, Rates};
+use crate::accounts::Rates;
 use crate::config::Config;
 use crate::observe::{printable, transfer_log};
 use crate::os::ending::Ending;
 use crate::os::ready::{Want, wait};
 use crate::server;
-use crate::server::admission::{HeavySlot, UserSlot};
-use crate::server::bans::Failed;
-use crate::server::identity::Acting;
+use crate::service::heavy::HeavySlot;
+use crate::service::login::Visitor;
 use crate::service::rates::{Bucket, Limit, Throttle};
-use crate::service::shared::ban_rules;
 use crate::service::{Service, Settings};
 use crate::storage::{View, VirtualPath};
 use crate::tls::{Handshake, Purpose, Reuse};
@@ -40,19 +38,6 @@ pub enum Login {
     Named(Vec<u8>),
     /// Somebody, with files to touch.
     LoggedIn(Box<Visitor>),
-}
-
-/// Who is logged in and what they see.
-#[derive(Debug)]
-pub struct Visitor {
-    pub name: Vec<u8>,
-    pub anonymous: bool,
-    pub account: Account,
-    pub view: Arc<View>,
-    /// Counts this session among the user's for as long as the login lasts.
-    pub slot: UserSlot,
-    /// Files are touched as the account's own user of the system until this goes.
-    pub acting: Option<Acting>,
 }
 
 /// What waiting for a command ended with.
@@ -94,14 +79,11 @@ impl Session {
         let Settings { config, tls } = service.settings();
         let patience = Patience::new(accepted.accepted);
         let security = Security::new(tls.as_deref(), implicit);
-        let ends = Arc::clone(&ending);
-        let end = Arc::new(move |why| ends.end(why));
-        let row = service.shared.sessions.enter(accepted.peer, end);
         let time = config.timeouts.login;
         Self {
             config,
             service,
-            connection: Connection::new(accepted, row, security, ending, time),
+            connection: Connection::new(accepted, security, ending, time),
             login: Login::Greeted,
             parameters: Parameters::default(),
             steps: Steps::default(),
@@ -116,8 +98,7 @@ impl Session {
         if let Login::LoggedIn(_) = std::mem::replace(&mut self.login, Login::Greeted) {
             self.patience
                 .begin_again(self.connection.control.received());
-            self.connection.slot.log_out();
-            self.connection.row.set_user(b"");
+            self.connection.row.log_out();
         }
         self.parameters = Parameters::default();
         self.steps = Steps::default();
@@ -195,30 +176,11 @@ impl Session {
                 log::log!(level, "{}: closed: no TLS: {error}", self.who());
                 self.connection.ended = true;
                 if error.is_an_attack() {
-                    self.count_failure(None);
+                    self.service
+                        .count_failure(&self.config, self.connection.peer, None);
                 }
             }
         }
-    }
-
-    /// Counts a failed login of the client's address, to this account where one was named: how long it is to wait, and whether
-    /// it is banned now.
-    pub fn count_failure(&self, account: Option<&[u8]>) -> Failed {
-        let rules = ban_rules(&self.config);
-        let failed = self
-            .service
-            .shared
-            .bans
-            .failed(self.connection.peer.ip(), account, rules);
-        if failed.banned {
-            log::warn!(
-                "{}: banned for {} s after {} failed logins (settings: ban_after, ban_for)",
-                self.connection.peer.ip(),
-                rules.time.as_secs(),
-                rules.after
-            );
-        }
-        failed
     }
 
     /// Whether the name may not be logged in with for want of encryption.
@@ -444,7 +406,7 @@ impl Session {
     /// 450 while as much of it is done as `heavy_at_once` allows.
     pub fn heavy_work(&self) -> Result<HeavySlot, Refusal> {
         let limit = self.config.abuse.heavy_at_once;
-        let slot = self.service.shared.admission.admit_heavy(limit);
+        let slot = self.service.shared.heavy.admit(limit);
         slot.ok_or_else(|| {
             Refusal::new(450, "The server has too much to do; try again.").logged(format!(
                 "{limit} copies and checksums run already (setting: heavy_at_once)"

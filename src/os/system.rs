@@ -58,6 +58,41 @@ pub fn acknowledge_now(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// What the kernel knows of a peer (tcp(7)).
+#[derive(Clone, Copy, Debug)]
+pub struct TcpState {
+    /// Something was sent, or asked, and the peer has not acknowledged it yet.
+    pub waits: bool,
+    /// Since the last acknowledgement.
+    pub silent_for: Duration,
+}
+
+/// TCP_INFO (tcp(7)).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn tcp_state(socket: BorrowedFd<'_>) -> Result<TcpState, Errno> {
+    // SAFETY: the structure holds numbers only, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed for the call; the kernel writes at most `length` bytes to the structure, which is as
+    // long, and the number of them to `length`. What an older kernel does not write stays zero.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result)?;
+    Ok(TcpState {
+        waits: info.tcpi_unacked > 0 || info.tcpi_probes > 0,
+        silent_for: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+    })
+}
+
 /// Sends a record of its own content type over a connection that the kernel seals.
 ///
 /// # Errors

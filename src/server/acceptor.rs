@@ -14,9 +14,10 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::admission::{Admission, Refused, Slot};
+use super::admission::Refused;
 use super::lobby::Lobby;
 use super::pool::Pool;
+use super::sessions::{Row, Sessions};
 use super::{Connection, FrontEnd, Limits, Listener, Policy};
 use crate::os::addresses::{canonical, source};
 use crate::os::ending::Ending;
@@ -33,7 +34,7 @@ pub struct Acceptor {
     listeners: Vec<Listener>,
     signals: SignalFd,
     stop: Arc<Stop>,
-    admission: Admission,
+    sessions: Sessions,
     pool: Pool,
     spare: Spare,
     lobby: Lobby,
@@ -74,14 +75,14 @@ impl Acceptor {
     pub fn new(
         listeners: Vec<Listener>,
         Signals(signals): Signals,
-        admission: Admission,
+        sessions: Sessions,
     ) -> io::Result<Self> {
         let stop = Arc::new(Stop::new()?);
         Ok(Self {
             listeners,
             signals,
             stop,
-            admission,
+            sessions,
             pool: Pool::new(),
             spare: Spare::new(),
             lobby: Lobby::default(),
@@ -216,10 +217,11 @@ impl Acceptor {
         }
         let front_end = Arc::clone(&self.listeners[index].front_end);
         let limits = policy.limits();
+        let stream = Arc::new(stream);
         let screened = policy.screen(peer.ip(), local.ip());
-        let admitted = screened.and_then(|()| self.admit(peer, &limits));
-        let slot = match admitted {
-            Ok(slot) => slot,
+        let admitted = screened.and_then(|()| self.admit(peer, &stream, &limits));
+        let row = match admitted {
+            Ok(row) => row,
             Err(reason) => {
                 self.log_refusal(peer, reason);
                 turn_away(&*front_end, &stream, reason);
@@ -236,7 +238,7 @@ impl Acceptor {
             local,
             accepted: Instant::now(),
             front_end,
-            slot,
+            row,
             stop: Arc::clone(&self.stop),
         });
     }
@@ -248,16 +250,30 @@ impl Acceptor {
         }
     }
 
-    /// A place. Where the address has none left, its silent connections give theirs up, the longest silent first.
-    fn admit(&mut self, peer: SocketAddr, limits: &Limits) -> Result<Slot, Refused> {
+    /// A place. Where the address has none left, its silent connections give theirs up, the longest silent first, and then its
+    /// sessions whose clients do not answer any more.
+    fn admit(
+        &mut self,
+        peer: SocketAddr,
+        stream: &Arc<TcpStream>,
+        limits: &Limits,
+    ) -> Result<Row, Refused> {
         loop {
-            let admitted = self.admission.admit(peer.ip(), limits);
+            let admitted = self.sessions.admit(peer, stream, limits);
             let Err(reason @ Refused::Address(_)) = admitted else {
                 return admitted;
             };
-            match self.lobby.take_oldest_of(source(peer.ip())) {
-                Some(silent) => self.give_way(silent, reason, limits),
-                None => return Err(reason),
+            let whose = source(peer.ip());
+            if let Some(silent) = self.lobby.take_oldest_of(whose) {
+                self.give_way(silent, reason, limits);
+                continue;
+            }
+            let dead = self.sessions.cut_off_dead_of(whose);
+            if dead.is_empty() {
+                return Err(reason);
+            }
+            for client in dead {
+                log::info!("{client}: ended: it does not answer, and {peer} needs the place");
             }
         }
     }
@@ -279,7 +295,7 @@ impl Acceptor {
     }
 
     /// Gives the connection to a worker.
-    fn hand_over(&mut self, mut connection: Connection, limits: &Limits) {
+    fn hand_over(&mut self, connection: Connection, limits: &Limits) {
         let peer = connection.peer;
         // Who goes without a word needs no thread for that.
         let gone = match connection.stream.peek(&mut [0]) {
@@ -292,7 +308,7 @@ impl Acceptor {
         }
         let ending = Ending::new().map(Arc::new).map_err(|_| Refused::Resources);
         let begun = ending.and_then(|ending| {
-            let cut_off = connection.slot.begin(peer, Arc::clone(&ending), limits)?;
+            let cut_off = connection.row.begin(Arc::clone(&ending), limits)?;
             if let Some(oldest) = cut_off {
                 self.log_refusal(oldest, Refused::GaveWay(limits.before_login));
             }
@@ -323,7 +339,7 @@ impl Acceptor {
         let deadline = Instant::now() + grace;
         // Sessions end by themselves; looking ten times a second is cheap for the few seconds this lasts.
         let mut patience = VecDeque::from([deadline, deadline + Duration::from_secs(5)]);
-        while self.admission.sessions() > 0 {
+        while self.sessions.count() > 0 {
             let now = Instant::now();
             let Some(&limit) = patience.front() else {
                 break;
@@ -333,7 +349,7 @@ impl Acceptor {
                 if !self.stop.is_over() {
                     log::warn!(
                         "{} sessions are still busy after shutdown_grace: ending them",
-                        self.admission.sessions()
+                        self.sessions.count()
                     );
                     self.stop.end();
                 }

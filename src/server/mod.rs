@@ -5,7 +5,8 @@
 //! | file | subject |
 //! |---|---|
 //! | `acceptor` | the one loop that accepts, admits, hands over and obeys signals |
-//! | `admission` | how many sessions there may be |
+//! | `admission` | who may come in |
+//! | `sessions` | the table of live connections and sessions |
 //! | `bans`, `ban_file` | failed logins by address, and who is kept out for them |
 //! | `lobby` | connections whose clients have said nothing yet |
 //! | `pool` | worker threads |
@@ -30,6 +31,7 @@ pub mod lobby;
 pub mod pool;
 pub mod privileges;
 pub mod sandbox;
+pub mod sessions;
 pub mod upkeep;
 
 use std::fmt;
@@ -37,7 +39,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
-use admission::{Refused, Slot};
+use admission::Refused;
+use sessions::Row;
 
 use crate::os::ending::Ending;
 use crate::os::stop::Stop;
@@ -47,15 +50,16 @@ pub use admission::Limits;
 /// An admitted control connection.
 #[derive(Debug)]
 pub struct Connection {
-    pub stream: TcpStream,
+    /// The table of sessions knows it, too.
+    pub stream: Arc<TcpStream>,
     pub peer: SocketAddr,
     pub local: SocketAddr,
     /// When it was accepted.
     pub accepted: Instant,
     /// That of the listener it came in by.
     pub front_end: Arc<dyn FrontEnd>,
-    /// Counts this connection for as long as it lives.
-    pub slot: Slot,
+    /// In the table for as long as the connection lives.
+    pub row: Row,
     pub stop: Arc<Stop>,
 }
 

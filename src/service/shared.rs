@@ -1,23 +1,23 @@
 //! What all sessions share.
 use std::sync::Arc;
 
+use super::heavy::Heavy;
 use super::rates::Buckets;
 use crate::config::Config;
-use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
-use crate::server::admission::Admission;
 use crate::server::bans::{self, Bans};
 use crate::server::hooks::orders::Hooks;
+use crate::server::sessions::Sessions;
 
 /// One for the whole front end.
 #[derive(Debug)]
 pub struct Shared {
-    pub admission: Admission,
+    pub sessions: Sessions,
+    pub heavy: Heavy,
     pub bans: Bans,
     /// What flows from clients, and to them.
     pub up: Buckets,
     pub down: Buckets,
-    pub sessions: Arc<Sessions>,
     pub transfer_log: Option<TransferLog>,
     /// Those that are run behind uploads.
     pub programs: Arc<Hooks>,

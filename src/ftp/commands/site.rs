@@ -167,9 +167,11 @@ fn who(session: &mut Session, _: &[u8]) -> Answer {
             };
             let minutes = now.duration_since(seen.since).as_secs() / 60;
             format!(
-                "{mine}{id} {} {minutes} min: {}",
+                "{mine}{id} {} {minutes} min: {}; {} bytes received, {} sent",
                 seen.peer.ip(),
-                printable(&doing)
+                printable(&doing),
+                seen.received,
+                seen.sent
             )
             .into_bytes()
         });

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Answer;
@@ -60,11 +61,9 @@ pub fn transfer(
     session.connection.row.set_doing(what.as_bytes());
     let throttle = session.throttle(purpose);
     let (least, slow) = (session.config.abuse.min_rate, session.config.abuse.slow);
-    let (admission, most) = (
-        session.service.shared.admission.clone(),
-        session.config.sessions,
-    );
-    let is_busy = || admission.sessions() * 2 > most;
+    let (sessions, most) = (&session.service.shared.sessions, session.config.sessions);
+    let is_busy = || sessions.count() * 2 > most;
+    let moved = Arc::clone(session.connection.row.moved());
     let started = Instant::now();
     let mut interrupts = Interrupts::new(&mut session.connection.control, what, may_hang_up);
     let begun = interrupts.begin().into_result();
@@ -75,7 +74,11 @@ pub fn transfer(
         timeouts.stalled,
         throttle,
         pace,
-    );
+    )
+    .counting(match purpose {
+        Purpose::Receiving => &moved.received,
+        _ => &moved.sent,
+    });
     let opened = begun
         .map_err(OpenError::Interrupted)
         .and_then(|()| open(port, from, timeouts.data_connect, &mut watch))

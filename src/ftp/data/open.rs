@@ -214,6 +214,12 @@ impl fmt::Display for OpenError {
     }
 }
 
+impl From<HandshakeError> for OpenError {
+    fn from(error: HandshakeError) -> Self {
+        Self::Handshake(error)
+    }
+}
+
 impl OpenError {
     /// The reply code (RFC 959 §4.2, RFC 4217 §9).
     pub fn code(&self) -> u16 {
