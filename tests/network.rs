@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{Client, PASSWORD, Server, USER, noise, run_client};
-use network::{Far, HERE, LINK_LOCAL};
+use network::{Far, HERE, LINK_LOCAL, ip};
 use thriftpd::os::addresses::with_port;
 
 /// Whatever its session was doing.
@@ -121,4 +121,51 @@ fn an_address_that_is_not_there_yet_is_waited_for() {
         client.login_as(USER, PASSWORD).expect(230);
         assert_eq!(client.retr("file"), b"content");
     });
+}
+
+/// The old address of a client that comes back with a new one, or behind a restart, answers nobody.
+#[test]
+fn at_its_limit_the_dead_sessions_of_a_network_give_way() {
+    let Some(far) = Far::new() else { return };
+    ip("addr add fd00:99::1/64 dev here nodad");
+    far.run(|| ip("addr add fd00:99::2/64 dev there nodad"));
+    let server = Server::build()
+        .listen("[fd00:99::1]:0")
+        .arguments(&["--sessions-per-ip", "2"])
+        .start();
+    let address = server.addresses()[0];
+    let log_in = move || {
+        let mut client = Client::connect(address);
+        if client.reply().code != 220 {
+            return None;
+        }
+        client.login_as(USER, PASSWORD).expect(230);
+        Some(client)
+    };
+    let old = far.run(move || [log_in().unwrap(), log_in().unwrap()]);
+    // The limit holds while they answer, however quiet they are.
+    std::thread::sleep(Duration::from_secs(11));
+    for _ in 0..3 {
+        assert!(far.run(move || log_in().is_none()));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    far.run(|| {
+        ip("addr add fd00:99::3/64 dev there nodad");
+        ip("addr del fd00:99::2/64 dev there");
+    });
+    // Its first attempt has the old ones asked whether they are there; less than keepalive would need.
+    let begun = Instant::now();
+    let new = loop {
+        if let Some(client) = far.run(log_in) {
+            break client;
+        }
+        let passed = begun.elapsed();
+        assert!(
+            passed < Duration::from_secs(100),
+            "no place after {passed:?}"
+        );
+        std::thread::sleep(Duration::from_secs(1));
+    };
+    server.wait_for_log("it does not answer, and");
+    drop((old, new));
 }
