@@ -16,7 +16,6 @@ use super::refusal::Refusal;
 use super::security::{AfterReply, Security, data_needs_tls, login_needs_tls};
 use crate::accounts::Rates;
 use crate::config::Config;
-use crate::observe::{printable, transfer_log};
 use crate::os::ending::Ending;
 use crate::os::ready::{Want, wait};
 use crate::server;
@@ -117,8 +116,7 @@ impl Session {
                 if self.connection.control.flush().is_err() {
                     self.connection.ended = true;
                 }
-                let at_once = self.config.on_upload_at_once;
-                self.service.shared.programs.run(&run, at_once);
+                self.service.run_behind(&run);
             }
             Some(AfterReply::StopEncryption) => {
                 if let Err(error) = self
@@ -273,9 +271,7 @@ impl Session {
     /// Who this is, for log lines.
     pub fn who(&self) -> String {
         match &self.login {
-            Login::LoggedIn(visitor) => {
-                format!("{}@{}", printable(&visitor.name), self.connection.peer.ip())
-            }
+            Login::LoggedIn(visitor) => visitor.who(),
             _ => self.connection.peer.to_string(),
         }
     }
@@ -484,13 +480,5 @@ impl Session {
             session.map(|rate| limit(Arc::clone(own), rate)),
         ];
         Throttle::new(limits.into_iter().flatten().collect())
-    }
-
-    // ---- the transfer log
-
-    pub fn log_to_file(&self, entry: &transfer_log::Entry<'_>) {
-        if let Some(log) = &self.service.shared.transfer_log {
-            log.write(entry);
-        }
     }
 }

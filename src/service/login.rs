@@ -1,7 +1,7 @@
 //! The login, of any protocol: who may come, with what, from where, and what it yields. A front end says the answer in its
 //! protocol and lets the wait pass; whatever is logged, counted and banned for it is done here.
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,11 +26,19 @@ const CONTINUED: &str =
 pub struct Visitor {
     /// As the client has written it.
     pub name: Vec<u8>,
+    pub peer: IpAddr,
     pub anonymous: bool,
     pub account: Account,
     pub view: Arc<View>,
     /// Files are touched as the account's own user of the system until this goes.
     pub acting: Option<Acting>,
+}
+
+impl Visitor {
+    /// Who this is, for log lines.
+    pub fn who(&self) -> String {
+        format!("{}@{}", printable(&self.name), self.peer)
+    }
 }
 
 /// A client that wants to log in, as it is known before.
@@ -271,6 +279,7 @@ impl Service {
         self.shared.bans.forgive(peer, name);
         Ok(Visitor {
             name: name.to_vec(),
+            peer,
             anonymous,
             account: account.clone(),
             view: Arc::new(view),

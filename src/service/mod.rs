@@ -7,9 +7,11 @@
 //! | `heavy` | how much work is done at once that keeps a disk or a processor busy |
 //! | `login` | who may log in, and what that yields |
 //! | `rates` | how many bytes a second may flow |
+//! | `record` | what is written of a transfer, and what follows an upload |
 pub mod heavy;
 pub mod login;
 pub mod rates;
+pub mod record;
 pub mod settings;
 pub mod shared;
 

@@ -52,7 +52,7 @@ pub fn dele(session: &mut Session, argument: &[u8]) -> Answer {
         duration: Duration::ZERO,
         sha256: None,
     };
-    transfer::log_transfer(session, "DELE", &host_path, Direction::Deleted, &done);
+    transfer::record(session, "DELE", &host_path, Direction::Deleted, &done)?;
     Ok(Reply::new(250, "File deleted."))
 }
 

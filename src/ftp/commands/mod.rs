@@ -16,7 +16,6 @@ mod parameters;
 mod security;
 mod site;
 mod transfer;
-mod uploaded;
 mod work;
 
 use super::protocol::command::Command;

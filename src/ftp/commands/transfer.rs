@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use super::Answer;
 use super::interrupts::Interrupts;
-use super::uploaded;
 use crate::ftp::data::open::{DataPort, OpenError, open};
 use crate::ftp::data::receive::{self, Receiver};
 use crate::ftp::data::watch::Watch;
@@ -17,10 +16,12 @@ use crate::ftp::parameters::Representation;
 use crate::ftp::protocol::numbers::{parse_allo, parse_decimal};
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::refusal::Refusal;
+use crate::ftp::security::AfterReply;
 use crate::ftp::session::Session;
 use crate::observe::printable;
-use crate::observe::transfer_log::{Direction, Entry};
+use crate::observe::transfer_log::Direction;
 use crate::service::rates::Pace;
+use crate::service::record::{Record, Stored};
 use crate::storage::integrity::checksum::Stopped;
 use crate::storage::{Download, How, Upload, View, VirtualPath};
 use crate::tls::{Purpose, Stream, is_truncated};
@@ -200,13 +201,8 @@ pub fn retr(session: &mut Session, argument: &[u8]) -> Answer {
             send::file(stream, &file, offset, end, by_kernel, watch)
         }
     })?;
-    log_transfer(
-        session,
-        "RETR",
-        &view.host_path(&path),
-        Direction::Outgoing,
-        &sent,
-    );
+    let host_path = view.host_path(&path);
+    record(session, "RETR", &host_path, Direction::Outgoing, &sent)?;
     conclude(
         session,
         sent.outcome,
@@ -378,10 +374,17 @@ fn receive_into(
     }
     let size = stored.as_ref().map_or(0, |stored| stored.size);
     received.sha256 = stored.and_then(|stored| stored.sha256);
-    log_transfer(session, verb, &host_path, Direction::Incoming, &received);
+    record(session, verb, &host_path, Direction::Incoming, &received)?;
     if received.outcome.is_complete() {
-        let (bytes, sha256) = ((size, received.bytes), received.sha256.as_deref());
-        uploaded::follow_up(session, &name, &host_path, bytes, sha256)?;
+        let stored = Stored {
+            path: &name,
+            host_path: &host_path,
+            size,
+            received: received.bytes,
+            sha256: received.sha256.as_deref(),
+        };
+        let program = session.service.note_upload(session.visitor()?, &stored);
+        session.connection.after_reply = program.map(|run| AfterReply::Run(Box::new(run)));
     }
     let done = if durable {
         "Transfer complete. Stored and synced to disk"
@@ -440,48 +443,30 @@ impl Announced {
     }
 }
 
-pub fn log_transfer(
+/// Writes to the logs what came of it.
+///
+/// # Errors
+/// 530, of a session that nobody is logged in to.
+pub fn record(
     session: &Session,
     verb: &str,
     host_path: &Path,
     direction: Direction,
     done: &Transferred,
-) {
-    let file = host_path.as_os_str().as_encoded_bytes();
-    let seconds = done.duration.as_secs_f64();
-    let rate = done.bytes as f64 / 1_048_576.0 / seconds.max(1e-6);
-    let checksum = done
-        .sha256
-        .as_ref()
-        .map(|digest| format!(" sha256={digest}"));
-    let level = if done.outcome.is_complete() {
-        log::Level::Info
-    } else {
-        log::Level::Warn
+) -> Result<(), Refusal> {
+    let record = Record {
+        verb,
+        host_path,
+        direction,
+        ascii: session.parameters.representation == Representation::Ascii,
+        bytes: done.bytes,
+        duration: done.duration,
+        complete: done.outcome.is_complete(),
+        end: &done.outcome.describe(),
+        sha256: done.sha256.as_deref(),
     };
-    log::log!(
-        level,
-        "{}: {verb} {} {} bytes {seconds:.3} s {rate:.1} MiB/s {}{}",
-        session.who(),
-        printable(file),
-        done.bytes,
-        done.outcome.describe(),
-        checksum.unwrap_or_default()
-    );
-    if let Ok(visitor) = session.visitor() {
-        session.log_to_file(&Entry {
-            duration: done.duration,
-            peer: session.connection.peer.ip(),
-            bytes: done.bytes,
-            file,
-            ascii: session.parameters.representation == Representation::Ascii,
-            direction,
-            anonymous: visitor.anonymous,
-            user: &visitor.name,
-            complete: done.outcome.is_complete(),
-            sha256: done.sha256.as_deref(),
-        });
-    }
+    session.service.record(session.visitor()?, &record);
+    Ok(())
 }
 
 // ---- what comes before a transfer, and what ends it
