@@ -23,6 +23,7 @@ use crate::os::system;
 use crate::server::acceptor::{Acceptor, Signals};
 use crate::server::bans::Bans;
 use crate::server::hooks::orders::Hooks;
+use crate::server::lookup::Lookup;
 use crate::server::privileges::{self, Identity, Kept, PER_SESSION};
 use crate::server::sandbox::{self, Confinement, Plan, Violation};
 use crate::server::sessions::Sessions;
@@ -148,6 +149,8 @@ fn serve(arguments: ServeArguments) -> Outcome {
     // While there is one thread, and nothing is confined.
     let programs = Hooks::start(programs_of(&config), config.on_upload_at_once)
         .map_err(|error| format!("cannot start the process that runs programs: {error}"))?;
+    let lookup = Lookup::start(config.external_address.names())
+        .map_err(|error| format!("cannot start the process that looks up names: {error}"))?;
     let signals = Signals::take_over().map_err(|error| format!("cannot start: {error}"))?;
     remember_names();
     serve_counts();
@@ -161,6 +164,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
         down: Buckets::default(),
         transfer_log,
         programs: Arc::new(programs),
+        lookup: Arc::new(lookup),
         may_bind_low_ports: kept.low_ports,
         identities: kept.identities,
         most_sessions,
@@ -168,6 +172,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
     let sessions = shared.sessions.clone();
     let programs = Arc::clone(&shared.programs);
     let known = Arc::clone(&programs);
+    let lookup = Arc::clone(&shared.lookup);
     let fingerprint = tls.as_ref().map(tls::Tls::fingerprint);
     let own = certificate.as_ref().map(|made| made.source.clone());
     let plan = confinement::plan(&config, file.as_deref());
@@ -188,6 +193,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
             confinement::warn(confined, &config, file.as_deref());
         }
         warn_of_programs(&known, &config);
+        warn_of_names(&lookup, &config);
         Ok(config)
     };
     let service = Arc::new(Service::new(config, tls, shared, Box::new(reload)));
@@ -268,6 +274,17 @@ fn warn_of_programs(known: &Hooks, config: &Config) {
             log::warn!(
                 "a restart is needed: {} was not known at the start, with these arguments and this time, and is not run (setting: on_upload)",
                 program.path.display()
+            );
+        }
+    }
+}
+
+/// Says which names of a configuration that was read again are not looked up.
+fn warn_of_names(known: &Lookup, config: &Config) {
+    for name in config.external_address.names() {
+        if !known.knows(&name) {
+            log::warn!(
+                "a restart is needed: {name} was not known at the start, and is not looked up (setting: external_address)"
             );
         }
     }

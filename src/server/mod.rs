@@ -11,6 +11,7 @@
 //! | `lobby` | connections whose clients have said nothing yet |
 //! | `pool` | worker threads |
 //! | `listen` | listening sockets |
+//! | `lookup` | host names that are looked up beside the server |
 //! | `privileges` | giving up root |
 //! | `hooks/` | programs of the owner's, run behind what happened |
 //! | `identity` | threads that act as a user of the system |
@@ -28,6 +29,7 @@ pub mod identity;
 pub mod limits;
 pub mod listen;
 pub mod lobby;
+pub mod lookup;
 pub mod pool;
 pub mod privileges;
 pub mod sandbox;

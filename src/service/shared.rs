@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::observe::transfer_log::TransferLog;
 use crate::server::bans::{self, Bans};
 use crate::server::hooks::orders::Hooks;
+use crate::server::lookup::Lookup;
 use crate::server::sessions::Sessions;
 
 /// One for the whole front end.
@@ -21,6 +22,8 @@ pub struct Shared {
     pub transfer_log: Option<TransferLog>,
     /// Those that are run behind uploads.
     pub programs: Arc<Hooks>,
+    /// The host names of `external_address`.
+    pub lookup: Arc<Lookup>,
     /// Active data connections can come from port 20.
     pub may_bind_low_ports: bool,
     /// Sessions at once that the limit on open files allows, whatever is configured.

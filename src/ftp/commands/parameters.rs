@@ -2,6 +2,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::Answer;
+use crate::config::Host;
 use crate::ftp::data::open::{DataPort, PassivePort};
 use crate::ftp::parameters::Representation;
 use crate::ftp::protocol::hostport::{
@@ -116,7 +117,20 @@ fn shown_address(session: &Session, local: Ipv4Addr) -> Ipv4Addr {
         session.connection.peer.ip(),
         session.connection.peer_is_private(),
     );
-    told.unwrap_or(local)
+    match told {
+        None => local,
+        Some(Host::Address(address)) => *address,
+        Some(Host::Name(name)) => {
+            let found = session.service.shared.lookup.address_of(name);
+            if found.is_none() {
+                log::warn!(
+                    "{}: PASV tells {local}, for the address of {name} is not known (setting: external_address)",
+                    session.who()
+                );
+            }
+            found.unwrap_or(local)
+        }
+    }
 }
 
 pub fn epsv(session: &mut Session, argument: &[u8]) -> Answer {

@@ -73,6 +73,7 @@ impl House {
             up: Buckets::default(),
             down: Buckets::default(),
             programs: Arc::default(),
+            lookup: Arc::default(),
             identities: false,
             transfer_log: None,
             may_bind_low_ports: false,
