@@ -42,8 +42,8 @@ impl From<storage::Error> for Refusal {
         let mut text = error.path.clone();
         text.extend(format!(": {error}.").into_bytes());
         let reason = format!("{}: {error}", printable(&error.path));
-        let reason = match error.setting_hint() {
-            Some(setting) => Some(format!("{reason} (setting: {setting})")),
+        let reason = match error.advice() {
+            Some(advice) => Some(format!("{reason} ({advice})")),
             // A name that is not there is everyday life; what the disk or the kernel refused is worth a line.
             None if matches!(
                 error.kind,

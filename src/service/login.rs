@@ -258,10 +258,10 @@ impl Service {
         let root = &account.view.root;
         let mut view = View::open(&account.view).map_err(|error| {
             let reason = format!(
-                "the root {} of {} cannot be opened: {error} (setting: {})",
+                "the root {} of {} cannot be opened: {error} ({})",
                 root.display(),
                 printable(name),
-                error.setting_hint().unwrap_or("root")
+                error.advice().unwrap_or_else(|| "setting: root".into())
             );
             match error.kind {
                 ErrorKind::Confined => Denied::OutOfReach(reason),

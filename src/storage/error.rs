@@ -5,6 +5,7 @@ use std::io;
 use jiff::Timestamp;
 use nix::errno::Errno;
 
+use crate::os::remedy::remedy;
 use crate::storage::permissions::Permission;
 use crate::storage::rules::Quota as Limit;
 use crate::storage::rules::Usage;
@@ -121,17 +122,22 @@ impl Error {
         }
     }
 
-    /// The setting that would change it, where the configuration refused.
-    pub fn setting_hint(&self) -> Option<&'static str> {
-        match self.kind {
-            ErrorKind::NotPermitted(_) => Some("access or permissions of the user or folder"),
-            ErrorKind::OverQuota { .. } => Some("quota, quota_files"),
-            ErrorKind::Locked { .. } => Some("lock"),
-            ErrorKind::Confined => Some("sandbox"),
-            ErrorKind::NoSpace { .. } | ErrorKind::NoRoom { .. } => Some("min_free"),
-            ErrorKind::NotMounted => Some("require_mount"),
-            _ => None,
-        }
+    /// What an owner can do about it: the setting that would change it, where the configuration refused; where the system did,
+    /// what to look at there.
+    pub fn advice(&self) -> Option<String> {
+        let setting = match self.kind {
+            ErrorKind::NotPermitted(_) => "access or permissions of the user or folder",
+            ErrorKind::OverQuota { .. } => "quota, quota_files",
+            ErrorKind::Locked { .. } => "lock",
+            ErrorKind::Confined => "sandbox",
+            ErrorKind::NoSpace { .. } | ErrorKind::NoRoom { .. } => "min_free",
+            ErrorKind::NotMounted => "require_mount",
+            _ => {
+                let remedy = self.source.as_ref().and_then(remedy)?;
+                return Some(format!("look at {remedy}"));
+            }
+        };
+        Some(format!("setting: {setting}"))
     }
 }
 

@@ -1,4 +1,5 @@
 //! Transfer parameters: TYPE, MODE, STRU, PORT, PASV (RFC 959 §4.1.2), EPRT, EPSV (RFC 2428).
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::Answer;
@@ -12,6 +13,7 @@ use crate::ftp::protocol::reply::Reply;
 use crate::ftp::refusal::Refusal;
 use crate::ftp::session::Session;
 use crate::os::addresses::with_port;
+use crate::os::remedy::remedy;
 
 pub fn representation(session: &mut Session, argument: &[u8]) -> Answer {
     let mut argument = argument.to_ascii_uppercase();
@@ -174,12 +176,18 @@ fn listen(session: &mut Session) -> Result<u16, Refusal> {
             session.parameters.data_port = DataPort::Passive(passive);
             Ok(port)
         }
-        Err(error) => Err(
-            Refusal::new(425, "No data port can be opened; try again later.").logged(format!(
-                "no port of {}-{} can be opened: {error} (setting: passive_ports)",
-                range.low, range.high
-            )),
-        ),
+        Err(error) => {
+            let remedy = match error.kind() {
+                ErrorKind::AddrInUse => " (setting: passive_ports)".into(),
+                _ => remedy(&error).map_or_else(String::new, |what| format!(" (look at {what})")),
+            };
+            Err(
+                Refusal::new(425, "No data port can be opened; try again later.").logged(format!(
+                    "no port of {}-{} can be opened: {error}{remedy}",
+                    range.low, range.high
+                )),
+            )
+        }
     }
 }
 
