@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use argh::FromArgs;
 
@@ -20,7 +21,7 @@ use crate::observe::log_lines;
 use crate::observe::transfer_log::TransferLog;
 use crate::os::addresses::lan_addresses;
 use crate::os::system;
-use crate::server::acceptor::{Acceptor, Signals};
+use crate::server::acceptor::{Acceptor, Signals, last_words};
 use crate::server::bans::Bans;
 use crate::server::hooks::orders::Hooks;
 use crate::server::lookup::Lookup;
@@ -239,14 +240,23 @@ fn serve(arguments: ServeArguments) -> Outcome {
     upkeep::count_anew(&service.config(), kept.identities);
     let settings = Arc::clone(&service);
     upkeep::start(move || settings.config(), kept.identities);
-    let ended = acceptor.run(&*service, || service.config().timeouts.shutdown_grace);
-    upkeep::close(&service.config(), kept.identities);
-    programs.end();
+    let ended = acceptor.run(&service, || service.config().timeouts.shutdown_grace);
+    // A moment each at least, and no more for what hangs; programs may take the rest of the grace.
+    let moment = last_words(service.config().timeouts.shutdown_grace) / 3;
+    let deadline = *ended.as_ref().unwrap_or(&Instant::now());
+    upkeep::close(&service.config(), kept.identities, Instant::now() + moment);
+    programs.end(
+        deadline
+            .saturating_duration_since(Instant::now())
+            .max(moment),
+    );
     log::info!("goodbye");
     if let Some(log) = &service.shared.transfer_log {
-        log.end();
+        log.end(moment);
     }
-    ended.map_err(|error| format!("cannot wait for connections: {error}"))
+    ended
+        .map(drop)
+        .map_err(|error| format!("cannot wait for connections: {error}"))
 }
 
 /// All programs that may be run behind uploads, each once.

@@ -61,9 +61,6 @@ enum Item {
 /// Lines that wait for the disk.
 const WAITING: usize = 4096;
 
-/// How long the last lines may take when the process ends.
-const AT_THE_END: Duration = Duration::from_secs(1);
-
 fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
@@ -140,9 +137,9 @@ impl TransferLog {
     }
 
     /// Waits a moment until all lines are written.
-    pub fn end(&self) {
+    pub fn end(&self, time: Duration) {
         if let Some(queue) = self.queue.get() {
-            queue.end(AT_THE_END);
+            queue.end(time);
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The one loop that accepts: waits for connections, their first words and signals together, admits or refuses, hands
 //! over. Sleeps without a timer, unless somebody is silent.
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::mem::{Discriminant, discriminant};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use log::Level;
@@ -91,16 +92,22 @@ impl Acceptor {
         })
     }
 
-    /// Serves until a signal ends it and the sessions are gone, or `grace` has passed.
+    /// Serves until a signal ends it and the sessions are gone, or `grace` has passed but for its [`last_words`]. Returns when it
+    /// will have passed.
     ///
     /// # Errors
     /// When waiting itself fails; the server cannot go on then.
-    pub fn run(mut self, policy: &dyn Policy, grace: impl Fn() -> Duration) -> io::Result<()> {
+    pub fn run(
+        mut self,
+        policy: &Arc<impl Policy + 'static>,
+        grace: impl Fn() -> Duration,
+    ) -> io::Result<Instant> {
+        let reloads = Reloads::default();
         while !self.stop.is_draining() {
             let limits = policy.limits();
             let woken = self.wait(limits.login)?;
             if woken.signalled {
-                self.obey(policy);
+                self.obey(&reloads, policy);
                 continue;
             }
             // Who has begun comes before who comes.
@@ -114,7 +121,7 @@ impl Acceptor {
                 silent.turn_away(Refused::Silent);
             }
             for index in woken.listeners {
-                self.accept_all(index, policy);
+                self.accept_all(index, &**policy);
             }
         }
         while let Some(silent) = self.lobby.take_oldest() {
@@ -122,7 +129,10 @@ impl Acceptor {
         }
         // Closing them tells clients at once; sockets still in the queue are reset.
         self.listeners.clear();
-        self.wait_for_sessions(grace())
+        let grace = grace();
+        let deadline = Instant::now() + grace;
+        self.wait_for_sessions(grace - last_words(grace))?;
+        Ok(deadline)
     }
 
     fn wait(&self, login: Duration) -> io::Result<Woken> {
@@ -144,10 +154,10 @@ impl Acceptor {
         })
     }
 
-    fn obey(&self, policy: &dyn Policy) {
+    fn obey(&self, reloads: &Reloads, policy: &Arc<impl Policy + 'static>) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo as i32) {
-                Ok(Signal::SIGHUP) => policy.reload(),
+                Ok(Signal::SIGHUP) => reloads.ask(policy),
                 Ok(signal) if self.stop.is_draining() => {
                     log::info!("{signal} again: ending at once");
                     self.stop.end();
@@ -334,45 +344,99 @@ impl Acceptor {
         }
     }
 
-    /// Waits until the last session is gone, a second signal comes or the grace is over; then ends what is left.
+    /// Waits until the last session is gone, or the deadline has come; those that are left shortly before that, or at a second
+    /// signal, are ended.
     fn wait_for_sessions(&self, grace: Duration) -> io::Result<()> {
-        let deadline = Instant::now() + grace;
+        let begun = Instant::now();
+        let (mut ending, mut deadline) = (begun + grace - last_words(grace), begun + grace);
         // Sessions end by themselves; looking ten times a second is cheap for the few seconds this lasts.
-        let mut patience = VecDeque::from([deadline, deadline + Duration::from_secs(5)]);
         while self.sessions.count() > 0 {
             let now = Instant::now();
-            let Some(&limit) = patience.front() else {
+            if now >= deadline {
+                log::warn!(
+                    "{} sessions did not end; they are left behind",
+                    self.sessions.count()
+                );
                 break;
-            };
-            if now >= limit {
-                patience.pop_front();
-                if !self.stop.is_over() {
-                    log::warn!(
-                        "{} sessions are still busy after shutdown_grace: ending them",
-                        self.sessions.count()
-                    );
-                    self.stop.end();
-                }
-                continue;
             }
-            let until = (now + Duration::from_millis(100)).min(limit);
+            if now >= ending && !self.stop.is_over() {
+                log::warn!(
+                    "{} sessions are still busy: ending them (setting: shutdown_grace)",
+                    self.sessions.count()
+                );
+                self.stop.end();
+            }
+            let next = if self.stop.is_over() {
+                deadline
+            } else {
+                ending
+            };
+            let until = (now + Duration::from_millis(100)).min(next);
             let [signalled] = wait([Some((self.signals.as_fd(), Want::Input))], Some(until))?;
-            if signalled.wanted {
-                self.obey_while_draining();
-                if self.stop.is_over() {
-                    patience = VecDeque::from([Instant::now() + Duration::from_secs(5)]);
-                }
+            if signalled.wanted && self.obey_while_draining() {
+                ending = Instant::now();
+                deadline = deadline.min(ending + last_words(grace));
             }
         }
         Ok(())
     }
 
-    fn obey_while_draining(&self) {
+    /// Whether a second signal asks for the end at once.
+    fn obey_while_draining(&self) -> bool {
+        let mut at_once = false;
         while let Ok(Some(signal)) = self.signals.read_signal() {
             if signal.ssi_signo as i32 != Signal::SIGHUP as i32 {
                 log::info!("a second signal: ending at once");
                 self.stop.end();
+                at_once = true;
             }
+        }
+        at_once
+    }
+}
+
+/// Of the grace, what is left for sessions that are told to end, and again for what the process does when they are gone: so the
+/// whole takes no longer than the grace.
+pub fn last_words(grace: Duration) -> Duration {
+    (grace / 3).min(Duration::from_secs(2))
+}
+
+/// Reading the configuration again, beside the loop: it may lie on a disk that hangs. One thread at a time does it; what is
+/// asked of it meanwhile is done behind that.
+#[derive(Debug, Default)]
+struct Reloads(Arc<AtomicU8>);
+
+const IDLE: u8 = 0;
+const RUNNING: u8 = 1;
+const ASKED_AGAIN: u8 = 2;
+
+impl Reloads {
+    fn ask(&self, policy: &Arc<impl Policy + 'static>) {
+        if self.0.swap(ASKED_AGAIN, Ordering::AcqRel) != IDLE {
+            log::info!("the configuration is being read; it is read again behind that");
+            return;
+        }
+        let (state, policy) = (Arc::clone(&self.0), Arc::clone(policy));
+        let started = std::thread::Builder::new()
+            .name("reload".into())
+            .spawn(move || {
+                loop {
+                    state.store(RUNNING, Ordering::Release);
+                    let read = catch_unwind(AssertUnwindSafe(|| policy.reload()));
+                    if read.is_err() {
+                        log::error!(
+                            "reading the configuration again has failed inside; please report it"
+                        );
+                    }
+                    let (from, to) = (Ordering::AcqRel, Ordering::Acquire);
+                    if state.compare_exchange(RUNNING, IDLE, from, to).is_ok() {
+                        return;
+                    }
+                }
+            });
+        if let Err(error) = started {
+            self.0.store(IDLE, Ordering::Release);
+            log::error!("the configuration stays as it was: no thread can be started: {error}");
         }
     }
 }

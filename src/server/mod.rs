@@ -73,7 +73,7 @@ pub struct Listener {
 }
 
 /// What holds for all connections, whatever their protocol.
-pub trait Policy {
+pub trait Policy: Send + Sync {
     /// The limits at this moment; a reload may change them.
     fn limits(&self) -> Limits;
     /// Whether a client at `peer` is answered that came in at `local`. Must not block.
@@ -81,7 +81,7 @@ pub trait Policy {
     /// # Errors
     /// Why not.
     fn screen(&self, peer: IpAddr, local: IpAddr) -> Result<(), Refused>;
-    /// Reads the configuration again; what is wrong with a new one goes to the log, and the old one stays.
+    /// Reads the configuration again, on a thread of its own; what is wrong with a new one goes to the log, and the old one stays.
     fn reload(&self);
 }
 

@@ -6,8 +6,9 @@ pub mod prune;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
 use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
@@ -182,12 +183,30 @@ fn count_at_rest(area: &Path) {
 /// Between two tries to count what is being changed.
 const BETWEEN_COUNTS: Duration = Duration::from_secs(30);
 
-/// At the end of the server: what it has counted is all there is.
-pub fn close(config: &Config, identities: bool) {
-    for area in counted(config) {
-        as_owner(config, &area, identities, || {
-            close_counts(&area);
-        });
+/// At the end of the server: what it has counted is all there is. A disk that hangs is waited for until the deadline; what is
+/// stored there is counted anew at the next start.
+pub fn close(config: &Arc<Config>, identities: bool, deadline: Instant) {
+    let closing: Vec<_> = counted(config)
+        .into_iter()
+        .filter_map(|area| {
+            let (config, shown) = (Arc::clone(config), area.clone());
+            let (tell, told) = bounded(1);
+            let close = move || {
+                as_owner(&config, &area, identities, || close_counts(&area));
+                let _ = tell.send(());
+            };
+            let thread = std::thread::Builder::new().stack_size(256 * 1024);
+            thread.spawn(close).ok()?;
+            Some((shown, told))
+        })
+        .collect();
+    for (area, told) in closing {
+        if told.recv_deadline(deadline).is_err() {
+            log::warn!(
+                "{}: the disk does not answer; what is stored there is counted anew at the next start",
+                area.display()
+            );
+        }
     }
 }
 
