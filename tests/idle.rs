@@ -1,11 +1,11 @@
-//! Waiting costs nothing: no thread of the server wakes while its clients say nothing.
+//! Waiting costs nothing: no thread of the server wakes while its clients say nothing, and what a crowd took is given back.
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::Server;
 use common::secure::{Secure, client_config};
+use common::{Server, eventually};
 
 #[test]
 fn fifty_idle_sessions_wake_nobody() {
@@ -32,4 +32,36 @@ fn nobody_wakes<C>(connect: impl Fn(&Server) -> C) {
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(server.context_switches(), before);
     drop(clients);
+}
+
+#[test]
+fn memory_is_given_back_behind_a_crowd() {
+    let server = Server::build()
+        .anonymous("")
+        .arguments(&["--sessions", "400", "--sessions-per-ip", "400"])
+        .start();
+    drop(server.visitor());
+    let before = server.anonymous_bytes();
+    let crowd: Vec<_> = (0..300)
+        .map(|_| {
+            let mut client = server.visitor();
+            client.expect("STAT", 211);
+            client
+        })
+        .collect();
+    let taken = server.anonymous_bytes() - before;
+    drop(crowd);
+    // The workers retire when they have waited in vain.
+    let threads = || server.threads();
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while threads() > 10 {
+        assert!(Instant::now() < deadline, "{} threads are left", threads());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    // The last of them gives back what all have taken; stacks that the C library keeps for others are the rest.
+    eventually("memory is given back", || {
+        let left = server.anonymous_bytes().saturating_sub(before);
+        eprintln!("{left} of {taken} bytes are left");
+        left < taken / 4
+    });
 }

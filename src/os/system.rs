@@ -31,10 +31,24 @@ pub fn poll(polled: &mut [pollfd], most: Option<Duration>) -> Result<c_int, Errn
 pub fn give_back_large_blocks() {
     #[cfg(target_env = "gnu")]
     {
+        /// Threads take turns at so many heaps; of 8 a processor, as glibc has it, each would keep what its busiest thread took.
+        const ARENAS: c_int = 2;
         /// Bytes; the value glibc starts with (mallopt(3)). Naming it keeps it from growing.
         const LARGE: c_int = 128 * 1024;
         // SAFETY: mallopt takes two numbers and changes a setting of the allocator only; no other thread allocates yet.
         unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+        // SAFETY: as above.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
+    }
+}
+
+/// Has free memory given back to the system, wherever it lies between what is in use (malloc_trim(3)). Takes milliseconds: for
+/// the time behind a crowd.
+pub fn give_back_free_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: takes a number, and only looks at what is free.
+        unsafe { libc::malloc_trim(0) };
     }
 }
 

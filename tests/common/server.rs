@@ -558,6 +558,11 @@ impl Server {
         self.bytes_of("VmRSS:")
     }
 
+    /// Of them, those that are not a file's: heaps and stacks.
+    pub fn anonymous_bytes(&self) -> u64 {
+        self.bytes_of("RssAnon:")
+    }
+
     /// The most bytes of memory that the server has ever held.
     pub fn peak_bytes(&self) -> u64 {
         self.bytes_of("VmHWM:")
