@@ -3,7 +3,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use toml::Spanned;
+use serde_spanned::Spanned;
 
 use super::error::ConfigError;
 use super::file::{File, Folder, OneOrByNetwork, Seconds, User};
@@ -22,7 +22,7 @@ const TIMES: RangeInclusive<u64> = 1..=24 * 3600;
 
 pub fn check(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let file: File =
-        toml::from_str(text).map_err(|error| ConfigError::of_toml(path, text, &error))?;
+        toml_edit::de::from_str(text).map_err(|error| ConfigError::of_toml(path, text, &error))?;
     Checker { path, text }.file(&file)
 }
 
