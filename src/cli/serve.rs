@@ -356,8 +356,9 @@ fn open_tls(config: &Config) -> Result<Option<tls::Tls>, String> {
 }
 
 fn account(name: &str, password: &str, dir: &Path) -> Result<Account, String> {
-    let password = Password::from_clear(password)
-        .map_err(|_| format!("cannot hash the password of {name}"))?;
+    let password = Password::for_this_run(password).map_err(|_| {
+        format!("cannot keep the password of {name}: the system gives no random bytes")
+    })?;
     let view = plain_view(absolute(dir), Permissions::ALL);
     Ok(Account::new(name, password, view))
 }
