@@ -16,6 +16,7 @@ use super::refusal::Refusal;
 use super::security::{AfterReply, Security, data_needs_tls, login_needs_tls};
 use crate::accounts::Rates;
 use crate::config::Config;
+use crate::observe::origin::{self, Origin};
 use crate::os::ending::Ending;
 use crate::os::ready::{Want, wait};
 use crate::server;
@@ -98,6 +99,7 @@ impl Session {
             self.patience
                 .begin_again(self.connection.control.received());
             self.connection.row.log_out();
+            origin::set(Origin::Stranger(Some(self.connection.peer.ip())));
         }
         self.parameters = Parameters::default();
         self.steps = Steps::default();

@@ -93,8 +93,9 @@ impl TransferLog {
                 );
             }
             match item {
-                Item::File(new) => file = new,
-                Item::Line(line) => {
+                None => {}
+                Some(Item::File(new)) => file = new,
+                Some(Item::Line(line)) => {
                     if let Err(error) = file.write_all(&line) {
                         log::error!(
                             "cannot write to the transfer log {}: {error}",
@@ -103,6 +104,7 @@ impl TransferLog {
                     }
                 }
             }
+            None
         })?;
         let _ = self.queue.set(queue);
         Ok(())

@@ -9,12 +9,10 @@
 //! | `socket` | options of sockets |
 //! | `addresses` | the host's own addresses, and whose others are |
 //! | `remedy` | what an owner can do about an error of the system |
-//! | `seldom` | log lines that strangers can cause |
 pub mod addresses;
 pub mod ending;
 pub mod ready;
 pub mod remedy;
-pub mod seldom;
 pub mod socket;
 pub mod stop;
 pub mod system;

@@ -2,7 +2,6 @@
 //! over. Sleeps without a timer, unless somebody is silent.
 use std::fs::File;
 use std::io;
-use std::mem::{Discriminant, discriminant};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use log::Level;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -20,10 +18,10 @@ use super::lobby::Lobby;
 use super::pool::Pool;
 use super::sessions::{Row, Sessions};
 use super::{Connection, FrontEnd, Limits, Listener, Policy};
+use crate::observe::origin::{self, Origin};
 use crate::os::addresses::{canonical, source};
 use crate::os::ending::Ending;
 use crate::os::ready::{Want, wait, wait_for_any};
-use crate::os::seldom::SeldomEach;
 use crate::os::stop::Stop;
 
 /// How long the acceptor leaves new connections in the kernel's queue when descriptors have run out altogether.
@@ -39,10 +37,6 @@ pub struct Acceptor {
     pool: Pool,
     spare: Spare,
     lobby: Lobby,
-    /// Strangers can cause each kind of refusal at will.
-    refusals: SeldomEach<Discriminant<Refused>>,
-    /// And that descriptors or threads run out.
-    shortages: SeldomEach<&'static str>,
 }
 
 /// The signals that the loop waits for.
@@ -87,8 +81,6 @@ impl Acceptor {
             pool: Pool::new(),
             spare: Spare::new(),
             lobby: Lobby::default(),
-            refusals: SeldomEach::default(),
-            shortages: SeldomEach::default(),
         })
     }
 
@@ -115,9 +107,8 @@ impl Acceptor {
                 self.hand_over(connection, &limits);
             }
             while let Some(silent) = self.lobby.take_expired(limits.login) {
-                let line = || format!("{}: closed: {}", silent.peer, Refused::Silent);
-                let kind = discriminant(&Refused::Silent);
-                self.refusals.of(kind).write(Level::Info, line);
+                let _about = about(silent.peer);
+                log::info!("{}: closed: {}", silent.peer, Refused::Silent);
                 silent.turn_away(Refused::Silent);
             }
             for index in woken.listeners {
@@ -194,11 +185,11 @@ impl Acceptor {
     /// Accepts one connection on the spare descriptor to tell the client; where even that fails, pauses, for the
     /// listener stays readable and the loop would spin.
     fn out_of_descriptors(&mut self, index: usize, error: &io::Error) {
-        self.shortages.of("descriptors").write(Level::Error, || {
-            format!(
-                "cannot accept a connection: {error}; raise the limit on open files (ulimit -n) or lower `sessions`"
-            )
-        });
+        let about = origin::enter(Origin::Stranger(None));
+        log::error!(
+            "cannot accept a connection: {error}; raise the limit on open files (ulimit -n) or lower `sessions`"
+        );
+        drop(about);
         let Listener { socket, front_end } = &self.listeners[index];
         let accepted = self.spare.lend(|| socket.accept());
         if let Some(Ok((stream, _))) = accepted {
@@ -221,6 +212,7 @@ impl Acceptor {
             return;
         };
         let (peer, local) = (canonical(peer), canonical(local));
+        let _about = about(peer);
         if let Err(error) = stream.set_nonblocking(true) {
             log::error!("{peer}: cannot use the connection: {error}");
             return;
@@ -233,7 +225,7 @@ impl Acceptor {
         let row = match admitted {
             Ok(row) => row,
             Err(reason) => {
-                self.log_refusal(peer, reason);
+                log_refusal(peer, reason);
                 turn_away(&*front_end, &stream, reason);
                 return;
             }
@@ -294,19 +286,15 @@ impl Acceptor {
         if spoken.is_ok_and(|spoken| spoken.contains(&true)) {
             self.hand_over(silent, limits);
         } else {
-            self.log_refusal(silent.peer, reason);
+            log_refusal(silent.peer, reason);
             silent.turn_away(reason);
         }
-    }
-
-    fn log_refusal(&mut self, peer: SocketAddr, reason: Refused) {
-        let line = || format!("{peer}: refused: {reason} (setting: {})", reason.setting());
-        self.refusals.of(discriminant(&reason)).warn(line);
     }
 
     /// Gives the connection to a worker.
     fn hand_over(&mut self, connection: Connection, limits: &Limits) {
         let peer = connection.peer;
+        let _about = about(peer);
         // Who goes without a word needs no thread for that.
         let gone = match connection.stream.peek(&mut [0]) {
             Ok(waiting) => waiting == 0,
@@ -320,24 +308,25 @@ impl Acceptor {
         let begun = ending.and_then(|ending| {
             let cut_off = connection.row.begin(Arc::clone(&ending), limits)?;
             if let Some(oldest) = cut_off {
-                self.log_refusal(oldest, Refused::GaveWay(limits.before_login));
+                log_refusal(oldest, Refused::GaveWay(limits.before_login));
             }
             Ok(ending)
         });
         let ending = match begun {
             Ok(ending) => ending,
             Err(reason) => {
-                self.log_refusal(peer, reason);
+                log_refusal(peer, reason);
                 connection.turn_away(reason);
                 return;
             }
         };
         let front_end = Arc::clone(&connection.front_end);
-        let serve = move |connection| front_end.serve(connection, ending);
+        let serve = move |connection| {
+            let _about = about(peer);
+            front_end.serve(connection, ending);
+        };
         if let Err((error, connection)) = self.pool.run(connection, serve) {
-            self.shortages.of("threads").write(Level::Error, || {
-                format!("{peer}: refused: cannot start a thread: {error}")
-            });
+            log::error!("{peer}: refused: cannot start a thread: {error}");
             if let Some(connection) = connection {
                 connection.turn_away(Refused::Resources);
             }
@@ -439,6 +428,16 @@ impl Reloads {
             log::error!("the configuration stays as it was: no thread can be started: {error}");
         }
     }
+}
+
+/// What is logged in this scope is about this client, who is nobody yet.
+fn about(peer: SocketAddr) -> origin::Scope {
+    origin::enter(Origin::Stranger(Some(peer.ip())))
+}
+
+fn log_refusal(peer: SocketAddr, reason: Refused) {
+    let _about = about(peer);
+    log::warn!("{peer}: refused: {reason} (setting: {})", reason.setting());
 }
 
 /// What ended a wait.

@@ -9,6 +9,8 @@ use super::settings::{REMOVED, Service};
 use super::shared::ban_rules;
 use crate::accounts::{Account, Busy, SystemUser};
 use crate::config::Config;
+use crate::observe::limit::PACED;
+use crate::observe::origin::{self, Origin};
 use crate::observe::printable;
 use crate::os::ending::Ending;
 use crate::server::admission::Refused;
@@ -210,6 +212,7 @@ impl Service {
     fn wrong(&self, config: &Config, applicant: &Applicant<'_>, name: &[u8]) -> Denied {
         let (attempt, attempts) = (applicant.attempt, config.login_attempts);
         log::warn!(
+            target: PACED,
             "{}: login as {} failed ({attempt} of {attempts})",
             applicant.peer,
             printable(name)
@@ -270,6 +273,9 @@ impl Service {
         })?;
         view.set_holder(applicant.holder(account, anonymous));
         let peer = applicant.peer.ip();
+        if !anonymous {
+            origin::set(Origin::User(peer));
+        }
         log::info!(
             "{}@{peer}: logged in {}; root {}",
             printable(name),
