@@ -17,11 +17,30 @@ fn nor_do_fifty_encrypted_ones() {
     nobody_wakes(|server| Secure::client(server, client_config(&rustls::version::TLS13)));
 }
 
+#[test]
+fn nor_do_lines_of_the_log_that_were_counted_and_told() {
+    let refused_often = |server: &Server| {
+        let mut client = server.client();
+        for number in 0..4 {
+            client.expect(format!("ALLO {}", u64::MAX - number), 552);
+        }
+        client
+    };
+    nobody_wakes_after(refused_often, |server| {
+        server.wait_for_log("more such lines from 127.0.0.1");
+    });
+}
+
 fn nobody_wakes<C>(connect: impl Fn(&Server) -> C) {
+    nobody_wakes_after(connect, |_| {});
+}
+
+fn nobody_wakes_after<C>(connect: impl Fn(&Server) -> C, settled: impl Fn(&Server)) {
     let server = Server::build()
         .arguments(&["--sessions-per-ip", "60"])
         .start();
     let clients: Vec<_> = (0..50).map(|_| connect(&server)).collect();
+    settled(&server);
     // What the logins left behind settles: the acceptor goes back to sleep.
     std::thread::sleep(Duration::from_millis(500));
     let before = server.context_switches();

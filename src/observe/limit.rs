@@ -86,9 +86,13 @@ impl Counted {
 impl Default for Limit {
     fn default() -> Self {
         let shares = [
-            Share::new("clients without an account of their own", 20, 200),
-            Share::new("users", 200, 10_000),
-            Share::new("the host", 100, 1_000),
+            Share::new(
+                "lines about clients without an account of their own",
+                20,
+                200,
+            ),
+            Share::new("lines about users", 200, 10_000),
+            Share::new("lines about the host", 100, 1_000),
         ];
         Self {
             kinds: HashMap::new(),
@@ -265,7 +269,7 @@ fn seconds_since(since: Instant, now: Instant) -> u64 {
 /// Lines that may be written, so many a second and so many at once.
 #[derive(Debug)]
 pub struct Share {
-    whose: &'static str,
+    what: &'static str,
     a_second: u32,
     at_once: u32,
     /// When all that was written would have been at that pace.
@@ -276,9 +280,9 @@ pub struct Share {
 }
 
 impl Share {
-    pub const fn new(whose: &'static str, a_second: u32, at_once: u32) -> Self {
+    pub const fn new(what: &'static str, a_second: u32, at_once: u32) -> Self {
         Self {
-            whose,
+            what,
             a_second,
             at_once,
             paid: None,
@@ -318,9 +322,9 @@ impl Share {
             .take()
             .map_or(1, |since| seconds_since(since, now));
         format!(
-            "{} lines about {} were left out in {seconds} s: more than {} a second came",
+            "{} {} were left out in {seconds} s: more than {} a second came",
             std::mem::take(&mut self.left_out),
-            self.whose,
+            self.what,
             self.a_second
         )
     }
