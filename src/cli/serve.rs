@@ -237,6 +237,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
         log.start()
             .map_err(|error| format!("cannot start: {error}"))?;
     }
+    (service.shared.bans.start()).map_err(|error| format!("cannot start: {error}"))?;
     upkeep::count_anew(&service.config(), kept.identities);
     let settings = Arc::clone(&service);
     upkeep::start(move || settings.config(), kept.identities);
@@ -250,6 +251,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
             .saturating_duration_since(Instant::now())
             .max(moment),
     );
+    service.shared.bans.end();
     log::info!("goodbye");
     if let Some(log) = &service.shared.transfer_log {
         log.end(moment);

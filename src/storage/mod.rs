@@ -39,7 +39,7 @@ mod upload;
 mod view;
 
 pub use disk::acl::Modes;
-pub use disk::clock::{Moment, is_set as clock_is_set, settling};
+pub use disk::clock::{Moment, SET_SINCE, is_set as clock_is_set, settling, since_boot};
 pub use disk::metadata::{Kind, forget_identity};
 pub use disk::mount::is_mounted;
 pub use disk::owners::{group_id, group_name, user_name};
