@@ -76,6 +76,7 @@ impl House {
             transfer_log: None,
             may_bind_low_ports: false,
             most_sessions: usize::MAX,
+            certificate: None,
         };
         let nothing_new = Box::new(|| Err("not now".into()));
         Self {

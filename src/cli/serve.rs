@@ -112,6 +112,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
     }
     let certificate = cert::provide(&mut config, file.as_deref())
         .map_err(|error| format!("cannot make a certificate: {error}"))?;
+    let kept_certificate = certificate.as_ref().and_then(tls::Kept::open);
     let tls = open_tls(&config)?;
     if tls.is_some() && config.tls.by_kernel {
         let kinds = kernel_tls::probe().len();
@@ -169,6 +170,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
         may_bind_low_ports: kept.low_ports,
         identities: kept.identities,
         most_sessions,
+        certificate: kept_certificate.map(Arc::new),
     };
     let sessions = shared.sessions.clone();
     let programs = Arc::clone(&shared.programs);

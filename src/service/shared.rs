@@ -9,6 +9,7 @@ use crate::server::bans::{self, Bans};
 use crate::server::hooks::orders::Hooks;
 use crate::server::lookup::Lookup;
 use crate::server::sessions::Sessions;
+use crate::tls::Kept;
 
 /// One for the whole front end.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Shared {
     pub may_bind_low_ports: bool,
     /// Sessions at once that the limit on open files allows, whatever is configured.
     pub most_sessions: usize,
+    /// The self-made certificate, where it lacks an address by which clients may come.
+    pub certificate: Option<Arc<Kept>>,
     /// Sessions act as the users of the system that they belong to.
     pub identities: bool,
 }

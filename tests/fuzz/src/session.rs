@@ -78,6 +78,7 @@ impl House {
             transfer_log: None,
             may_bind_low_ports: false,
             most_sessions: usize::MAX,
+            certificate: None,
         };
         let made = ensure(&home.join("certificate"), &["localhost".into()]).unwrap();
         let config = config(&home.join("root"), made.source);
