@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::observe::printable;
 use crate::storage::{
     Clock, Error, ErrorKind, Moment, Partials, Usage, close_counts, establish, is_left_by_the_dead,
-    remove_old_partials, rescan_counts, settling,
+    remove_old_partials, rescan_counts, settling, since_boot,
 };
 use areas::{as_owner, counted, directories};
 use prune::{CLOCK_ADVICE, last_believed, prune_all};
@@ -119,23 +119,27 @@ fn misdated(then: &Moment, now: &Moment) -> Option<RangeInclusive<i64>> {
     (moved.abs() > SLIGHT).then_some(then.time..=until)
 }
 
-/// Sleeps while the system does, too: a day is a day.
 fn sleep(pause: Duration) {
-    let end = Moment::now()
-        .since_boot
-        .saturating_add_unsigned(pause.as_secs());
+    sleep_by(pause, since_boot, |left| {
+        let flags = ClockNanosleepFlags::empty();
+        match clock_nanosleep(ClockId::CLOCK_BOOTTIME, flags, &TimeSpec::new(left, 0)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => std::thread::sleep(Duration::from_secs(left.unsigned_abs())),
+        }
+    });
+}
+
+/// Sleeps while the system does, too: a day is a day. `now` tells the seconds since the boot, those included in which the system was
+/// suspended; `nap` sleeps so many seconds, or less.
+fn sleep_by(pause: Duration, now: impl Fn() -> i64, nap: impl Fn(i64)) {
+    let end = now().saturating_add_unsigned(pause.as_secs());
     loop {
-        let left = end.saturating_sub(Moment::now().since_boot);
+        let left = end.saturating_sub(now());
         if left <= 0 {
             return;
         }
-        let left = TimeSpec::new(left, 0);
         // Whatever ends it early, there is a rest to sleep.
-        let flags = ClockNanosleepFlags::empty();
-        match clock_nanosleep(ClockId::CLOCK_BOOTTIME, flags, &left) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => std::thread::sleep(pause),
-        }
+        nap(left);
     }
 }
 
@@ -242,7 +246,26 @@ fn report(shown: &str, removed: Result<Partials, Error>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
+
+    #[test]
+    fn a_day_is_over_when_the_system_was_suspended_for_it() {
+        let clock = Cell::new(1000);
+        let naps = RefCell::new(Vec::new());
+        sleep_by(
+            DAY,
+            || clock.get(),
+            |left| {
+                // Woken early by a signal, then suspended for a week.
+                let passed = [3600, 7 * 86_400][naps.borrow().len()];
+                naps.borrow_mut().push(left);
+                clock.set(clock.get() + passed);
+            },
+        );
+        assert_eq!(*naps.borrow(), [86_400, 86_400 - 3600]);
+    }
 
     #[test]
     fn what_was_stored_before_the_clock_was_set_is_known_by_its_time() {
