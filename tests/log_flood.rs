@@ -141,6 +141,22 @@ fn what_users_do_is_told_line_by_line_and_what_they_fail_to_do_is_counted_beyond
 }
 
 #[test]
+fn who_was_a_user_before_is_a_stranger_again() {
+    let server = open_to_all();
+    let mut client = server.client();
+    client.expect("REIN", 220);
+    client.login_as("ftp", "x").expect(230);
+    pipeline(&mut client, (0..50).map(|n| format!("DELE {n}")), 550);
+    let log = whole_log(&server);
+    let refused = "ftp@127.0.0.1: DELE refused";
+    assert_eq!(
+        (lines_with(&log, refused), counted(&log, refused)),
+        (1, 49),
+        "{log}"
+    );
+}
+
+#[test]
 fn the_transfer_log_has_all_of_users_and_so_many_a_second_of_anonymous_ones() {
     let server = Server::build()
         .configuration(
