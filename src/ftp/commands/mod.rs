@@ -22,6 +22,7 @@ use super::protocol::command::Command;
 use super::protocol::reply::Reply;
 use super::refusal::Refusal;
 use super::session::{Login, Session};
+use crate::observe::limit::PACED;
 use crate::observe::printable;
 use crate::storage::Permission;
 
@@ -345,7 +346,12 @@ pub fn run(session: &mut Session, command: &Command) {
     }
     let reply = answer.unwrap_or_else(|refusal| {
         if let Some(reason) = &refusal.reason {
-            log::warn!("{}: {} refused: {reason}", session.who(), verb.name);
+            // Before a login it makes the client wait, and each user whose settings are wrong has a line.
+            let target = match session.visitor() {
+                Ok(_) => module_path!(),
+                Err(_) => PACED,
+            };
+            log::warn!(target: target, "{}: {} refused: {reason}", session.who(), verb.name);
         }
         refusal.reply
     });
