@@ -2,19 +2,17 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
-use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fstatat, futimens, mkdirat,
-};
+use nix::fcntl::{AT_FDCWD, OFlag};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::storage::disk::acl;
 use crate::storage::disk::durable::{Order, after_change, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
-use crate::storage::disk::names::HeldName;
+use crate::storage::disk::names::{self, HeldName};
 use crate::storage::disk::reserved::{STATE, VERSIONS, is_partial_name, is_reserved};
-use crate::storage::disk::root::{Place, Root, name_of};
+use crate::storage::disk::root::{DIRECTORY, Place, Root, name_of};
 use crate::storage::disk::tree;
 use crate::storage::disk::walk::below;
 use crate::storage::disk::writers::Doomed;
@@ -164,7 +162,7 @@ impl View {
             name: last,
             ..
         } = name;
-        let unlink = || unlinkat(directory, last, UnlinkatFlags::NoRemoveDir);
+        let unlink = || names::unlink(directory, last);
         let keeps = rules.versions > 0 && !is_reserved(last);
         if rules.lock.is_none() && meter.is_none() && !keeps {
             // An upload that has just been given the name may have to give it back.
@@ -174,7 +172,7 @@ impl View {
         let mut copied: Option<Copied> = None;
         loop {
             let held = HeldName::of(directory, last)?;
-            let stat = fstatat(directory, last, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let stat = names::stat(directory, last)?;
             if let Some(until) = lock::locked_until(&stat, rules.lock) {
                 return Err(Unlinked::Locked(until));
             }
@@ -223,8 +221,7 @@ impl View {
 
     /// For file systems where a file cannot have a second name. To be called while no name is held.
     pub(super) fn copy_of(&self, of: Named<'_>, rules: &Rules) -> Result<Copied, Errno> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let old = openat(of.directory, of.name, flags, Mode::empty())?;
+        let old = names::open(of.directory, of.name, OFlag::O_RDONLY)?;
         self.versions(of, rules)?.copy(&old)
     }
 
@@ -240,15 +237,13 @@ impl View {
             if errno != Errno::ENOTEMPTY {
                 return Err(errno);
             }
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let inside = openat(directory, name, flags, Mode::empty())?;
+            let inside = names::open(directory, name, DIRECTORY)?;
             let meter = self.metered.meter(inside.as_fd());
-            let Some(left) = partial::claim_all(inside.try_clone().map_err(|_| Errno::EMFILE)?)?
-            else {
+            let Some(left) = partial::claim_all(inside.as_fd())? else {
                 return Err(errno);
             };
             for (name, file) in left {
-                unlinkat(&inside, name.as_slice(), UnlinkatFlags::NoRemoveDir)?;
+                names::unlink(&inside, &name)?;
                 if let Some(meter) = &meter {
                     meter.went(size_of(&file.stat), 1);
                 }
@@ -303,7 +298,7 @@ impl View {
                     |state: &[u8]| above.split(|&byte| byte == b'/').any(|one| one == state);
                 if lies_in(STATE) {
                     // What the server remembers of that root is nobody's file.
-                    return unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+                    return names::unlink(directory, name);
                 }
                 if meter.as_ref().is_none_or(|(of, _)| of != above) {
                     meter = Some((above.to_vec(), self.metered.meter(directory)));
@@ -363,8 +358,7 @@ impl View {
         let place = root.place(located.relative).map_err(fail)?;
         let (directory, name) = (place.directory.as_fd(), place.name.as_slice());
         mkdirat(directory, name, acl::creation_mode(directory, self.modes)).map_err(fail)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let made = openat(directory, name, flags, Mode::empty()).map_err(fail)?;
+        let made = names::open(directory, name, DIRECTORY).map_err(fail)?;
         acl::give_directory(directory, made.as_fd(), self.modes).map_err(fail)?;
         if self.durable {
             match Order::of(made.as_fd()) {
@@ -451,11 +445,11 @@ impl View {
             lock::check_tree(root, relative, lock, path.as_bytes())?;
         }
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let open = |access| root.open_below(located.relative, flags | access, Mode::empty());
+        let open = |access| root.open_below(located.relative, flags | access);
         let opened = match open(OFlag::O_RDONLY) {
             Err(Errno::EACCES) if is_directory && mode.is_some() => {
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-                root.open_below(located.relative, flags, Mode::empty())
+                root.open_below(located.relative, flags)
             }
             // Owners can set the mode of files that they cannot read.
             Err(Errno::EACCES) => open(OFlag::O_WRONLY),

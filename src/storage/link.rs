@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::fstat;
 use nix::unistd::symlinkat;
 
 use crate::storage::disk::durable::{Order, after_change};
@@ -42,7 +42,7 @@ impl View {
         let of_target = |errno| Error::from_errno(errno, target.as_bytes());
         // One and the same disk for all steps.
         let root = here.root.and_then(Root::again).map_err(fail)?;
-        let opened = root.open_below(there.relative, OFlag::O_PATH, Mode::empty());
+        let opened = root.open_below(there.relative, OFlag::O_PATH);
         let opened = opened.map_err(of_target)?;
         if !matches!(
             kind(&fstat(&opened).map_err(of_target)?),
@@ -69,7 +69,7 @@ impl View {
 /// `ENOENT` for what is not below the root, or was moved in this moment; that of readlink(2).
 fn written(root: &Root, target: &OwnedFd, place: &Place) -> Result<Option<PathBuf>, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-    let top = position(&root.open_below(b"", flags, Mode::empty())?)?;
+    let top = position(&root.open_below(b"", flags)?)?;
     let below = |fd: &OwnedFd| -> Result<PathBuf, Errno> {
         let position = position(fd)?;
         let below = position.strip_prefix(&top).map_err(|_| Errno::ENOENT)?;
@@ -85,7 +85,7 @@ fn written(root: &Root, target: &OwnedFd, place: &Place) -> Result<Option<PathBu
     }
     // A position is a name that was true for a moment.
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
-    let again = root.open_below(target_below.as_os_str().as_bytes(), flags, Mode::empty())?;
+    let again = root.open_below(target_below.as_os_str().as_bytes(), flags)?;
     let (again, target) = (fstat(again)?, fstat(target)?);
     if !is_same_file(&again, &target) {
         return Err(Errno::ENOENT);

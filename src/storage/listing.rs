@@ -6,9 +6,8 @@ use std::vec;
 
 use nix::dir::{Dir, OwningIter};
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::fstatat;
 
+use crate::storage::disk::names;
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
 use crate::storage::error::Error;
 use crate::storage::metadata::Metadata;
@@ -121,7 +120,7 @@ impl Iterator for Listing {
                 return Some(Ok(Entry { name, metadata }));
             }
             let directory = self.directory.as_ref()?;
-            match fstatat(directory, name.as_slice(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            match names::stat(directory, &name) {
                 Ok(stat) => {
                     let metadata = Metadata::new(&stat, self.permissions, self.parent_writable);
                     return Some(Ok(Entry { name, metadata }));

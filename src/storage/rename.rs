@@ -2,13 +2,13 @@
 use std::os::fd::AsFd as _;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, renameat};
-use nix::sys::stat::{FileStat, fstatat};
+use nix::fcntl::renameat;
+use nix::sys::stat::FileStat;
 
 use crate::storage::change::Named;
 use crate::storage::disk::durable::{Order, after_change, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
-use crate::storage::disk::names::{HeldName, rename_to_new};
+use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::walk::Missed;
 use crate::storage::disk::writers::Doomed;
@@ -203,8 +203,7 @@ impl Renaming<'_> {
     }
 
     fn stat(&self, place: &Place, path: &VirtualPath) -> Result<FileStat, Error> {
-        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        fstatat(&place.directory, place.name.as_slice(), flags)
+        names::stat(&place.directory, &place.name)
             .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
     }
 

@@ -10,7 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, readlinkat};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::fstat;
 use nix::sys::statvfs::fstatvfs;
 
 use crate::storage::disk::acl::Modes;
@@ -301,7 +301,7 @@ impl View {
         let located = self.locate(path);
         let open = |relative: &[u8]| {
             let root = located.root.as_ref().map_err(|errno| *errno)?;
-            let opened = root.open_below(relative, OFlag::O_PATH, Mode::empty())?;
+            let opened = root.open_below(relative, OFlag::O_PATH)?;
             match fstat(&opened)?.st_nlink {
                 0 => Err(Errno::ENOENT),
                 _ => position(&opened),
@@ -450,7 +450,7 @@ impl View {
         let fd = located
             .root
             .ok()?
-            .open_below(located.relative, OFlag::O_PATH, Mode::empty())
+            .open_below(located.relative, OFlag::O_PATH)
             .ok()?;
         let created = File::from(fd).metadata().ok()?.created().ok()?;
         i64::try_from(created.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
@@ -490,7 +490,7 @@ impl View {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
         let opened = located
             .root
-            .and_then(|root| root.open_below(located.relative, flags, Mode::empty()));
+            .and_then(|root| root.open_below(located.relative, flags));
         let directory = match opened {
             Ok(directory) => Some(directory),
             Err(Errno::ENOENT | Errno::ENOTDIR) if self.is_above_folder(path) => None,
@@ -543,7 +543,7 @@ impl View {
         }
         let opened = located
             .root
-            .and_then(|root| root.open_below(located.relative, flags, Mode::empty()));
+            .and_then(|root| root.open_below(located.relative, flags));
         let fd = match opened {
             Err(Errno::ENOENT) if self.is_above_folder(path) => {
                 return Err(Error::new(ErrorKind::IsADirectory, path.as_bytes()));
@@ -570,7 +570,7 @@ impl View {
         let located = self.locate(path);
         let fail = |errno| Error::from_errno(errno, path.as_bytes());
         let root = located.root.map_err(fail)?;
-        let fd = match root.open_below(located.relative, OFlag::O_PATH, Mode::empty()) {
+        let fd = match root.open_below(located.relative, OFlag::O_PATH) {
             Err(Errno::ENOENT) => root.place(located.relative).map(|place| place.directory),
             other => other,
         };
@@ -588,7 +588,7 @@ impl View {
             .into_iter()
             .chain(folders.map(Folder::root));
         let room = roots.filter_map(|root| {
-            let directory = root.ok()?.open_below(b"", OFlag::O_PATH, Mode::empty());
+            let directory = root.ok()?.open_below(b"", OFlag::O_PATH);
             let disk = fstatvfs(directory.ok()?).ok()?;
             let size = disk.blocks().saturating_mul(disk.fragment_size());
             Some(size.saturating_sub(self.min_free.of(size)))

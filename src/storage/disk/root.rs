@@ -175,18 +175,17 @@ impl Root {
     ///
     /// # Errors
     /// Those of open(2); `ELOOP` for too many links; `ENOMEDIUM` where the root is guarded and its disk not there.
-    pub fn open_below(&self, relative: &[u8], flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
+    pub fn open_below(&self, relative: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlag::O_CLOEXEC;
         let how = OpenHow::new()
             .flags(flags)
-            .mode(mode)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         self.within(|base| {
             let mut tries = TRIES;
             loop {
                 let result = match self.resolver {
                     Resolver::Kernel => openat2(base, or_dot(relative), how),
-                    Resolver::Walk => walk(base, relative, flags, mode),
+                    Resolver::Walk => walk(base, relative, flags),
                 };
                 match result {
                     Err(Errno::EAGAIN | Errno::EINTR) if tries > 0 => tries -= 1,
@@ -228,7 +227,7 @@ impl Root {
             return Err(Errno::EBUSY);
         }
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let directory = self.open_below(directory, flags, Mode::empty())?;
+        let directory = self.open_below(directory, flags)?;
         let name = name.to_vec();
         Ok(Place { directory, name })
     }
@@ -240,7 +239,7 @@ impl Root {
     pub fn stat(&self, relative: &[u8], follow: bool) -> Result<FileStat, Errno> {
         let mut flags = OFlag::O_PATH;
         flags.set(OFlag::O_NOFOLLOW, !follow);
-        fstat(self.open_below(relative, flags, Mode::empty())?)
+        fstat(self.open_below(relative, flags)?)
     }
 
     /// Neither file nor directory: asked before anything is opened, for opening a device can do something. That of a
@@ -270,7 +269,7 @@ pub fn without_trace(
     }
 }
 
-fn walk(base: BorrowedFd<'_>, relative: &[u8], flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
+fn walk(base: BorrowedFd<'_>, relative: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
     let keeps_last_link = flags.intersects(OFlag::O_NOFOLLOW | OFlag::O_EXCL);
     let mut ahead: VecDeque<Vec<u8>> = components(relative);
     let mut behind: Vec<OwnedFd> = Vec::new();
@@ -286,7 +285,7 @@ fn walk(base: BorrowedFd<'_>, relative: &[u8], flags: OFlag, mode: Mode) -> Resu
         let found = match openat(here, name.as_slice(), look, Mode::empty()) {
             Ok(found) => found,
             Err(Errno::ENOENT) if is_last && flags.contains(OFlag::O_CREAT) => {
-                return open_unfollowed(here, &name, flags, mode);
+                return open_unfollowed(here, &name, flags);
             }
             Err(errno) => return Err(errno),
         };
@@ -306,12 +305,12 @@ fn walk(base: BorrowedFd<'_>, relative: &[u8], flags: OFlag, mode: Mode) -> Resu
             continue;
         }
         if is_last {
-            return open_unfollowed(here, &name, flags, mode);
+            return open_unfollowed(here, &name, flags);
         }
         behind.push(found);
     }
     let here = behind.last().map_or(base, AsFd::as_fd);
-    openat(here, ".", flags - OFlag::O_NOFOLLOW, mode)
+    openat(here, ".", flags - OFlag::O_NOFOLLOW, Mode::empty())
 }
 
 /// Another mount of the same file system is not noticed by it.
@@ -332,13 +331,8 @@ fn walk_on_same_mount(
 }
 
 /// Opens the name, which is no link; `EAGAIN` when it has become one meanwhile.
-fn open_unfollowed(
-    directory: BorrowedFd<'_>,
-    name: &[u8],
-    flags: OFlag,
-    mode: Mode,
-) -> Result<OwnedFd, Errno> {
-    let opened = openat(directory, name, flags | OFlag::O_NOFOLLOW, mode);
+fn open_unfollowed(directory: BorrowedFd<'_>, name: &[u8], flags: OFlag) -> Result<OwnedFd, Errno> {
+    let opened = openat(directory, name, flags | OFlag::O_NOFOLLOW, Mode::empty());
     if flags.contains(OFlag::O_NOFOLLOW) {
         return opened;
     }
@@ -369,7 +363,7 @@ mod tests {
 
     fn read(root: &Root, path: &str) -> Result<String, Errno> {
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
-        let file = root.open_below(path.as_bytes(), flags, Mode::empty())?;
+        let file = root.open_below(path.as_bytes(), flags)?;
         let text = std::io::read_to_string(File::from(file));
         text.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
     }
@@ -453,8 +447,8 @@ mod tests {
         symlink("../made", all.path().join("root/dangling")).unwrap();
         for root in roots(&all.path().join("root")) {
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT;
-            let _ = root.open_below(b"dangling", flags, Mode::from_bits_truncate(0o600));
-            let made = root.open_below(b"escape", flags | OFlag::O_EXCL, Mode::S_IRUSR);
+            let _ = root.open_below(b"dangling", flags);
+            let made = root.open_below(b"escape", flags | OFlag::O_EXCL);
             assert_eq!(made.map(drop), Err(Errno::EEXIST));
             assert!(!all.path().join("made").exists(), "{root:?}");
             assert_eq!(fs::read(all.path().join("secret")).unwrap(), b"outside");

@@ -55,7 +55,7 @@ pub fn remove(
             let done = done.unwrap_or_default().to_vec();
             levels.pop();
             let Some(parent) = levels.last() else { break };
-            current = root.open_below(&parent.relative, DIRECTORY, Mode::empty())?;
+            current = root.open_below(&parent.relative, DIRECTORY)?;
             if !is_same_file(&fstat(&current)?, &parent.stat) {
                 // Somebody has moved it, and put another in its place.
                 return Err(Errno::EBUSY);

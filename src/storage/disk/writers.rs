@@ -8,17 +8,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::ops::Deref;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::stat::{FileStat, fstat};
 
 use crate::storage::disk::metadata::size_of;
+use crate::storage::disk::names;
 
 /// How long a writer must have moved nothing before another session of its account may have it ended.
 const QUIET: Duration = Duration::from_secs(10);
@@ -202,14 +203,13 @@ pub fn is_written_to(file: BorrowedFd<'_>, stat: &FileStat) -> bool {
 
 /// A file that is about to lose a name.
 #[derive(Debug)]
-pub struct Doomed(OwnedFd);
+pub struct Doomed(File);
 
 impl Doomed {
     /// # Errors
     /// Those of openat(2); nothing is followed.
     pub fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Self, Errno> {
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(directory, name, flags, Mode::empty()).map(Self)
+        names::open(directory, name, OFlag::O_PATH).map(Self)
     }
 
     /// To be called when the name is gone: tells `count` how many bytes are gone with it. That is now, or when nobody writes to the

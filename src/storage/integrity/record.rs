@@ -19,16 +19,15 @@ use blake2::Blake2b;
 use blake2::digest::Digest as _;
 use blake2::digest::consts::U8;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::{Mode, fstat};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::fstat;
 
 use crate::storage::disk::clock::now;
 use crate::storage::disk::metadata::{Kind, kind, size_of};
-use crate::storage::disk::reserved::STATE;
 use crate::storage::disk::root::Root;
 use crate::storage::error::Error;
 use crate::storage::integrity::checksum::hexadecimal;
-use crate::storage::quota::state::open_state;
+use crate::storage::quota::state::{open_state, read_state};
 use crate::storage::rules::Usage;
 
 const HOUR: i64 = 3600;
@@ -194,7 +193,7 @@ pub(in crate::storage) fn note(
     size: u64,
     received: u64,
 ) -> Result<(), Errno> {
-    let file = File::from(open_state(root, &name_of(user))?);
+    let file = open_state(root, &name_of(user))?;
     locked(file, FlockArg::LockExclusive, |file| {
         let mut uploaded = contents(file)?;
         let (time, path) = (now(), path.to_vec());
@@ -212,16 +211,11 @@ pub(in crate::storage) fn note(
 pub fn uploaded(top: &Path, require_mount: bool, user: &str) -> Result<Uploaded, Error> {
     let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
     let root = Root::open_or_guard(top, require_mount).map_err(fail)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let state = root.open_below(STATE, flags | OFlag::O_DIRECTORY, Mode::empty());
-    let opened =
-        state.and_then(|state| openat(state, name_of(user).as_slice(), flags, Mode::empty()));
-    match opened {
-        Err(Errno::ENOENT) => Ok(Uploaded::default()),
-        other => other
-            .and_then(|file| locked(file.into(), FlockArg::LockShared, contents))
-            .map_err(fail),
-    }
+    let file = match read_state(&root, &name_of(user)) {
+        Err(Errno::ENOENT) => return Ok(Uploaded::default()),
+        other => other.map_err(fail)?,
+    };
+    locked(file, FlockArg::LockShared, contents).map_err(fail)
 }
 
 /// Where the file system has no locks, what happens in the same moment may be counted once.

@@ -5,10 +5,11 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, fstat};
 
 use crate::storage::disk::metadata::{Kind, is_unchanged, kind};
+use crate::storage::disk::names;
 use crate::storage::disk::reserved::{STATE, is_partial_name};
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::{Met, Missed, below, walk_all};
@@ -98,12 +99,7 @@ fn each_file(
 
 /// The file, its facts and what is stored with it.
 fn open(met: &Met<'_>) -> Result<(File, FileStat, Option<Record>), Errno> {
-    let flags = OFlag::O_RDONLY
-        | OFlag::O_NOFOLLOW
-        | OFlag::O_NONBLOCK
-        | OFlag::O_NOCTTY
-        | OFlag::O_CLOEXEC;
-    let file = File::from(openat(met.directory, met.name, flags, Mode::empty())?);
+    let file = names::open(met.directory, met.name, OFlag::O_RDONLY)?;
     let stat = fstat(&file)?;
     let record = match kind(&stat) {
         Kind::File => checksum::record(file.as_fd())?,

@@ -218,7 +218,7 @@ impl Area {
     /// The counts' file, locked for other processes; for other threads it is by `self.file`.
     fn open(&self) -> Result<Flock<File>, Errno> {
         let root = self.root()?.again()?;
-        let file = File::from(open_state(&root, FILE.as_bytes())?);
+        let file = open_state(&root, FILE.as_bytes())?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
     }
 

@@ -18,14 +18,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::fcntl::{OFlag, renameat};
+use nix::sys::stat::FileStat;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 
 use crate::storage::disk::clock::SET_SINCE;
 use crate::storage::disk::metadata::{Kind, is_unchanged, kind, size_of};
-use crate::storage::disk::names::{HeldName, rename_to_new};
+use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::{Met, below, walk_mount};
@@ -303,7 +303,7 @@ impl Work<'_> {
             if !self.pruning.dry_run {
                 arrival::correct(met.directory, met.name, time.0);
                 // That was a change of the file.
-                let now = look(met.directory, met.name).ok();
+                let now = names::stat(met.directory, met.name).ok();
                 stat = now.filter(|now| is_unchanged(&stat, now)).unwrap_or(stat);
             }
         }
@@ -398,10 +398,6 @@ impl Work<'_> {
     }
 }
 
-fn look(directory: BorrowedFd<'_>, name: &[u8]) -> Result<FileStat, Errno> {
-    fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)
-}
-
 /// Seconds since 1970 and nanoseconds.
 fn changed(stat: &FileStat) -> (i64, i64) {
     (stat.st_ctime, stat.st_ctime_nsec)
@@ -417,12 +413,11 @@ fn remove_unchanged(
     found: &FileStat,
 ) -> Result<bool, Errno> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = openat(directory, name, flags | OFlag::O_CLOEXEC, Mode::empty());
+    let file = names::open(directory, name, OFlag::O_RDONLY);
     // Of one that may not be read it is not known whether an upload goes on in it.
     let is_written_to =
         || (file.as_ref()).is_ok_and(|file| writers::is_written_to(file.as_fd(), found));
-    let now = look(directory, name)?;
+    let now = names::stat(directory, name)?;
     // Its time of change says how long it is locked.
     if !is_unchanged(&now, found) || changed(&now) != changed(found) || is_written_to() {
         return Ok(false);
@@ -431,9 +426,9 @@ fn remove_unchanged(
     let aside = format!(".thriftpd-prune-{}-{number}.partial", std::process::id());
     let aside = aside.as_bytes();
     renameat(directory, name, directory, aside)?;
-    let moved = look(directory, aside)?;
+    let moved = names::stat(directory, aside)?;
     if is_unchanged(&moved, found) && !is_written_to() {
-        unlinkat(directory, aside, UnlinkatFlags::NoRemoveDir)?;
+        names::unlink(directory, aside)?;
         return Ok(true);
     }
     // What was stored meanwhile gets its name again, unless something still newer has it.
@@ -463,7 +458,7 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    let found = look(directory.as_fd(), b"name").ok();
+                    let found = names::stat(directory.as_fd(), b"name").ok();
                     if let Some(found) = found.filter(|found| found.st_mtime == 1_000_000) {
                         // What it says of a file that is gone or replaced meanwhile is nobody's concern.
                         let _ = remove_unchanged(directory.as_fd(), b"name", &found);

@@ -6,20 +6,19 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use jiff::Timestamp;
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
+use nix::unistd::{LinkatFlags, linkat};
 
 use crate::storage::disk::copy;
 use crate::storage::disk::durable::{Order, after_rename, before_rename, sync_directory};
 use crate::storage::disk::metadata::{is_unchanged, size_of};
-use crate::storage::disk::names::rename_to_new;
+use crate::storage::disk::names::{self, rename_to_new};
 use crate::storage::disk::reserved::VERSIONS;
-use crate::storage::disk::root::Root;
-use crate::storage::disk::walk::below;
+use crate::storage::disk::root::{DIRECTORY, Root};
+use crate::storage::disk::walk::{self, below};
 use crate::storage::disk::writers::Doomed;
 use crate::storage::rules::{Room, available};
 
@@ -56,14 +55,13 @@ impl Versions {
     /// # Errors
     /// Those of openat(2) and mkdirat(2).
     pub fn of(root: &Root, relative: &[u8], how: Versioning) -> Result<Self, Errno> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let path = below(VERSIONS, relative);
-        let directory = match root.open_below(&path, flags, Mode::empty()) {
+        let directory = match root.open_below(&path, DIRECTORY) {
             Err(Errno::ENOENT) => {
                 for end in (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/') {
                     make(root, &path[..end], how)?;
                 }
-                root.open_below(&path, flags, Mode::empty())?
+                root.open_below(&path, DIRECTORY)?
             }
             other => other?,
         };
@@ -113,16 +111,15 @@ impl Versions {
     ///
     /// # Errors
     /// `ENOSPC` also where less would be free than has to stay.
-    pub fn copy(self, old: &OwnedFd) -> Result<Copied, Errno> {
+    pub fn copy(self, old: &File) -> Result<Copied, Errno> {
         let of = fstat(old)?;
         let free = available(&fstatvfs(&self.directory)?, self.how.min_free);
         if size_of(&of) > free {
             return Err(Errno::ENOSPC);
         }
         let aside = format!(".thriftpd-{}.partial", moment(Timestamp::now()));
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let new = File::from(openat(&self.directory, aside.as_str(), flags, mode)?);
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        let new = names::open(&self.directory, aside.as_bytes(), flags)?;
         let copied = Copied {
             versions: Some(self),
             aside,
@@ -150,15 +147,10 @@ impl Versions {
 
     /// Takes the oldest away, and tells which.
     fn thin_out(&self) -> Result<Vec<Doomed>, Errno> {
-        let copy = self.directory.try_clone().map_err(|_| Errno::EMFILE)?;
-        let mut names: Vec<Vec<u8>> = Dir::from_fd(copy)?
-            .into_iter()
-            .filter_map(|entry| {
-                let name = entry.ok()?.file_name().to_bytes().to_vec();
-                // What is here and no version is the directory of another file.
-                (name.len() == 23 && name.ends_with(b"Z")).then_some(name)
-            })
-            .collect();
+        let names = walk::names(&self.directory)?.flatten();
+        // What is here and no version is the directory of another file.
+        let versions = names.filter(|name| name.len() == 23 && name.ends_with(b"Z"));
+        let mut names: Vec<Vec<u8>> = versions.collect();
         names.sort_unstable();
         let too_many = names.len().saturating_sub(self.how.most);
         let mut gone = Vec::new();
@@ -166,7 +158,7 @@ impl Versions {
             let Ok(doomed) = Doomed::open(self.directory.as_fd(), &name) else {
                 continue;
             };
-            if unlinkat(&self.directory, name.as_slice(), UnlinkatFlags::NoRemoveDir).is_ok() {
+            if names::unlink(&self.directory, &name).is_ok() {
                 gone.push(doomed);
             }
         }
@@ -208,7 +200,7 @@ pub struct Copied {
 }
 
 impl Copied {
-    fn fill(&self, old: &OwnedFd) -> Result<(), Errno> {
+    fn fill(&self, old: &File) -> Result<(), Errno> {
         copy::all(old.as_fd(), self.new.as_fd())?;
         copy::times(old.as_fd(), self.new.as_fd())?;
         match &self.versions {
@@ -255,7 +247,7 @@ impl Copied {
 impl Drop for Copied {
     fn drop(&mut self) {
         if let Some(Versions { directory, .. }) = &self.versions {
-            let _ = unlinkat(directory, self.aside.as_str(), UnlinkatFlags::NoRemoveDir);
+            let _ = names::unlink(directory, self.aside.as_bytes());
         }
     }
 }
@@ -281,9 +273,9 @@ impl Version {
     /// It goes. None where it was one too many for others meanwhile, who have counted that.
     pub fn go(mut self) -> Option<Doomed> {
         self.stands = true;
-        let (directory, name) = (&self.versions.directory, self.name.as_str());
-        let doomed = Doomed::open(directory.as_fd(), name.as_bytes()).ok()?;
-        unlinkat(directory, name, UnlinkatFlags::NoRemoveDir).ok()?;
+        let (directory, name) = (&self.versions.directory, self.name.as_bytes());
+        let doomed = Doomed::open(directory.as_fd(), name).ok()?;
+        names::unlink(directory, name).ok()?;
         Some(doomed)
     }
 
@@ -299,7 +291,7 @@ impl Drop for Version {
     fn drop(&mut self) {
         if !self.stands {
             let directory = &self.versions.directory;
-            let _ = unlinkat(directory, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
+            let _ = names::unlink(directory, self.name.as_bytes());
         }
     }
 }
@@ -370,7 +362,6 @@ mod tests {
             order: Order::Journal,
             min_free: Room::default(),
         };
-        let file = file.into();
         let copy = || {
             Versions::of(&root, b"file", how)
                 .unwrap()

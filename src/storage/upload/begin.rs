@@ -3,17 +3,16 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::OFlag;
 use nix::libc;
-use nix::sys::stat::{FileStat, Mode, fstat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::stat::{FileStat, fstat};
 
 use super::partial::{self, Left};
 use super::space::Space;
 use super::{Beside, Grows, How, Target, Upload};
 use crate::storage::disk::durable::{Order, Pace};
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
-use crate::storage::disk::names::HeldName;
+use crate::storage::disk::names::{self, HeldName};
 use crate::storage::disk::root::Place;
 use crate::storage::disk::writers::{Claimed, Holder, give_way};
 use crate::storage::disk::{acl, copy};
@@ -341,10 +340,7 @@ impl Upload {
     ) -> Result<Option<Self>, Error> {
         let fail = |errno| target.fail(errno);
         let flags = OPEN | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
-        let Ok(old) = target
-            .root
-            .open_below(target.relative, flags, Mode::empty())
-        else {
+        let Ok(old) = target.root.open_below(target.relative, flags) else {
             return Ok(None);
         };
         let original = fstat(&old).map_err(fail)?;
@@ -480,13 +476,7 @@ impl Upload {
         let fail = |errno| target.fail(errno);
         let place = target.place()?;
         let meter = target.meter(place.directory.as_fd());
-        let flags = OPEN
-            | OFlag::O_RDWR
-            | OFlag::O_CREAT
-            | OFlag::O_EXCL
-            | OFlag::O_NOFOLLOW
-            | OFlag::O_CLOEXEC;
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
         let space = target.space(meter, 0, (0, 0));
         // Whoever renames something to the name has looked whether it is free.
         let _held = HeldName::of(&place.directory, &place.name).map_err(fail)?;
@@ -494,12 +484,12 @@ impl Upload {
         let allowed = space.new_file();
         allowed.map_err(|kind| target.refuse(kind))?;
         let (directory, name) = (&place.directory, place.name.as_slice());
-        let made = openat(directory, name, flags, mode).inspect_err(|_| space.went(0, 1));
-        let claimed = Claimed::new(File::from(made.map_err(fail)?), target.holder).map_err(fail)?;
+        let made = names::open(directory, name, flags).inspect_err(|_| space.went(0, 1));
+        let claimed = Claimed::new(made.map_err(fail)?, target.holder).map_err(fail)?;
         let file = claimed.ok_or_else(|| target.refuse(ErrorKind::Busy))?;
         let given = acl::give(directory.as_fd(), file.as_fd(), target.modes);
         if let Err(errno) = given {
-            if unlinkat(directory, name, UnlinkatFlags::NoRemoveDir).is_ok() {
+            if names::unlink(directory, name).is_ok() {
                 space.went(0, 1);
             }
             return Err(fail(errno));
@@ -538,9 +528,7 @@ fn claim_target(target: &Target<'_>, may_be_new: bool) -> Result<Claimed, Error>
         if target.root.is_special(target.relative) {
             return Err(target.refuse(ErrorKind::NotAFile));
         }
-        let opened = target
-            .root
-            .open_below(target.relative, OPEN | access, Mode::empty());
+        let opened = target.root.open_below(target.relative, OPEN | access);
         let file = File::from(match opened {
             Err(Errno::ENOENT) if !may_be_new => {
                 return Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }));
@@ -571,10 +559,8 @@ fn version_of(target: &Target<'_>, old: &Claimed, space: &Space) -> Result<Optio
     }
     let fail = |errno| target.fail(errno);
     let flags = OPEN | OFlag::O_RDONLY;
-    let read = target
-        .root
-        .open_below(target.relative, flags, Mode::empty())
-        .map_err(fail)?;
+    let read = target.root.open_below(target.relative, flags);
+    let read = File::from(read.map_err(fail)?);
     let size = size_of(&fstat(&read).map_err(fail)?);
     space
         .would_fit(old, size)

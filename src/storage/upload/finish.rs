@@ -14,8 +14,8 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::fcntl::{OFlag, RenameFlags, renameat, renameat2};
+use nix::sys::stat::{FileStat, fstat};
 use nix::unistd::{Gid, Uid, fchown, fsync, ftruncate};
 
 use super::partial;
@@ -25,7 +25,7 @@ use crate::storage::disk::acl::Modes;
 use crate::storage::disk::boot;
 use crate::storage::disk::durable::{Order, after_rename, before_rename, contents, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, is_unchanged, kind, size_of};
-use crate::storage::disk::names::{HeldName, rename_to_new};
+use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::root::Place;
 use crate::storage::disk::writers::{Doomed, Holder, Reserved};
 use crate::storage::error::{Error, ErrorKind};
@@ -402,14 +402,8 @@ impl Upload {
 
     /// Copies the old file where it cannot have a second name; None when it is gone.
     fn copy_old(&self, beside: &Beside) -> Result<Option<Copied>, Error> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let place = &beside.place;
-        let old = match openat(
-            &place.directory,
-            place.name.as_slice(),
-            flags,
-            Mode::empty(),
-        ) {
+        let Place { directory, name } = &beside.place;
+        let old = match names::open(directory, name, OFlag::O_RDONLY) {
             Err(Errno::ENOENT) => return Ok(None),
             other => other.map_err(|errno| self.failed(errno))?,
         };
@@ -452,8 +446,7 @@ fn reserve(old: &FileStat, holder: Option<&Holder>) -> Option<Reserved> {
 
 /// The file that has the name now.
 fn old_file(place: &Place) -> Result<Option<FileStat>, Errno> {
-    let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-    match fstatat(&place.directory, place.name.as_slice(), flags) {
+    match names::stat(&place.directory, &place.name) {
         Ok(old) => Ok(Some(old).filter(|old| kind(old) == Kind::File)),
         Err(Errno::ENOENT) => Ok(None),
         Err(errno) => Err(errno),
@@ -467,8 +460,7 @@ fn take_over_from(place: &Place, is_there: bool, file: &File, modes: Modes) -> R
     if !is_there {
         return acl::give(directory, file, modes);
     }
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let old = match openat(directory, place.name.as_slice(), flags, Mode::empty()) {
+    let old = match names::open(directory, &place.name, OFlag::O_PATH) {
         Err(Errno::ENOENT) => return acl::give(directory, file, modes),
         other => other?,
     };

@@ -23,8 +23,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, SpliceFFlags, splice};
-use nix::sys::stat::{FileStat, fstat, fstatat};
+use nix::fcntl::{SpliceFFlags, splice};
+use nix::sys::stat::{FileStat, fstat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::ftruncate;
 
@@ -32,7 +32,7 @@ use crate::storage::disk::acl::Modes;
 use crate::storage::disk::boot;
 use crate::storage::disk::durable::{self, Order, Pace};
 use crate::storage::disk::metadata::{is_same_file, size_of};
-use crate::storage::disk::names::{HeldName, rename_to_new};
+use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::writers::{Claimed, Holder};
 use crate::storage::error::{Error, ErrorKind};
@@ -398,9 +398,7 @@ impl Beside {
     /// continue this one later would mix the two.
     fn is_outdated(&self, ours: &FileStat) -> bool {
         let directory = self.place.directory.as_fd();
-        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        let there = fstatat(directory, self.place.name.as_slice(), flags);
-        let other = there.is_ok_and(|there| {
+        let other = names::stat(directory, &self.place.name).is_ok_and(|there| {
             let had = self.had.as_ref();
             had.is_none_or(|had| !is_same_file(had, &there))
         });

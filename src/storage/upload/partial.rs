@@ -2,21 +2,20 @@
 //! the target's name, so that the account finds again what was cut off, and nobody continues another's upload.
 use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use blake2::Blake2b;
 use blake2::digest::Digest as _;
 use blake2::digest::consts::U8;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, fstat};
 
 use crate::storage::disk::metadata::{is_same_file, size_of};
 use crate::storage::disk::reserved::{PARTIAL, PREFIX, is_partial_name};
 use crate::storage::disk::writers::{Claimed, Holder, is_written_here};
-use crate::storage::disk::{boot, system};
+use crate::storage::disk::{boot, names, system, walk};
 
 /// Bytes of the target's name that are shown in the partial's, for people who find one: with all that is added no more than
 /// eCryptfs takes, which is 143.
@@ -76,13 +75,6 @@ pub enum Left {
     Partial(Claimed),
 }
 
-/// Written to, and read again for its checksum.
-const FLAGS: OFlag = OFlag::O_RDWR
-    .union(OFlag::O_NONBLOCK)
-    .union(OFlag::O_NOCTTY)
-    .union(OFlag::O_NOFOLLOW)
-    .union(OFlag::O_CLOEXEC);
-
 /// A new partial file; None where another session has taken it for one that was left.
 ///
 /// # Errors
@@ -92,9 +84,9 @@ pub fn create(
     name: &[u8],
     holder: Option<&Holder>,
 ) -> Result<Option<Claimed>, Errno> {
-    let flags = FLAGS | OFlag::O_CREAT | OFlag::O_EXCL;
-    let file = openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    Claimed::new(File::from(file), holder)
+    // Read again for its checksum.
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+    Claimed::new(names::open(directory, name, flags)?, holder)
 }
 
 /// Claims what is there under the name.
@@ -106,9 +98,9 @@ pub fn claim(
     name: &[u8],
     holder: Option<&Holder>,
 ) -> Result<Left, Errno> {
-    let file = match openat(directory, name, FLAGS, Mode::empty()) {
+    let file = match names::open(directory, name, OFlag::O_RDWR) {
         Err(Errno::ENOENT) => return Ok(Left::Nothing),
-        other => File::from(other?),
+        other => other?,
     };
     let stat = fstat(&file)?;
     Ok(match Claimed::new(file, holder)? {
@@ -124,7 +116,7 @@ pub fn claim(
 
 /// Whether the name in the directory is that of this file: who removes a tree from outside does not ask.
 pub fn has_name(directory: BorrowedFd<'_>, name: &[u8], ours: &FileStat) -> bool {
-    let there = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    let there = names::stat(directory, name);
     there.is_ok_and(|there| is_same_file(&there, ours))
 }
 
@@ -132,7 +124,7 @@ pub fn has_name(directory: BorrowedFd<'_>, name: &[u8], ours: &FileStat) -> bool
 pub fn remove(directory: BorrowedFd<'_>, name: &[u8], ours: &FileStat) {
     if has_name(directory, name, ours) {
         // Whatever is left is found and removed later.
-        let _ = unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+        let _ = names::unlink(directory, name);
     }
 }
 
@@ -149,8 +141,7 @@ pub fn told_length(sure: u64) -> u64 {
 
 /// Facts of what was cut off, with the length that clients are told; None where that is nothing.
 pub fn told(directory: BorrowedFd<'_>, name: &[u8]) -> Option<FileStat> {
-    let flags = FLAGS.difference(OFlag::O_ACCMODE);
-    let file = File::from(openat(directory, name, flags, Mode::empty()).ok()?);
+    let file = names::open(directory, name, OFlag::O_RDONLY).ok()?;
     let mut stat = fstat(&file).ok()?;
     // While it grows nothing of it has been lost yet, and it need not say what is sure.
     let sure = match is_written_here(&stat) {
@@ -169,7 +160,7 @@ pub fn told(directory: BorrowedFd<'_>, name: &[u8]) -> Option<FileStat> {
 pub fn discard(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<u64>, Errno> {
     match claim(directory, name, None)? {
         Left::Partial(file) => {
-            unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?;
+            names::unlink(directory, name)?;
             Ok(Some(size_of(&fstat(&*file)?)))
         }
         Left::Nothing | Left::InUse(_) => Ok(None),
@@ -184,22 +175,14 @@ pub type Abandoned = (Vec<u8>, Claimed);
 ///
 /// # Errors
 /// Those of reading the directory.
-pub fn claim_all(directory: OwnedFd) -> Result<Option<Vec<Abandoned>>, Errno> {
-    let mut names = Vec::new();
-    let copy = directory.try_clone().map_err(|_| Errno::EMFILE)?;
-    for entry in nix::dir::Dir::from_fd(copy)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if matches!(name.as_slice(), b"." | b"..") {
-            continue;
-        }
-        if !is_partial_name(&name) {
-            return Ok(None);
-        }
-        names.push(name);
+pub fn claim_all(directory: BorrowedFd<'_>) -> Result<Option<Vec<Abandoned>>, Errno> {
+    let names: Vec<Vec<u8>> = walk::names(directory)?.collect::<Result<_, _>>()?;
+    if !names.iter().all(|name| is_partial_name(name)) {
+        return Ok(None);
     }
     let mut claimed = Vec::new();
     for name in names {
-        match claim(directory.as_fd(), &name, None)? {
+        match claim(directory, &name, None)? {
             Left::Partial(file) => claimed.push((name, file)),
             Left::Nothing => {}
             Left::InUse(_) => return Ok(None),
@@ -249,6 +232,7 @@ pub fn is_to_replace(file: &File, partial: &FileStat, finished: &FileStat) -> bo
 mod tests {
     use std::fs;
     use std::io::Write as _;
+    use std::os::fd::OwnedFd;
 
     use super::*;
 
@@ -314,7 +298,7 @@ mod tests {
         (&*first).write_all(&[7; 5000]).unwrap();
         drop(spare);
         assert!(
-            claim_all(open(directory.path())).unwrap().is_none(),
+            claim_all(open(directory.path()).as_fd()).unwrap().is_none(),
             "one is under way"
         );
         drop(first);
@@ -325,7 +309,7 @@ mod tests {
             Ok(Left::Nothing)
         ));
         assert_eq!(discard(fd.as_fd(), &name), Ok(Some(0)));
-        let all = claim_all(open(directory.path())).unwrap().unwrap();
+        let all = claim_all(open(directory.path()).as_fd()).unwrap().unwrap();
         assert_eq!(all.len(), 1);
         assert_eq!(discard(fd.as_fd(), &own), Ok(None), "somebody holds it");
         drop(all);

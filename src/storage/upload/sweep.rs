@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::storage::disk::metadata::size_of;
 use crate::storage::disk::reserved::is_partial_name;
 use crate::storage::disk::root::Root;
-use crate::storage::disk::walk::walk;
+use crate::storage::disk::walk::walk_all;
 use crate::storage::error::Error;
 use crate::storage::quota::meter::Metered;
 use crate::storage::upload::partial;
@@ -93,8 +93,11 @@ fn each_partial(
     let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
     let root = Root::open(top).map_err(fail)?;
     let mut found = Partials::default();
-    walk(&root, b"", &|_| true, &mut |met| {
-        if is_partial_name(met.name) && visit(met.directory, met.name, met.stat.st_mtime) {
+    walk_all(&root, b"", &|_| true, &mut |met| {
+        if let Ok(met) = met
+            && is_partial_name(met.name)
+            && visit(met.directory, met.name, met.stat.st_mtime)
+        {
             found.files += 1;
             found.bytes += size_of(met.stat);
         }
