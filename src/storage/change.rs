@@ -16,7 +16,7 @@ use crate::storage::disk::root::{DIRECTORY, Place, Root, name_of};
 use crate::storage::disk::tree;
 use crate::storage::disk::walk::below;
 use crate::storage::disk::writers::Doomed;
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum;
 use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permission;
@@ -46,7 +46,7 @@ impl View {
 
     fn begin(&self, path: &VirtualPath, how: How, is_copy: bool) -> Result<Upload, Error> {
         if self.leads_to_folder(path) {
-            return Err(Error::new(ErrorKind::IsADirectory, path.as_bytes()));
+            return Err(ErrorKind::IsADirectory.at(path));
         }
         let located = self.locate(path);
         let target = self.target(path, &located)?;
@@ -67,7 +67,7 @@ impl View {
             let mut name = prefix.to_vec();
             if attempt > 0 {
                 let random = getrandom::u32();
-                let random = random.map_err(|_| Error::from_errno(Errno::EIO, prefix))?;
+                let random = random.map_err(|_| Errno::EIO.at(prefix))?;
                 name.extend(format!(".{random:08x}").into_bytes());
             }
             let path = directory.join(&name)?;
@@ -80,7 +80,7 @@ impl View {
                 other => return other,
             }
         }
-        Err(Error::new(ErrorKind::Exists, prefix))
+        Err(ErrorKind::Exists.at(prefix))
     }
 
     fn target<'a>(
@@ -89,9 +89,7 @@ impl View {
         located: &Located<'a>,
     ) -> Result<Target<'a>, Error> {
         Ok(Target {
-            root: located
-                .root
-                .map_err(|errno| Error::from_errno(errno, path.as_bytes()))?,
+            root: located.root.at(path)?,
             relative: located.relative,
             path,
             permissions: located.permissions,
@@ -115,9 +113,8 @@ impl View {
     pub fn remove_file(&self, path: &VirtualPath) -> Result<(), Error> {
         let (located, place) = self.removable(path, Permission::Delete)?;
         self.told.set(&place, None);
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
         let name = Named {
-            root: located.root.map_err(fail)?,
+            root: located.root.at(path)?,
             relative: located.relative,
             directory: place.directory.as_fd(),
             name: &place.name,
@@ -250,7 +247,7 @@ impl View {
             }
             remove()
         });
-        removed.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+        removed.at(path)
     }
 
     fn removable<'a>(
@@ -260,10 +257,10 @@ impl View {
     ) -> Result<(Located<'a>, Place), Error> {
         let located = self.permitted(path, permission)?;
         if self.leads_to_folder(path) {
-            return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
+            return Err(ErrorKind::IsAFolder.at(path));
         }
         let place = located.root.and_then(|root| root.place(located.relative));
-        let place = place.map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
+        let place = place.at(path)?;
         Ok((located, place))
     }
 
@@ -280,10 +277,9 @@ impl View {
         self.permitted(path, Permission::Delete)?;
         let located = self.permitted(path, Permission::Rmdir)?;
         if self.leads_to_folder(path) {
-            return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
+            return Err(ErrorKind::IsAFolder.at(path));
         }
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
-        let root = located.root.map_err(fail)?;
+        let root = located.root.at(path)?;
         // Found out before anything is gone; what is stored meanwhile, when its turn comes.
         lock::check_tree(root, located.relative, located.rules.lock, path.as_bytes())?;
         // A root of another user within counts what it has by itself.
@@ -336,8 +332,8 @@ impl View {
         match (removed, locked) {
             (_, Some(until)) => Err(Unlinked::Locked(until).of(path)),
             (Ok(true), _) => Ok(()),
-            (Ok(false), _) => Err(Error::new(ErrorKind::Shutdown, path.as_bytes())),
-            (Err(errno), _) => Err(fail(errno)),
+            (Ok(false), _) => Err(ErrorKind::Shutdown.at(path)),
+            (Err(errno), _) => Err(errno.at(path)),
         }
     }
 
@@ -348,18 +344,17 @@ impl View {
     pub fn make_directory(&self, path: &VirtualPath) -> Result<(), Error> {
         let located = self.permitted(path, Permission::Mkdir)?;
         if self.leads_to_folder(path) {
-            return Err(Error::new(ErrorKind::Exists, path.as_bytes()));
+            return Err(ErrorKind::Exists.at(path));
         }
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
-        let root = located.root.map_err(fail)?;
+        let root = located.root.at(path)?;
         if located.relative.is_empty() {
-            return Err(fail(Errno::EEXIST));
+            return Err(Errno::EEXIST.at(path));
         }
-        let place = root.place(located.relative).map_err(fail)?;
+        let place = root.place(located.relative).at(path)?;
         let (directory, name) = (place.directory.as_fd(), place.name.as_slice());
-        mkdirat(directory, name, acl::creation_mode(directory, self.modes)).map_err(fail)?;
-        let made = names::open(directory, name, DIRECTORY).map_err(fail)?;
-        acl::give_directory(directory, made.as_fd(), self.modes).map_err(fail)?;
+        mkdirat(directory, name, acl::creation_mode(directory, self.modes)).at(path)?;
+        let made = names::open(directory, name, DIRECTORY).at(path)?;
+        acl::give_directory(directory, made.as_fd(), self.modes).at(path)?;
         if self.durable {
             match Order::of(made.as_fd()) {
                 Order::Each => {
@@ -367,7 +362,7 @@ impl View {
                 }
                 order => after_change(order, made.as_fd()),
             }
-            .map_err(fail)?;
+            .at(path)?;
         }
         Ok(())
     }
@@ -388,8 +383,7 @@ impl View {
         let before = fstat(&fd);
         let checksum = checksum::valid_record(fd.as_fd());
         arrival::remember(fd.as_fd());
-        futimens(&fd, &accessed, &TimeSpec::new(modified, 0))
-            .map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
+        futimens(&fd, &accessed, &TimeSpec::new(modified, 0)).at(path)?;
         if let Some(checksum) = checksum {
             checksum::store_for_time(fd.as_fd(), checksum, (modified, 0));
         }
@@ -414,7 +408,7 @@ impl View {
             }
             other => other,
         };
-        set.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+        set.at(path)
     }
 
     /// Files and directories only: opening a device can do something. For its mode a directory which cannot be read is opened
@@ -429,12 +423,11 @@ impl View {
             Attribute::Mode(mode) => (Permission::Chmod, Some(mode)),
         };
         let located = self.permitted(path, permission)?;
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
-        let root = located.root.map_err(fail)?;
-        let stat = root.stat(located.relative, true).map_err(fail)?;
+        let root = located.root.at(path)?;
+        let stat = root.stat(located.relative, true).at(path)?;
         match kind(&stat) {
             Kind::File | Kind::Directory => {}
-            _ => return Err(Error::new(ErrorKind::NotAFile, path.as_bytes())),
+            _ => return Err(ErrorKind::NotAFile.at(path)),
         }
         if mode.is_some() || !self.has_just_stored(&stat) {
             lock::check(&stat, located.rules.lock, path.as_bytes())?;
@@ -455,11 +448,11 @@ impl View {
             Err(Errno::EACCES) => open(OFlag::O_WRONLY),
             other => other,
         };
-        let opened = opened.map_err(fail)?;
+        let opened = opened.at(path)?;
         // What has the name by now may be locked.
         match fstat(&opened) {
             Ok(now) if is_same_file(&now, &stat) => Ok(opened),
-            _ => Err(Error::new(ErrorKind::Busy, path.as_bytes())),
+            _ => Err(ErrorKind::Busy.at(path)),
         }
     }
 
@@ -509,8 +502,8 @@ enum Unlinked {
 impl Unlinked {
     fn of(self, path: &VirtualPath) -> Error {
         match self {
-            Self::Refused(errno) => Error::from_errno(errno, path.as_bytes()),
-            Self::Locked(until) => Error::new(ErrorKind::Locked { until }, path.as_bytes()),
+            Self::Refused(errno) => errno.at(path),
+            Self::Locked(until) => ErrorKind::Locked { until }.at(path),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::path::VirtualPath;
 use crate::storage::upload::Upload;
 use crate::storage::view::{Download, View};
@@ -26,14 +26,14 @@ impl View {
         let Download { file, size } = self.open_for_reading(from)?;
         let source = file.metadata().map_err(|error| Error {
             source: Some(error),
-            ..Error::new(ErrorKind::Io, from.as_bytes())
+            ..ErrorKind::Io.at(from)
         })?;
         // Under another name too: it might be emptied before it is read.
         let target = self.metadata(to).ok();
         let is_same = target
             .is_some_and(|target| (target.device, target.inode) == (source.dev(), source.ino()));
         if is_same {
-            return Err(Error::new(ErrorKind::SameFile, to.as_bytes()));
+            return Err(ErrorKind::SameFile.at(to));
         }
         Ok(Copying {
             source: file,

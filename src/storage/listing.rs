@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use crate::storage::disk::names;
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
-use crate::storage::error::Error;
+use crate::storage::error::{At, Error};
 use crate::storage::metadata::Metadata;
 use crate::storage::permissions::Permissions;
 
@@ -51,10 +51,9 @@ impl Listing {
         (parent_writable, shows_versions): (bool, bool),
         path: &[u8],
     ) -> Result<Self, Error> {
-        let fail = |errno| Error::from_errno(errno, path);
         let copy = directory.as_ref().map(OwnedFd::try_clone).transpose();
-        let copy = copy.map_err(|_| fail(Errno::EMFILE))?;
-        let opened = copy.map(Dir::from_fd).transpose().map_err(fail)?;
+        let copy = copy.map_err(|_| Errno::EMFILE.at(path))?;
+        let opened = copy.map(Dir::from_fd).transpose().at(path)?;
         let mut names: Vec<Vec<u8>> = folders.keys().cloned().collect();
         let mut listing = Self {
             directory,
@@ -68,7 +67,7 @@ impl Listing {
             started: false,
         };
         while names.len() < SORTED_UP_TO {
-            match listing.read_name().transpose().map_err(fail)? {
+            match listing.read_name().transpose().at(path)? {
                 Some(name) => names.push(name),
                 None => {
                     names.sort_unstable();
@@ -113,7 +112,7 @@ impl Iterator for Listing {
                 Err(errno) => {
                     // The directory cannot be read on: say so once.
                     (self.directory, self.rest) = (None, None);
-                    return Some(Err(Error::from_errno(errno, &self.path)));
+                    return Some(Err(errno.at(&self.path)));
                 }
             };
             if let Some(metadata) = self.folders.get(&name).cloned() {
@@ -128,7 +127,7 @@ impl Iterator for Listing {
                 Err(Errno::ENOENT) => {}
                 Err(errno) => {
                     // One entry that cannot be looked at (a dead network mount) must not hide the others.
-                    let error = Error::from_errno(errno, &name);
+                    let error = errno.at(&name);
                     log::warn!("a listing leaves out an entry: {error}");
                 }
             }

@@ -1,6 +1,6 @@
 //! Paths as a client sees them.
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 
 /// The longest name that Linux file systems take, in bytes (`NAME_MAX`).
 const LONGEST_NAME: usize = 255;
@@ -15,6 +15,12 @@ pub struct VirtualPath(Vec<u8>);
 impl Default for VirtualPath {
     fn default() -> Self {
         Self::root()
+    }
+}
+
+impl AsRef<[u8]> for VirtualPath {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -50,11 +56,11 @@ impl VirtualPath {
     /// `BadName` for what cannot be one, `NameTooLong`, `Reserved`.
     pub fn join_name(&self, name: &[u8]) -> Result<Self, Error> {
         if matches!(name, b"" | b"." | b"..") || name.contains(&0) || name.contains(&b'/') {
-            return Err(Error::new(ErrorKind::BadName, name));
+            return Err(ErrorKind::BadName.at(name));
         }
         // Whether the old versions can be seen depends on where they are.
         if is_reserved(name) && name != VERSIONS {
-            return Err(Error::new(ErrorKind::Reserved, name));
+            return Err(ErrorKind::Reserved.at(name));
         }
         let mut path = self.0.clone();
         if path.len() > 1 {
@@ -62,7 +68,7 @@ impl VirtualPath {
         }
         path.extend_from_slice(name);
         if name.len() > LONGEST_NAME || path.len() > LONGEST_PATH {
-            return Err(Error::new(ErrorKind::NameTooLong, name));
+            return Err(ErrorKind::NameTooLong.at(name));
         }
         Ok(Self(path))
     }

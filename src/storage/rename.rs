@@ -12,7 +12,7 @@ use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::walk::Missed;
 use crate::storage::disk::writers::Doomed;
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permission;
 use crate::storage::quota::counts;
@@ -35,17 +35,15 @@ impl View {
         );
         for path in [from, to] {
             if self.leads_to_folder(path) {
-                return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
+                return Err(ErrorKind::IsAFolder.at(path));
             }
         }
         if source.folder != target.folder {
-            return Err(Error::new(ErrorKind::CrossesFolders, to.as_bytes()));
+            return Err(ErrorKind::CrossesFolders.at(to));
         }
-        let fail = |errno| Error::from_errno(errno, to.as_bytes());
-        let of_source = |errno| Error::from_errno(errno, from.as_bytes());
-        let root = source.root.map_err(of_source)?;
-        let old = root.place(source.relative).map_err(of_source)?;
-        let new = root.place(target.relative).map_err(fail)?;
+        let root = source.root.at(from)?;
+        let old = root.place(source.relative).at(from)?;
+        let new = root.place(target.relative).at(to)?;
         let renaming = Renaming {
             view: self,
             root,
@@ -61,9 +59,9 @@ impl View {
         }
         if self.durable {
             let order = Order::of(new.directory.as_fd());
-            after_change(order, new.directory.as_fd()).map_err(fail)?;
+            after_change(order, new.directory.as_fd()).at(to)?;
             if order == Order::Each {
-                sync_directory(old.directory.as_fd()).map_err(fail)?;
+                sync_directory(old.directory.as_fd()).at(to)?;
             }
         }
         Ok(())
@@ -155,7 +153,7 @@ impl Renaming<'_> {
                 (0, 0)
             };
             let grown = there.grow(bytes, files, credit);
-            grown.map_err(|kind| Error::new(kind, self.to.0.as_bytes()))?;
+            grown.at(&self.to.0)?;
         }
         let doomed = old.and_then(|_| Doomed::open(to.directory.as_fd(), &to.name).ok());
         let done = self.rename();
@@ -194,7 +192,7 @@ impl Renaming<'_> {
     }
 
     fn failed(&self, errno: Errno) -> Error {
-        Error::from_errno(errno, self.to.0.as_bytes())
+        errno.at(&self.to.0)
     }
 
     fn hold_names(&self) -> Result<(HeldName, Option<HeldName>), Error> {
@@ -203,8 +201,7 @@ impl Renaming<'_> {
     }
 
     fn stat(&self, place: &Place, path: &VirtualPath) -> Result<FileStat, Error> {
-        names::stat(&place.directory, &place.name)
-            .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+        names::stat(&place.directory, &place.name).at(path)
     }
 
     /// Bytes and files that are counted in other areas afterwards; None where that is the same.
@@ -217,7 +214,6 @@ impl Renaming<'_> {
         if same {
             return Ok(None);
         }
-        let fail = |errno| Error::from_errno(errno, self.from.0.as_bytes());
         let stat = self.stat(self.from.2, self.from.0)?;
         match kind(&stat) {
             Kind::File => Ok(Some((size_of(&stat), 1))),
@@ -225,8 +221,8 @@ impl Renaming<'_> {
                 let mut unread = None;
                 let mut missed = |missed: Missed<'_>| unread = Some(missed.errno);
                 let usage = counts::count_below(self.root, self.from.1, &mut missed);
-                match (usage.map_err(fail)?, unread) {
-                    (_, Some(errno)) => Err(fail(errno)),
+                match (usage.at(&self.from.0)?, unread) {
+                    (_, Some(errno)) => Err(errno.at(&self.from.0)),
                     (usage, None) => Ok(Some((usage.bytes, usage.files))),
                 }
             }

@@ -20,7 +20,7 @@ use crate::storage::disk::reserved::VERSIONS;
 use crate::storage::disk::root::position;
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::writers::Holder;
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::record;
 use crate::storage::listing::Listing;
 use crate::storage::metadata::Metadata;
@@ -155,10 +155,9 @@ impl View {
     /// When the root cannot be opened. A folder that cannot is found out about when it is entered, and so is a root whose disk
     /// must be mounted and is not.
     pub fn open(spec: &ViewSpec) -> Result<Self, Error> {
-        let root = Root::open_or_guard(&spec.root, spec.rules.require_mount)
-            .map_err(|errno| Error::from_errno(errno, b"/"))?;
+        let root = Root::open_or_guard(&spec.root, spec.rules.require_mount).at(b"/")?;
         if root.is_confined() {
-            return Err(Error::new(ErrorKind::Confined, b"/"));
+            return Err(ErrorKind::Confined.at(b"/"));
         }
         let folders = spec
             .folders
@@ -265,10 +264,7 @@ impl View {
         if located.permissions.contains(permission) {
             Ok(located)
         } else {
-            Err(Error::new(
-                ErrorKind::NotPermitted(permission),
-                path.as_bytes(),
-            ))
+            Err(ErrorKind::NotPermitted(permission).at(path))
         }
     }
 
@@ -406,10 +402,7 @@ impl View {
             .into_iter()
             .any(|permission| located.permissions.contains(permission))
         {
-            return Err(Error::new(
-                ErrorKind::NotPermitted(Permission::List),
-                path.as_bytes(),
-            ));
+            return Err(ErrorKind::NotPermitted(Permission::List).at(path));
         }
         let stat = located
             .root
@@ -429,7 +422,7 @@ impl View {
             Err(Errno::ENOENT | Errno::ENOTDIR) if self.is_above_folder(path) => {
                 Ok(Metadata::of_synthetic_directory(located.permissions))
             }
-            Err(errno) => Err(Error::from_errno(errno, path.as_bytes())),
+            Err(errno) => Err(errno.at(path)),
         }
     }
 
@@ -463,7 +456,7 @@ impl View {
     pub fn check_directory(&self, path: &VirtualPath) -> Result<(), Error> {
         let metadata = self.metadata(path)?;
         if metadata.kind != Kind::Directory {
-            return Err(Error::new(ErrorKind::NotADirectory, path.as_bytes()));
+            return Err(ErrorKind::NotADirectory.at(path));
         }
         if metadata.device != 0 {
             // Only entering tells whether the kernel allows to enter.
@@ -475,7 +468,7 @@ impl View {
                 inside.as_slice()
             };
             let entered = located.root.and_then(|root| root.stat(inside, true));
-            entered.map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
+            entered.at(path)?;
         }
         Ok(())
     }
@@ -494,7 +487,7 @@ impl View {
         let directory = match opened {
             Ok(directory) => Some(directory),
             Err(Errno::ENOENT | Errno::ENOTDIR) if self.is_above_folder(path) => None,
-            Err(errno) => return Err(Error::from_errno(errno, path.as_bytes())),
+            Err(errno) => return Err(errno.at(path)),
         };
         let writable = match &directory {
             Some(directory) => fstat(directory).is_ok_and(|stat| is_writable_directory(&stat)),
@@ -536,28 +529,27 @@ impl View {
     /// `NotPermitted(Download)`, `IsADirectory`, `NotAFile`, `NotFound`, `Denied`.
     pub fn open_for_reading(&self, path: &VirtualPath) -> Result<Download, Error> {
         let located = self.permitted(path, Permission::Download)?;
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         if (located.root).is_ok_and(|root| root.is_special(located.relative)) {
-            return Err(Error::new(ErrorKind::NotAFile, path.as_bytes()));
+            return Err(ErrorKind::NotAFile.at(path));
         }
         let opened = located
             .root
             .and_then(|root| root.open_below(located.relative, flags));
         let fd = match opened {
             Err(Errno::ENOENT) if self.is_above_folder(path) => {
-                return Err(Error::new(ErrorKind::IsADirectory, path.as_bytes()));
+                return Err(ErrorKind::IsADirectory.at(path));
             }
-            other => other.map_err(fail)?,
+            other => other.at(path)?,
         };
-        let stat = fstat(&fd).map_err(fail)?;
+        let stat = fstat(&fd).at(path)?;
         match kind(&stat) {
             Kind::File => Ok(Download {
                 file: File::from(fd),
                 size: u64::try_from(stat.st_size).unwrap_or(0),
             }),
-            Kind::Directory => Err(Error::new(ErrorKind::IsADirectory, path.as_bytes())),
-            _ => Err(Error::new(ErrorKind::NotAFile, path.as_bytes())),
+            Kind::Directory => Err(ErrorKind::IsADirectory.at(path)),
+            _ => Err(ErrorKind::NotAFile.at(path)),
         }
     }
 
@@ -568,13 +560,12 @@ impl View {
     /// When neither the path nor its directory is there.
     pub fn available(&self, path: &VirtualPath) -> Result<u64, Error> {
         let located = self.locate(path);
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
-        let root = located.root.map_err(fail)?;
+        let root = located.root.at(path)?;
         let fd = match root.open_below(located.relative, OFlag::O_PATH) {
             Err(Errno::ENOENT) => root.place(located.relative).map(|place| place.directory),
             other => other,
         };
-        let disk = fstatvfs(fd.map_err(fail)?).map_err(fail)?;
+        let disk = fstatvfs(fd.at(path)?).at(path)?;
         let free = available(&disk, self.min_free);
         Ok(self.metered.left()?.map_or(free, |left| left.min(free)))
     }

@@ -25,7 +25,7 @@ use nix::sys::stat::fstat;
 use crate::storage::disk::clock::now;
 use crate::storage::disk::metadata::{Kind, kind, size_of};
 use crate::storage::disk::root::Root;
-use crate::storage::error::Error;
+use crate::storage::error::{At, Error};
 use crate::storage::integrity::checksum::hexadecimal;
 use crate::storage::quota::state::{open_state, read_state};
 use crate::storage::rules::Usage;
@@ -209,13 +209,12 @@ pub(in crate::storage) fn note(
 /// # Errors
 /// `NotMounted` while a file system is required at the directory and none is there; when it or the record cannot be read.
 pub fn uploaded(top: &Path, require_mount: bool, user: &str) -> Result<Uploaded, Error> {
-    let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
-    let root = Root::open_or_guard(top, require_mount).map_err(fail)?;
+    let root = Root::open_or_guard(top, require_mount).at(top.as_os_str().as_encoded_bytes())?;
     let file = match read_state(&root, &name_of(user)) {
         Err(Errno::ENOENT) => return Ok(Uploaded::default()),
-        other => other.map_err(fail)?,
+        other => other.at(top.as_os_str().as_encoded_bytes())?,
     };
-    locked(file, FlockArg::LockShared, contents).map_err(fail)
+    locked(file, FlockArg::LockShared, contents).at(top.as_os_str().as_encoded_bytes())
 }
 
 /// Where the file system has no locks, what happens in the same moment may be counted once.

@@ -13,7 +13,7 @@ use crate::storage::disk::names;
 use crate::storage::disk::reserved::{STATE, is_partial_name};
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::{Met, Missed, below, walk_all};
-use crate::storage::error::Error;
+use crate::storage::error::{At, Error};
 use crate::storage::integrity::checksum::{self, Algorithm, Record, Stopped};
 
 /// How often a file is read that changes while it is read.
@@ -84,8 +84,7 @@ fn each_file(
     require_mount: bool,
     visit: &mut dyn FnMut(&Root, Result<&Met<'_>, Missed<'_>>),
 ) -> Result<(), Error> {
-    let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
-    let root = Root::open_or_guard(top, require_mount).map_err(fail)?;
+    let root = Root::open_or_guard(top, require_mount).at(top.as_os_str().as_encoded_bytes())?;
     let enter = |directory: &[u8]| directory.rsplit(|&byte| byte == b'/').next() != Some(STATE);
     let is_of_users = |met: &Met<'_>| kind(met.stat) == Kind::File && !is_partial_name(met.name);
     walk_all(&root, b"", &enter, &mut |met| {
@@ -94,7 +93,7 @@ fn each_file(
         }
         ControlFlow::Continue(())
     })
-    .map_err(fail)
+    .at(top.as_os_str().as_encoded_bytes())
 }
 
 /// The file, its facts and what is stored with it.

@@ -29,7 +29,7 @@ use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::reserved::STATE;
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::{Missed, walk_all};
-use crate::storage::error::Error;
+use crate::storage::error::{At, Error};
 use crate::storage::quota::state::open_state;
 use crate::storage::rules::Usage;
 
@@ -537,15 +537,14 @@ pub fn guard(areas: impl Iterator<Item = (PathBuf, bool)>) {
 /// # Errors
 /// `Busy` while something goes on changing; when the directory cannot be read or the counts not be written.
 pub fn rescan(path: &Path) -> Result<Usage, Error> {
-    let fail = |errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes());
     let area = Area::at(path);
     for _ in 0..LOOKS {
-        if let Some(counted) = area.count_anew().map_err(fail)? {
+        if let Some(counted) = area.count_anew().at(path.as_os_str().as_encoded_bytes())? {
             return Ok(counted);
         }
         std::thread::sleep(BETWEEN_LOOKS);
     }
-    Err(fail(Errno::EBUSY))
+    Err(Errno::EBUSY.at(path.as_os_str().as_encoded_bytes()))
 }
 
 /// Waits until no process changes what is counted in the area any more, so that the file tells all; some seconds at most.
@@ -605,8 +604,7 @@ pub fn usage(areas: &[PathBuf]) -> Result<Usage, Error> {
             Err(errno) if is_away(errno) => return Ok(total),
             usage => usage,
         };
-        let usage =
-            usage.map_err(|errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes()))?;
+        let usage = usage.at(path.as_os_str().as_encoded_bytes())?;
         Ok(total.and(usage))
     })
 }

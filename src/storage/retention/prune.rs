@@ -11,7 +11,6 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +30,7 @@ use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::{Met, below, walk_mount};
 use crate::storage::disk::writers;
 use crate::storage::disk::writers::Doomed;
-use crate::storage::error::Error;
+use crate::storage::error::{At, Error};
 use crate::storage::quota::meter::{Meter, Metered};
 use crate::storage::retention::arrival::{self, Arrival};
 use crate::storage::retention::doubt::{Clock, DAY, Doubt, leap, remember};
@@ -96,12 +95,16 @@ pub fn prune(
     clock: &Clock,
     tell: &mut dyn FnMut(Fate<'_>),
 ) -> Result<Result<Pruned, Doubt>, Error> {
-    let fail = |errno| Error::from_errno(errno, pruning.top.as_os_str().as_bytes());
     let root = Root::open_or_guard(&pruning.top, pruning.require_mount);
     // Held all the time: not another disk half-way.
-    let root = root.and_then(|root| root.again()).map_err(fail)?;
+    let root = root
+        .and_then(|root| root.again())
+        .at(pruning.top.as_os_str().as_encoded_bytes())?;
     let leap = leap(pruning.days, pruning.lock);
-    if let Some(doubt) = clock.doubt(&root, leap).map_err(fail)? {
+    if let Some(doubt) = clock
+        .doubt(&root, leap)
+        .at(pruning.top.as_os_str().as_encoded_bytes())?
+    {
         return Ok(Err(doubt));
     }
     if !pruning.dry_run {
@@ -120,7 +123,7 @@ pub fn prune(
         freed: 0,
         tell,
     };
-    work.run().map_err(fail)?;
+    work.run().at(pruning.top.as_os_str().as_encoded_bytes())?;
     Ok(Ok(work.pruned))
 }
 

@@ -16,7 +16,7 @@ use crate::storage::disk::names::{self, HeldName};
 use crate::storage::disk::root::Place;
 use crate::storage::disk::writers::{Claimed, Holder, give_way};
 use crate::storage::disk::{acl, copy};
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Algorithm, Digest};
 use crate::storage::permissions::Permission;
 use crate::storage::quota::meter::Meter;
@@ -31,17 +31,9 @@ const OPEN: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_NOCTTY);
 const TRIES: usize = 3;
 
 impl Target<'_> {
-    fn refuse(&self, kind: ErrorKind) -> Error {
-        Error::new(kind, self.path.as_bytes())
-    }
-
-    fn fail(&self, errno: Errno) -> Error {
-        Error::from_errno(errno, self.path.as_bytes())
-    }
-
     fn place(&self) -> Result<Place, Error> {
         let place = self.root.place(self.relative);
-        place.map_err(|errno| self.fail(errno))
+        place.at(self.path)
     }
 
     fn account(&self) -> &str {
@@ -74,7 +66,7 @@ impl Target<'_> {
         match how {
             How::Replace => Ok(0),
             How::Append => Ok(size),
-            How::At(offset) if offset > size => Err(self.refuse(ErrorKind::BeyondEnd { size })),
+            How::At(offset) if offset > size => Err(ErrorKind::BeyondEnd { size }.at(self.path)),
             How::At(offset) => Ok(offset),
         }
     }
@@ -112,12 +104,12 @@ impl Upload {
             return Self::begin_in_new_target(target);
         }
         if target.root.stat(target.relative, false).is_ok() {
-            return Err(target.fail(Errno::EEXIST));
+            return Err(Errno::EEXIST.at(target.path));
         }
         let place = target.place()?;
         let mut space = target.space(target.meter(place.directory.as_fd()), 0, (0, 0));
         let Some(partial) = Self::own_partial(target, &place, &mut space)? else {
-            return Err(target.fail(Errno::EEXIST));
+            return Err(Errno::EEXIST.at(target.path));
         };
         let mut upload = Self::begin_whole(target, place, None, partial, space)?;
         if let Grows::Beside(beside) = &mut upload.grows {
@@ -134,18 +126,18 @@ impl Upload {
         let old = match target.root.stat(target.relative, false) {
             Ok(stat) => Some(stat),
             Err(Errno::ENOENT) => None,
-            Err(errno) => return Err(target.fail(errno)),
+            Err(errno) => return Err(errno.at(target.path)),
         };
         let needed = match old.as_ref().map(kind) {
             None => Permission::Upload,
             Some(Kind::File) if how == How::Append => Permission::Append,
             Some(Kind::File) => Permission::Overwrite,
             Some(Kind::Symlink) => return Ok(None),
-            Some(Kind::Directory) => return Err(target.refuse(ErrorKind::IsADirectory)),
-            Some(Kind::Other) => return Err(target.refuse(ErrorKind::NotAFile)),
+            Some(Kind::Directory) => return Err(ErrorKind::IsADirectory.at(target.path)),
+            Some(Kind::Other) => return Err(ErrorKind::NotAFile.at(target.path)),
         };
         if !target.permissions.contains(needed) {
-            return Err(target.refuse(ErrorKind::NotPermitted(needed)));
+            return Err(ErrorKind::NotPermitted(needed).at(target.path));
         }
         if let Some(old) = &old {
             lock::check(old, target.rules.lock, target.path.as_bytes())?;
@@ -158,7 +150,7 @@ impl Upload {
             }
             // It has become the file, or is gone, since the client was told how much of it is there.
             if told.is_some() && (how == How::Append || old.is_some()) {
-                return Err(target.refuse(ErrorKind::LengthChanged));
+                return Err(ErrorKind::LengthChanged.at(target.path));
             }
         }
         if told.is_some() {
@@ -166,7 +158,7 @@ impl Upload {
         }
         match (how, old) {
             (How::At(offset), None) if offset > 0 => {
-                Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }))
+                Err(ErrorKind::BeyondEnd { size: 0 }.at(target.path))
             }
             (How::At(_) | How::Append, Some(old)) => {
                 Self::continue_in_clone(target, place, how, old)
@@ -199,7 +191,7 @@ impl Upload {
             let mut file = Self::make_partial(target, place, &name, space)?;
             if file.is_none() {
                 let left = partial::claim(place.directory.as_fd(), &name, target.holder);
-                file = match left.map_err(|errno| target.fail(errno))? {
+                file = match left.at(target.path)? {
                     Left::Partial(file) => Some(file),
                     Left::InUse(_) => return Ok(None),
                     Left::Nothing => continue,
@@ -231,7 +223,7 @@ impl Upload {
                 });
             }
         }
-        Err(target.refuse(ErrorKind::Busy))
+        Err(ErrorKind::Busy.at(target.path))
     }
 
     /// Makes a partial file, which is counted before: another session that takes it for one that was left counts what it
@@ -242,14 +234,14 @@ impl Upload {
         name: &[u8],
         space: &Space,
     ) -> Result<Option<Claimed>, Error> {
-        space.new_file().map_err(|over| target.refuse(over))?;
+        space.new_file().at(target.path)?;
         match partial::create(place.directory.as_fd(), name, target.holder) {
             Ok(made) => Ok(made),
             Err(errno) => {
                 space.went(0, 1);
                 match errno {
                     Errno::EEXIST => Ok(None),
-                    errno => Err(target.fail(errno)),
+                    errno => Err(errno.at(target.path)),
                 }
             }
         }
@@ -282,23 +274,23 @@ impl Upload {
         let (directory, name) = (place.directory.as_fd(), target.partial_name(place));
         for _ in 0..TRIES {
             let left = partial::claim(directory, &name, target.holder);
-            let file = match left.map_err(|errno| target.fail(errno))? {
+            let file = match left.at(target.path)? {
                 Left::Nothing => return Ok(None),
                 Left::InUse(stat) if give_way(&stat, target.account()) => continue,
                 // The client knows its size, and would send what comes behind it.
-                Left::InUse(_) => return Err(target.refuse(ErrorKind::Busy)),
+                Left::InUse(_) => return Err(ErrorKind::Busy.at(target.path)),
                 Left::Partial(file) => file,
             };
             return match old {
                 Some(old) if !partial::is_to_replace(&file, &file.stat, old) => {
                     // The client may know less of it than the server, and would mix the two.
-                    Err(target.refuse(ErrorKind::OtherLeft))
+                    Err(ErrorKind::OtherLeft.at(target.path))
                 }
-                Some(_) if how == How::Append => Err(target.refuse(ErrorKind::ReplacementLeft)),
+                Some(_) if how == How::Append => Err(ErrorKind::ReplacementLeft.at(target.path)),
                 _ => Ok(Some(file)),
             };
         }
-        Err(target.refuse(ErrorKind::Busy))
+        Err(ErrorKind::Busy.at(target.path))
     }
 
     /// Goes on with what an upload that was cut off has left.
@@ -313,7 +305,7 @@ impl Upload {
         let position = match (how, target.told.of(&place)) {
             // What comes behind it begins where the client was told that it ends.
             (How::Append, Some(told)) if told <= sure => told,
-            (How::Append, Some(_)) => return Err(target.refuse(ErrorKind::LengthChanged)),
+            (How::Append, Some(_)) => return Err(ErrorKind::LengthChanged.at(target.path)),
             (How::Append, None) => partial::told_length(sure),
             (how, _) => target.position(how, sure)?,
         };
@@ -338,12 +330,11 @@ impl Upload {
         how: How,
         had: FileStat,
     ) -> Result<Option<Self>, Error> {
-        let fail = |errno| target.fail(errno);
         let flags = OPEN | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
         let Ok(old) = target.root.open_below(target.relative, flags) else {
             return Ok(None);
         };
-        let original = fstat(&old).map_err(fail)?;
+        let original = fstat(&old).at(target.path)?;
         let size = size_of(&original);
         let position = target.position(how, size)?;
         let meter = target.meter(place.directory.as_fd());
@@ -358,7 +349,7 @@ impl Upload {
         if cloned != Ok(true) {
             partial::remove(place.directory.as_fd(), &partial.name, &partial.file.stat);
             space.went(0, 1);
-            return cloned.map(|_| None).map_err(fail);
+            return cloned.map(|_| None).at(target.path);
         }
         let mut upload = Self::in_partial(target, partial, place, Some(had), space, position)?;
         if let Grows::Beside(beside) = &mut upload.grows {
@@ -371,7 +362,7 @@ impl Upload {
         upload.may_be_longer = true;
         // Its blocks are shared, but a quota counts what files say they hold.
         let admitted = upload.space.admit_shared(size);
-        admitted.map_err(|kind| target.refuse(kind))?;
+        admitted.at(target.path)?;
         Ok(Some(upload))
     }
 
@@ -386,7 +377,7 @@ impl Upload {
         let versions_at = match target.rules.versions {
             0 => None,
             _ => Some((
-                target.root.again().map_err(|errno| target.fail(errno))?,
+                target.root.again().at(target.path)?,
                 target.relative.to_vec(),
             )),
         };
@@ -439,20 +430,20 @@ impl Upload {
                 Err(Errno::ENOENT) => Permission::Upload,
                 _ => needed,
             };
-            return Err(target.refuse(ErrorKind::NotPermitted(missing)));
+            return Err(ErrorKind::NotPermitted(missing).at(target.path));
         }
         let file = claim_target(target, may_be_new)?;
         let stat = file.stat;
         match kind(&stat) {
             Kind::File => {}
-            Kind::Directory => return Err(target.refuse(ErrorKind::IsADirectory)),
-            _ => return Err(target.refuse(ErrorKind::NotAFile)),
+            Kind::Directory => return Err(ErrorKind::IsADirectory.at(target.path)),
+            _ => return Err(ErrorKind::NotAFile.at(target.path)),
         }
         lock::check(&stat, target.rules.lock, target.path.as_bytes())?;
         // The kernel takes them away at the first byte, but not where root writes it.
         if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
             let taken = acl::take_special_bits(file.as_fd(), stat.st_mode);
-            taken.map_err(|errno| target.fail(errno))?;
+            taken.at(target.path)?;
         }
         let size = size_of(&stat);
         let position = target.position(how, size)?;
@@ -473,26 +464,25 @@ impl Upload {
 
     /// A new file that grows under its own name.
     fn begin_in_new_target(target: &Target<'_>) -> Result<Self, Error> {
-        let fail = |errno| target.fail(errno);
         let place = target.place()?;
         let meter = target.meter(place.directory.as_fd());
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
         let space = target.space(meter, 0, (0, 0));
         // Whoever renames something to the name has looked whether it is free.
-        let _held = HeldName::of(&place.directory, &place.name).map_err(fail)?;
+        let _held = HeldName::of(&place.directory, &place.name).at(target.path)?;
         // Counted before it is there: who finds it then takes it for counted.
         let allowed = space.new_file();
-        allowed.map_err(|kind| target.refuse(kind))?;
+        allowed.at(target.path)?;
         let (directory, name) = (&place.directory, place.name.as_slice());
         let made = names::open(directory, name, flags).inspect_err(|_| space.went(0, 1));
-        let claimed = Claimed::new(made.map_err(fail)?, target.holder).map_err(fail)?;
-        let file = claimed.ok_or_else(|| target.refuse(ErrorKind::Busy))?;
+        let claimed = Claimed::new(made.at(target.path)?, target.holder).at(target.path)?;
+        let file = claimed.ok_or_else(|| ErrorKind::Busy.at(target.path))?;
         let given = acl::give(directory.as_fd(), file.as_fd(), target.modes);
         if let Err(errno) = given {
             if names::unlink(directory, name).is_ok() {
                 space.went(0, 1);
             }
-            return Err(fail(errno));
+            return Err(errno.at(target.path));
         }
         Self::in_target(target, file, Some(place.directory), space, 0)
     }
@@ -506,7 +496,7 @@ impl Upload {
         position: u64,
     ) -> Result<Self, Error> {
         // Where its name is, to be looked at in the end.
-        let root = target.root.again().map_err(|errno| target.fail(errno))?;
+        let root = target.root.again().at(target.path)?;
         let grows = Grows::InPlace {
             new_in,
             at: (root, target.relative.to_vec()),
@@ -518,7 +508,6 @@ impl Upload {
 
 /// Opens a target that is there for writing.
 fn claim_target(target: &Target<'_>, may_be_new: bool) -> Result<Claimed, Error> {
-    let fail = |errno| target.fail(errno);
     // Its checksum begins with what is in it.
     let access = match target.checksums {
         true => OFlag::O_RDWR,
@@ -526,20 +515,20 @@ fn claim_target(target: &Target<'_>, may_be_new: bool) -> Result<Claimed, Error>
     };
     for _ in 0..TRIES {
         if target.root.is_special(target.relative) {
-            return Err(target.refuse(ErrorKind::NotAFile));
+            return Err(ErrorKind::NotAFile.at(target.path));
         }
         let opened = target.root.open_below(target.relative, OPEN | access);
         let file = File::from(match opened {
             Err(Errno::ENOENT) if !may_be_new => {
-                return Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }));
+                return Err(ErrorKind::BeyondEnd { size: 0 }.at(target.path));
             }
             Err(Errno::ENOENT) if !target.permissions.contains(Permission::Upload) => {
-                return Err(target.refuse(ErrorKind::NotPermitted(Permission::Upload)));
+                return Err(ErrorKind::NotPermitted(Permission::Upload).at(target.path));
             }
-            other => other.map_err(fail)?,
+            other => other.at(target.path)?,
         });
-        let stat = fstat(&file).map_err(fail)?;
-        match Claimed::new(file, target.holder).map_err(fail)? {
+        let stat = fstat(&file).at(target.path)?;
+        match Claimed::new(file, target.holder).at(target.path)? {
             Some(claimed) => match target.root.stat(target.relative, true) {
                 Ok(there) if is_same_file(&there, &stat) => return Ok(claimed),
                 // It has lost the name since it was opened, and may be an old version by now.
@@ -549,7 +538,7 @@ fn claim_target(target: &Target<'_>, may_be_new: bool) -> Result<Claimed, Error>
             None => break,
         }
     }
-    Err(target.refuse(ErrorKind::Busy))
+    Err(ErrorKind::Busy.at(target.path))
 }
 
 /// A copy of what is going to be overwritten in place, where there is room for one.
@@ -557,15 +546,14 @@ fn version_of(target: &Target<'_>, old: &Claimed, space: &Space) -> Result<Optio
     if target.rules.versions == 0 {
         return Ok(None);
     }
-    let fail = |errno| target.fail(errno);
     let flags = OPEN | OFlag::O_RDONLY;
     let read = target.root.open_below(target.relative, flags);
-    let read = File::from(read.map_err(fail)?);
-    let size = size_of(&fstat(&read).map_err(fail)?);
+    let read = File::from(read.at(target.path)?);
+    let size = size_of(&fstat(&read).at(target.path)?);
     space
         .would_fit(old, size)
         .and_then(|()| space.one_more(size))
-        .map_err(|kind| target.refuse(kind))?;
+        .at(target.path)?;
     let how = Versioning {
         most: target.rules.versions,
         durable: target.durable,
@@ -577,6 +565,6 @@ fn version_of(target: &Target<'_>, old: &Claimed, space: &Space) -> Result<Optio
         .and_then(Copied::become_version);
     version.map(Some).map_err(|errno| {
         space.went(size, 1);
-        fail(errno)
+        errno.at(target.path)
     })
 }

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::{Upload, length};
 use crate::storage::disk::copy;
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error};
 use crate::storage::integrity::checksum;
 
 impl Upload {
@@ -39,10 +39,9 @@ impl Upload {
             return Ok(false);
         }
         self.cut()?;
-        let refuse = |kind: ErrorKind, upload: &Self| Error::new(kind, upload.path.as_bytes());
         let size = length(from).map_err(|errno| self.failed(errno))?;
         let admitted = self.space.admit_shared(size);
-        admitted.map_err(|kind| refuse(kind, self))?;
+        admitted.at(&self.path)?;
         let shared = copy::cloned(from.as_fd(), self.file.as_fd());
         if !shared.map_err(|errno| self.failed(errno))? {
             self.space.give_back(0);
@@ -52,7 +51,7 @@ impl Upload {
         self.position = length(&self.file).map_err(|errno| self.failed(errno))?;
         self.received = self.position;
         let admitted = self.space.admit_shared(self.position);
-        admitted.map_err(|kind| refuse(kind, self))?;
+        admitted.at(&self.path)?;
         Ok(true)
     }
 
@@ -62,7 +61,7 @@ impl Upload {
     /// `NoRoom`, `OverQuota`.
     pub(in crate::storage) fn would_fit(&self, size: u64) -> Result<(), Error> {
         let fits = self.space.would_fit(&self.file, size);
-        fits.map_err(|kind| Error::new(kind, self.path.as_bytes()))
+        fits.at(&self.path)
     }
 
     /// Copies some bytes of the file behind what was received before, from the same offset on and at most up to `end`;

@@ -28,7 +28,7 @@ use crate::storage::disk::metadata::{Kind, is_same_file, is_unchanged, kind, siz
 use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::root::Place;
 use crate::storage::disk::writers::{Doomed, Holder, Reserved};
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest};
 use crate::storage::retention::fresh;
 use crate::storage::retention::lock::locked_until;
@@ -161,7 +161,7 @@ impl Upload {
         let (root, relative) = at;
         match root.stat(relative, true) {
             Ok(there) if is_same_file(&there, &self.file.stat) => Ok(()),
-            _ => Err(Error::new(ErrorKind::Busy, self.path.as_bytes())),
+            _ => Err(ErrorKind::Busy.at(&self.path)),
         }
     }
 
@@ -253,14 +253,13 @@ impl Upload {
     ) -> Result<(Named, Option<Version>), Error> {
         let place = &beside.place;
         let fail = |errno| self.failed(errno);
-        let refuse = |kind| Error::new(kind, self.path.as_bytes());
         let directory = place.directory.as_fd();
         if !partial::has_name(directory, name, &self.file.stat) {
-            return Err(refuse(ErrorKind::Busy));
+            return Err(ErrorKind::Busy.at(&self.path));
         }
         if beside.had.is_none() || !beside.may_replace {
             // What was to be replaced may be gone, and its room with it.
-            self.space.fits_without((0, 0)).map_err(refuse)?;
+            self.space.fits_without((0, 0)).at(&self.path)?;
             match rename_to_new(directory, name, directory, &place.name) {
                 Err(Errno::EEXIST) if beside.may_replace => {}
                 other => return other.map(|()| (Named::New, None)).map_err(fail),
@@ -269,15 +268,15 @@ impl Upload {
         let old = old_file(place).map_err(fail)?;
         if let Some(original) = &beside.clone_of {
             if old.is_none_or(|old| !is_unchanged(original, &old)) {
-                return Err(refuse(ErrorKind::Busy));
+                return Err(ErrorKind::Busy.at(&self.path));
             }
         }
         if let Some(until) = old.and_then(|old| locked_until(&old, beside.rules.lock)) {
-            return Err(refuse(ErrorKind::Locked { until }));
+            return Err(ErrorKind::Locked { until }.at(&self.path));
         }
         let replaced = old.filter(|_| beside.versions_at.is_none());
         let replaced = replaced.map_or((0, 0), |old| (size_of(&old), 1));
-        self.space.fits_without(replaced).map_err(refuse)?;
+        self.space.fits_without(replaced).at(&self.path)?;
         let Some(old) = old else {
             return rename_to_new(directory, name, directory, &place.name)
                 .map(|()| (Named::New, None))

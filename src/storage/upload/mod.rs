@@ -35,7 +35,7 @@ use crate::storage::disk::metadata::{is_same_file, size_of};
 use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::writers::{Claimed, Holder};
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest, Stopped};
 use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permissions;
@@ -256,7 +256,7 @@ impl Upload {
         self.may_be_longer = true;
         self.space
             .reserve(&self.file, self.position, end)
-            .map_err(|kind| Error::new(kind, self.path.as_bytes()))
+            .at(&self.path)
     }
 
     /// To be called before anything is written.
@@ -289,9 +289,7 @@ impl Upload {
     fn admit(&mut self, length: usize) -> Result<(), Error> {
         self.cut()?;
         let end = self.position + length as u64;
-        self.space
-            .admit(&self.file, end)
-            .map_err(|kind| Error::new(kind, self.path.as_bytes()))
+        self.space.admit(&self.file, end).at(&self.path)
     }
 
     fn advance(&mut self, bytes: usize) -> Result<(), Error> {
@@ -319,7 +317,7 @@ impl Upload {
     }
 
     fn failed(&self, errno: Errno) -> Error {
-        let mut error = Error::from_errno(errno, self.path.as_bytes());
+        let mut error = errno.at(&self.path);
         if errno == Errno::ENOSPC {
             error.kind = ErrorKind::NoSpace {
                 free: fstatvfs(&*self.file).map_or(0, |disk| available(&disk, Room::default())),

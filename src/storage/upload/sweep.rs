@@ -10,7 +10,7 @@ use crate::storage::disk::metadata::size_of;
 use crate::storage::disk::reserved::is_partial_name;
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::walk_all;
-use crate::storage::error::Error;
+use crate::storage::error::{At, Error};
 use crate::storage::quota::meter::Metered;
 use crate::storage::upload::partial;
 
@@ -90,8 +90,7 @@ fn each_partial(
     top: &Path,
     visit: &mut dyn FnMut(BorrowedFd<'_>, &[u8], i64) -> bool,
 ) -> Result<Partials, Error> {
-    let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
-    let root = Root::open(top).map_err(fail)?;
+    let root = Root::open(top).at(top.as_os_str().as_encoded_bytes())?;
     let mut found = Partials::default();
     walk_all(&root, b"", &|_| true, &mut |met| {
         if let Ok(met) = met
@@ -103,7 +102,7 @@ fn each_partial(
         }
         ControlFlow::Continue(())
     })
-    .map_err(fail)?;
+    .at(top.as_os_str().as_encoded_bytes())?;
     Ok(found)
 }
 
