@@ -8,7 +8,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::storage::disk::acl;
-use crate::storage::disk::durable::{Order, after_change, sync_directory};
+use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
 use crate::storage::disk::names::{self, HeldName};
 use crate::storage::disk::reserved::{STATE, VERSIONS, is_partial_name, is_reserved};
@@ -209,8 +209,7 @@ impl View {
     pub(super) fn versions(&self, of: Named<'_>, rules: &Rules) -> Result<Versions, Errno> {
         let how = Versioning {
             most: rules.versions,
-            durable: self.durable,
-            order: Order::of(of.directory),
+            order: Order::of(of.directory, self.durable),
             min_free: self.min_free,
         };
         Versions::of(of.root, of.relative, how)
@@ -355,16 +354,9 @@ impl View {
         mkdirat(directory, name, acl::creation_mode(directory, self.modes)).at(path)?;
         let made = names::open(directory, name, DIRECTORY).at(path)?;
         acl::give_directory(directory, made.as_fd(), self.modes).at(path)?;
-        if self.durable {
-            match Order::of(made.as_fd()) {
-                Order::Each => {
-                    sync_directory(made.as_fd()).and_then(|()| sync_directory(directory))
-                }
-                order => after_change(order, made.as_fd()),
-            }
-            .at(path)?;
-        }
-        Ok(())
+        let order = Order::of(made.as_fd(), self.durable);
+        order.after_change(&made).at(path)?;
+        order.names_apart(directory).at(path)
     }
 
     /// Sets the time of modification, and that of the last access where one is given, in seconds since 1970. Not flushed:

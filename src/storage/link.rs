@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 use nix::unistd::symlinkat;
 
-use crate::storage::disk::durable::{Order, after_change};
+use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{Kind, is_same_file, kind};
 use crate::storage::disk::reserved::is_reserved;
 use crate::storage::disk::root::position;
@@ -53,11 +53,8 @@ impl View {
             .at(target)?
             .ok_or_else(|| ErrorKind::Reserved.at(target))?;
         symlinkat(&written, &place.directory, place.name.as_slice()).at(link)?;
-        if self.durable {
-            let order = Order::of(place.directory.as_fd());
-            after_change(order, place.directory.as_fd()).at(link)?;
-        }
-        Ok(())
+        let order = Order::of(place.directory.as_fd(), self.durable);
+        order.after_change(&place.directory).at(link)
     }
 }
 

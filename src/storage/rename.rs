@@ -6,7 +6,7 @@ use nix::fcntl::renameat;
 use nix::sys::stat::FileStat;
 
 use crate::storage::change::Named;
-use crate::storage::disk::durable::{Order, after_change, sync_directory};
+use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
 use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::root::{Place, Root};
@@ -57,14 +57,9 @@ impl View {
             self.discard_partial(place);
             self.told.set(place, None);
         }
-        if self.durable {
-            let order = Order::of(new.directory.as_fd());
-            after_change(order, new.directory.as_fd()).at(to)?;
-            if order == Order::Each {
-                sync_directory(old.directory.as_fd()).at(to)?;
-            }
-        }
-        Ok(())
+        let order = Order::of(new.directory.as_fd(), self.durable);
+        order.after_change(&new.directory).at(to)?;
+        order.names_apart(&old.directory).at(to)
     }
 }
 

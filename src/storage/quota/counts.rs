@@ -24,7 +24,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{FileStat, fstat, stat};
 
-use crate::storage::disk::durable::{self, Order};
+use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::reserved::STATE;
 use crate::storage::disk::root::Root;
@@ -496,7 +496,7 @@ fn write(file: &File, record: Record) -> Result<(), Errno> {
 }
 
 fn flush(file: &File) -> Result<(), Errno> {
-    durable::contents(Order::of(file.as_fd()), file)
+    Order::of(file.as_fd(), true).contents(file)
 }
 
 /// Counts what lies below a directory: regular files, but for the server's own state. `unread` is told of what cannot be looked

@@ -13,7 +13,7 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{LinkatFlags, linkat};
 
 use crate::storage::disk::copy;
-use crate::storage::disk::durable::{Order, after_rename, before_rename, sync_directory};
+use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{is_unchanged, size_of};
 use crate::storage::disk::names::{self, rename_to_new};
 use crate::storage::disk::reserved::VERSIONS;
@@ -27,8 +27,7 @@ use crate::storage::rules::{Room, available};
 pub struct Versioning {
     /// How many; the oldest go.
     pub most: usize,
-    /// They are on the disk before the file is replaced.
-    pub durable: bool,
+    /// How they are on the disk before the file is replaced.
     pub order: Order,
     /// What copies leave free of the disk.
     pub min_free: Room,
@@ -82,9 +81,7 @@ impl Versions {
             Err(errno) => return Err(errno),
         };
         let Self { directory, how } = &version.versions;
-        if how.durable && how.order == Order::Each {
-            sync_directory(directory.as_fd())?;
-        }
+        how.order.names_apart(directory)?;
         Ok(Made::Version(version))
     }
 
@@ -181,10 +178,8 @@ fn moment(time: Timestamp) -> String {
 fn make(root: &Root, path: &[u8], how: Versioning) -> Result<(), Errno> {
     let place = root.place(path)?;
     match mkdirat(&place.directory, place.name.as_slice(), Mode::S_IRWXU) {
-        Ok(()) if how.durable && how.order == Order::Each => {
-            sync_directory(place.directory.as_fd())
-        }
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Ok(()) => how.order.names_apart(&place.directory),
+        Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(errno),
     }
 }
@@ -204,8 +199,8 @@ impl Copied {
         copy::all(old.as_fd(), self.new.as_fd())?;
         copy::times(old.as_fd(), self.new.as_fd())?;
         match &self.versions {
-            Some(versions) if versions.how.durable => before_rename(versions.how.order, &self.new),
-            _ => Ok(()),
+            Some(versions) => versions.how.order.before_rename(&self.new),
+            None => Ok(()),
         }
     }
 
@@ -226,9 +221,7 @@ impl Copied {
             }
         };
         let Versions { directory, how } = &version.versions;
-        if how.durable {
-            after_rename(how.order, &self.new, directory.as_fd())?;
-        }
+        how.order.after_rename(&self.new, directory)?;
         Ok(version)
     }
 
@@ -309,7 +302,6 @@ mod tests {
         fs::create_dir(directory.path().join("sub")).unwrap();
         let how = Versioning {
             most: 2,
-            durable: true,
             order: Order::Each,
             min_free: Room::default(),
         };
@@ -358,8 +350,7 @@ mod tests {
         file.set_modified(then).unwrap();
         let how = Versioning {
             most: 1,
-            durable: false,
-            order: Order::Journal,
+            order: Order::Never,
             min_free: Room::default(),
         };
         let copy = || {
@@ -409,7 +400,6 @@ mod tests {
         let root = Root::open(directory.path()).unwrap();
         let how = Versioning {
             most: 1,
-            durable: true,
             order: Order::Journal,
             min_free: Room::default(),
         };

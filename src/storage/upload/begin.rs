@@ -399,7 +399,7 @@ impl Upload {
 
     fn of(target: &Target<'_>, file: Claimed, grows: Grows, space: Space, position: u64) -> Self {
         Self {
-            order: Order::of(file.as_fd()),
+            order: Order::of(file.as_fd(), target.durable),
             digest: target.checksums.then(|| Digest::new(Algorithm::default())),
             known_digest: None,
             file,
@@ -410,7 +410,6 @@ impl Upload {
             may_be_longer: false,
             marked: false,
             has_begun: false,
-            durable: target.durable,
             pace: Pace::new(target.durable, position),
             space,
             path: target.path.clone(),
@@ -556,8 +555,7 @@ fn version_of(target: &Target<'_>, old: &Claimed, space: &Space) -> Result<Optio
         .at(target.path)?;
     let how = Versioning {
         most: target.rules.versions,
-        durable: target.durable,
-        order: Order::of(old.as_fd()),
+        order: Order::of(old.as_fd(), target.durable),
         min_free: target.min_free,
     };
     let version = Versions::of(target.root, target.relative, how)

@@ -16,14 +16,13 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, renameat, renameat2};
 use nix::sys::stat::{FileStat, fstat};
-use nix::unistd::{Gid, Uid, fchown, fsync, ftruncate};
+use nix::unistd::{Gid, Uid, fchown, ftruncate};
 
 use super::partial;
 use super::{Beside, Grows, Stored, Upload};
 use crate::storage::disk::acl;
 use crate::storage::disk::acl::Modes;
 use crate::storage::disk::boot;
-use crate::storage::disk::durable::{Order, after_rename, before_rename, contents, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, is_unchanged, kind, size_of};
 use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::root::Place;
@@ -138,18 +137,11 @@ impl Upload {
         let Grows::InPlace { new_in, .. } = &self.grows else {
             return Ok(());
         };
-        if !self.durable {
-            return Ok(());
-        }
         // Its checksum, which is beside it, is to reach the disk as well.
-        match (new_in, self.order) {
-            (Some(directory), Order::Each) => {
-                fsync(&*self.file)?;
-                sync_directory(directory.as_fd())
-            }
-            // Its entry is part of the same commit.
-            (Some(directory), order) => after_rename(order, &self.file, directory.as_fd()),
-            (None, order) => contents(order, &self.file),
+        self.order.contents(&*self.file)?;
+        match new_in {
+            Some(directory) => self.order.names_apart(directory),
+            None => Ok(()),
         }
     }
 
@@ -175,12 +167,9 @@ impl Upload {
         let Beside { place, modes, .. } = beside;
         let directory = place.directory.as_fd();
         take_over_from(place, beside.had.is_some(), &self.file, *modes)
-            .and_then(|()| match self.durable {
-                true => before_rename(self.order, &self.file),
-                false => Ok(()),
-            })
+            .and_then(|()| self.order.before_rename(&self.file))
             .map_err(|errno| self.failed(errno))?;
-        let mut way = match self.durable {
+        let mut way = match self.is_durable() {
             true => Way::Exchange,
             false => Way::Replace,
         };
@@ -204,14 +193,11 @@ impl Upload {
                 named => break named,
             }
         };
-        let settled = match self.durable {
-            true => after_rename(self.order, &self.file, directory),
-            false => Ok(()),
-        };
+        let settled = self.order.after_rename(&self.file, directory);
         let settled = settled.map_err(|errno| E::from(self.failed(errno)));
         let settled = settled.and_then(|()| match &named {
             Named::Exchanged(_) => look(HANG_UP),
-            Named::New if self.durable => look(HANG_UP_OF_NEW),
+            Named::New if self.is_durable() => look(HANG_UP_OF_NEW),
             _ => Ok(()),
         });
         if settled.is_err() {
@@ -353,16 +339,15 @@ impl Upload {
                 );
                 return false;
             }
-            // What is not whole must not look so behind a power cut either.
-            Ok(()) if self.durable => {
-                if let Err(errno) = after_rename(self.order, &self.file, directory) {
+            Ok(()) => {
+                // What is not whole must not look so behind a power cut either.
+                if let Err(errno) = self.order.after_rename(&self.file, directory) {
                     log::error!(
                         "{shown}: the upload was cut off; that the old file has its name back cannot be flushed: {}",
                         errno.desc()
                     );
                 }
             }
-            Ok(()) => {}
         }
         true
     }
@@ -417,7 +402,6 @@ impl Upload {
         };
         let how = Versioning {
             most: beside.rules.versions,
-            durable: self.durable,
             order: self.order,
             min_free: beside.min_free,
         };

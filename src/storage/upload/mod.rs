@@ -30,7 +30,7 @@ use nix::unistd::ftruncate;
 
 use crate::storage::disk::acl::Modes;
 use crate::storage::disk::boot;
-use crate::storage::disk::durable::{self, Order, Pace};
+use crate::storage::disk::durable::{Order, Pace};
 use crate::storage::disk::metadata::{is_same_file, size_of};
 use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::root::{Place, Root};
@@ -100,7 +100,6 @@ pub struct Upload {
     marked: bool,
     /// The client has a data connection for it: what it has sent may have been lost on the way.
     has_begun: bool,
-    durable: bool,
     order: Order,
     pace: Pace,
     space: Space,
@@ -277,9 +276,9 @@ impl Upload {
             self.space.give_back(self.position);
             // What it said was of another upload.
             self.mark();
-            if self.durable && matches!(self.grows, Grows::Beside(_)) {
+            if matches!(self.grows, Grows::Beside(_)) {
                 // Or a power cut could bring back what was behind it, to be continued with what is another file by now.
-                let flushed = durable::contents(self.order, &self.file);
+                let flushed = self.order.contents(&*self.file);
                 flushed.map_err(|errno| self.failed(errno))?;
             }
         }
@@ -308,7 +307,7 @@ impl Upload {
     /// Has an unfinished file say what of it is sure to be there, and what it is to replace.
     fn mark(&mut self) {
         if let Grows::Beside(beside) = &self.grows {
-            boot::mark(self.file.as_fd(), self.durable);
+            boot::mark(self.file.as_fd(), self.is_durable());
             if let Some(had) = beside.had.as_ref().filter(|_| beside.resumable) {
                 partial::note_replaced(&self.file, had);
             }
@@ -337,7 +336,7 @@ impl Upload {
 
     /// Whether [`Upload::finish`] returns only when all is on the disk.
     pub fn is_durable(&self) -> bool {
-        self.durable
+        self.order != Order::Never
     }
 
     pub fn host_path(&self) -> &Path {
