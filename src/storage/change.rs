@@ -1,5 +1,6 @@
 //! What a user changes: uploads begin here, names are made and removed, times and modes set.
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
@@ -9,20 +10,19 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::storage::disk::acl;
 use crate::storage::disk::durable::Order;
-use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
+use crate::storage::disk::metadata::{Kind, is_same_file, kind};
 use crate::storage::disk::names::{self, HeldName};
 use crate::storage::disk::reserved::{STATE, VERSIONS, is_partial_name, is_reserved};
 use crate::storage::disk::root::{DIRECTORY, Place, Root, name_of};
 use crate::storage::disk::tree;
 use crate::storage::disk::walk::below;
-use crate::storage::disk::writers::Doomed;
 use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum;
 use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permission;
 use crate::storage::quota::meter::Meter;
 use crate::storage::retention::arrival;
-use crate::storage::retention::versions::{Copied, Made, Versioning, Versions};
+use crate::storage::retention::versions::Versions;
 use crate::storage::retention::{fresh, lock};
 use crate::storage::rules::Rules;
 use crate::storage::upload::partial::{self, Left};
@@ -113,14 +113,15 @@ impl View {
     pub fn remove_file(&self, path: &VirtualPath) -> Result<(), Error> {
         let (located, place) = self.removable(path, Permission::Delete)?;
         self.told.set(&place, None);
-        let name = Named {
-            root: located.root.at(path)?,
-            relative: located.relative,
-            directory: place.directory.as_fd(),
-            name: &place.name,
-        };
-        let meter = self.metered.meter(name.directory);
-        let removed = self.unlink(name, located.rules, meter.as_ref());
+        let rules = located.rules;
+        let versions = self.versions(located.root.at(path)?, located.relative, rules);
+        let (directory, meter) = (
+            place.directory.as_fd(),
+            self.metered.meter(&place.directory),
+        );
+        let removed = versions
+            .map_err(Unlinked::Refused)
+            .and_then(|versions| unlink(directory, &place.name, versions, rules.lock, &meter));
         match removed {
             Ok(()) | Err(Unlinked::Refused(Errno::ENOENT)) => match self.discard_partial(&place) {
                 false => removed,
@@ -134,91 +135,30 @@ impl View {
     /// Removes what an upload of the account to a name has left, unless somebody works on it: to be continued it would have to
     /// be what the name will stand for. Whether there was any.
     pub(super) fn discard_partial(&self, place: &Place) -> bool {
-        let directory = place.directory.as_fd();
-        let meter = self.metered.meter(directory);
-        let left = partial::discard(directory, &partial::name_of(self.account(), &place.name));
-        let Ok(Some(size)) = left else {
-            return false;
-        };
-        if let Some(meter) = meter {
-            meter.went(size, 1);
-        }
-        true
+        let name = partial::name_of(self.account(), &place.name);
+        let meter = self.metered.meter(&place.directory);
+        partial::discard(place.directory.as_fd(), &name, &meter) == Ok(true)
     }
 
-    /// Takes one name away that is no directory, unless it is locked: of a file that is the user's an old version is left where
-    /// those are kept. Counts what is gone.
-    fn unlink(
+    /// Where old versions of a file go; None where none are kept.
+    ///
+    /// # Errors
+    /// As [`Root::again`].
+    pub(super) fn versions(
         &self,
-        name: Named<'_>,
+        root: &Root,
+        relative: &[u8],
         rules: &Rules,
-        meter: Option<&Meter>,
-    ) -> Result<(), Unlinked> {
-        let Named {
-            directory,
-            name: last,
-            ..
-        } = name;
-        let unlink = || names::unlink(directory, last);
-        let keeps = rules.versions > 0 && !is_reserved(last);
-        if rules.lock.is_none() && meter.is_none() && !keeps {
-            // An upload that has just been given the name may have to give it back.
-            let _held = HeldName::of(directory, last)?;
-            return unlink().map_err(Unlinked::Refused);
+    ) -> Result<Option<Versions>, Errno> {
+        if rules.versions == 0 {
+            return Ok(None);
         }
-        let mut copied: Option<Copied> = None;
-        loop {
-            let held = HeldName::of(directory, last)?;
-            let stat = names::stat(directory, last)?;
-            if let Some(until) = lock::locked_until(&stat, rules.lock) {
-                return Err(Unlinked::Locked(until));
-            }
-            if !keeps || kind(&stat) != Kind::File {
-                let Some(meter) = meter.filter(|_| kind(&stat) == Kind::File) else {
-                    return unlink().map_err(Unlinked::Refused);
-                };
-                let doomed = Doomed::open(directory, last)?;
-                unlink()?;
-                meter.lost(doomed);
-                return Ok(());
-            }
-            let gone = match copied.take() {
-                None => self.versions(name, rules)?.take(directory, last)?,
-                Some(copied) => match copied.of_unchanged(&stat)? {
-                    Made::NeedsCopy => None,
-                    Made::Version(version) => {
-                        unlink()?;
-                        Some(version.stand())
-                    }
-                },
-            };
-            if let Some(gone) = gone {
-                for doomed in gone {
-                    if let Some(meter) = meter {
-                        meter.lost(doomed);
-                    }
-                }
-                return Ok(());
-            }
-            drop(held);
-            copied = Some(self.copy_of(name, rules)?);
-        }
-    }
-
-    /// Where old versions of what has the name go.
-    pub(super) fn versions(&self, of: Named<'_>, rules: &Rules) -> Result<Versions, Errno> {
-        let how = Versioning {
+        Ok(Some(Versions {
+            of: (root.again()?, relative.to_vec()),
             most: rules.versions,
-            order: Order::of(of.directory, self.durable),
+            durable: self.durable,
             min_free: self.min_free,
-        };
-        Versions::of(of.root, of.relative, how)
-    }
-
-    /// For file systems where a file cannot have a second name. To be called while no name is held.
-    pub(super) fn copy_of(&self, of: Named<'_>, rules: &Rules) -> Result<Copied, Errno> {
-        let old = names::open(of.directory, of.name, OFlag::O_RDONLY)?;
-        self.versions(of, rules)?.copy(&old)
+        }))
     }
 
     /// Removes an empty directory. What uploads have left in it does not count. Not flushed, as [`View::remove_file`].
@@ -234,17 +174,10 @@ impl View {
                 return Err(errno);
             }
             let inside = names::open(directory, name, DIRECTORY)?;
-            let meter = self.metered.meter(inside.as_fd());
-            let Some(left) = partial::claim_all(inside.as_fd())? else {
-                return Err(errno);
-            };
-            for (name, file) in left {
-                names::unlink(&inside, &name)?;
-                if let Some(meter) = &meter {
-                    meter.went(size_of(&file.stat), 1);
-                }
+            match partial::discard_all(inside.as_fd(), &self.metered.meter(&inside))? {
+                true => remove(),
+                false => Err(errno),
             }
-            remove()
         });
         removed.at(path)
     }
@@ -282,7 +215,7 @@ impl View {
         // Found out before anything is gone; what is stored meanwhile, when its turn comes.
         lock::check_tree(root, located.relative, located.rules.lock, path.as_bytes())?;
         // A root of another user within counts what it has by itself.
-        let mut meter: Option<(Vec<u8>, Option<Meter>)> = None;
+        let mut meter: Option<(Vec<u8>, Meter)> = None;
         let mut locked = None;
         let removed = tree::remove(
             root,
@@ -296,14 +229,15 @@ impl View {
                     return names::unlink(directory, name);
                 }
                 if meter.as_ref().is_none_or(|(of, _)| of != above) {
-                    meter = Some((above.to_vec(), self.metered.meter(directory)));
+                    meter = None;
                 }
-                let meter = meter.as_ref().and_then(|(_, meter)| meter.as_ref());
-                let mut rules = *located.rules;
-                if lies_in(VERSIONS) {
-                    // Old versions of that root's files become no versions of ours.
-                    rules.versions = 0;
-                }
+                let (_, meter) =
+                    meter.get_or_insert_with(|| (above.to_vec(), self.metered.meter(directory)));
+                // Old versions of that root's files become no versions of ours.
+                let versions = match lies_in(VERSIONS) || is_reserved(name) {
+                    true => None,
+                    false => self.versions(root, &below(above, name), located.rules)?,
+                };
                 // Held until it is gone: nobody begins to work on it meanwhile.
                 let _held = match is_partial_name(name) {
                     true => match partial::claim(directory, name, None)? {
@@ -312,20 +246,15 @@ impl View {
                     },
                     false => None,
                 };
-                let name = Named {
-                    root,
-                    relative: &below(above, name),
-                    directory,
-                    name,
-                };
-                self.unlink(name, &rules, meter)
-                    .map_err(|error| match error {
+                unlink(directory, name, versions, located.rules.lock, meter).map_err(|error| {
+                    match error {
                         Unlinked::Refused(errno) => errno,
                         Unlinked::Locked(until) => {
                             locked = Some(until);
                             Errno::EPERM
                         }
-                    })
+                    }
+                })
             },
         );
         match (removed, locked) {
@@ -469,13 +398,41 @@ fn only_opens(stat: &FileStat, mode: u32) -> bool {
     old & !new == 0 && new & !old & 0o022 == 0
 }
 
-/// A name: the root that it lies in, its path below, and the directory with its last part.
-#[derive(Clone, Copy)]
-pub(super) struct Named<'a> {
-    pub root: &'a Root,
-    pub relative: &'a [u8],
-    pub directory: BorrowedFd<'a>,
-    pub name: &'a [u8],
+/// Takes one name away that is no directory, unless it is locked: a file becomes an old version where those are kept. Counts
+/// what is gone.
+fn unlink(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    versions: Option<Versions>,
+    lock: Option<Duration>,
+    meter: &Meter,
+) -> Result<(), Unlinked> {
+    let mut copied = None;
+    loop {
+        // An upload that has just been given the name may have to give it back.
+        let held = HeldName::of(directory, name)?;
+        let stat = names::stat(directory, name)?;
+        if let Some(until) = lock::locked_until(&stat, lock) {
+            return Err(Unlinked::Locked(until));
+        }
+        if kind(&stat) != Kind::File {
+            return Ok(names::unlink(directory, name)?);
+        }
+        let Some(versions) = &versions else {
+            return Ok(meter.remove(directory, name)?);
+        };
+        if copied.is_none() {
+            if versions.take(directory, name, meter)? {
+                return Ok(());
+            }
+        } else if let Some(version) = versions.make(directory, name, &stat, copied.take())? {
+            names::unlink(directory, name)?;
+            version.stand(meter);
+            return Ok(());
+        }
+        drop(held);
+        copied = versions.copy_of(directory, name)?;
+    }
 }
 
 impl From<Errno> for Unlinked {

@@ -1,11 +1,10 @@
 //! Moving names, with all that has a say in it: locks, old versions, quotas.
 use std::os::fd::AsFd as _;
+use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::fcntl::renameat;
 use nix::sys::stat::FileStat;
 
-use crate::storage::change::Named;
 use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
 use crate::storage::disk::names::{self, HeldName, rename_to_new};
@@ -17,9 +16,8 @@ use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permission;
 use crate::storage::quota::counts;
 use crate::storage::quota::meter::Meter;
-use crate::storage::retention::versions::{Copied, Made};
+use crate::storage::retention::versions::{Copied, Versions};
 use crate::storage::retention::{fresh, lock};
-use crate::storage::rules::Rules;
 use crate::storage::view::View;
 
 impl View {
@@ -47,7 +45,8 @@ impl View {
         let renaming = Renaming {
             view: self,
             root,
-            rules: source.rules,
+            lock: source.rules.lock,
+            versions: self.versions(root, target.relative, source.rules).at(to)?,
             from: (from, source.relative, &old),
             to: (to, target.relative, &new),
             may_replace: target.permissions.contains(Permission::Overwrite),
@@ -68,7 +67,8 @@ impl View {
 struct Renaming<'a> {
     view: &'a View,
     root: &'a Root,
-    rules: &'a Rules,
+    lock: Option<Duration>,
+    versions: Option<Versions>,
     from: (&'a VirtualPath, &'a [u8], &'a Place),
     to: (&'a VirtualPath, &'a [u8], &'a Place),
     may_replace: bool,
@@ -77,138 +77,102 @@ struct Renaming<'a> {
 impl Renaming<'_> {
     fn run(&self) -> Result<(), Error> {
         let (from, to) = (self.from.2, self.to.2);
-        let meters = [from, to].map(|place| self.view.metered.meter(place.directory.as_fd()));
-        let is_plain = self.rules.lock.is_none()
-            && self.rules.versions == 0
-            && meters.iter().all(Option::is_none);
-        if is_plain {
-            let _held = self.hold_names()?;
-            return self.rename();
-        }
-        if self.rules.lock.is_some() {
+        let [here, there] = [from, to].map(|place| self.view.metered.meter(&place.directory));
+        if self.lock.is_some() {
             // Outside the lock on names: a directory may hold much.
             let inside = kind(&self.stat(from, self.from.0)?) == Kind::Directory;
             if inside {
                 let path = self.from.0.as_bytes();
-                lock::check_tree(self.root, self.from.1, self.rules.lock, path)?;
+                lock::check_tree(self.root, self.from.1, self.lock, path)?;
             }
         }
-        let moved = self.counted_elsewhere(&meters)?;
+        let moved = match here.counts_as(&there) {
+            true => None,
+            false => self.size()?,
+        };
         let mut copied = None;
         loop {
             let held = self.hold_names()?;
-            if self.try_once(&meters, moved, copied.take())? {
+            if self.try_once([&here, &there], moved, copied.take())? {
                 return Ok(());
             }
             drop(held);
-            let copy = self.view.copy_of(self.target(), self.rules);
-            copied = Some(copy.map_err(|errno| self.failed(errno))?);
+            if let Some(versions) = &self.versions {
+                copied = versions
+                    .copy_of(to.directory.as_fd(), &to.name)
+                    .at(self.to.0)?;
+            }
         }
     }
 
     /// False where the file that is replaced has to be copied first, to become an old version.
     fn try_once(
         &self,
-        meters: &[Option<Meter>; 2],
+        [here, there]: [&Meter; 2],
         moved: Option<(u64, u64)>,
         copied: Option<Copied>,
     ) -> Result<bool, Error> {
         let (from, to) = (self.from.2, self.to.2);
         let source = self.stat(from, self.from.0)?;
         if !self.view.has_just_stored(&source) {
-            lock::check(&source, self.rules.lock, self.from.0.as_bytes())?;
+            lock::check(&source, self.lock, self.from.0.as_bytes())?;
         }
         let target = self.stat(to, self.to.0).ok();
         let is_same = |target: &FileStat| is_same_file(target, &source);
         let target = target.filter(|target| kind(target) != Kind::Directory && !is_same(target));
         if let Some(target) = &target {
-            lock::check(target, self.rules.lock, self.to.0.as_bytes())?;
+            lock::check(target, self.lock, self.to.0.as_bytes())?;
         }
         let old = target.filter(|target| kind(target) == Kind::File && self.may_replace);
-        let version = match old {
-            Some(old) if self.rules.versions > 0 => {
-                let made = match copied {
-                    Some(copied) => copied.of_unchanged(&old),
-                    None => (self.view.versions(self.target(), self.rules))
-                        .and_then(|versions| versions.link(to.directory.as_fd(), &to.name)),
-                };
-                match made.map_err(|errno| self.failed(errno))? {
-                    Made::Version(version) => Some(version),
-                    Made::NeedsCopy => return Ok(false),
+        let version = match (&old, &self.versions) {
+            (Some(old), Some(versions)) => {
+                let made = versions.make(to.directory.as_fd(), &to.name, old, copied);
+                match made.at(self.to.0)? {
+                    None => return Ok(false),
+                    version => version,
                 }
             }
             _ => None,
         };
-        let [here, there] = meters;
-        if let (Some(there), Some((bytes, files))) = (there, moved) {
+        if let Some((bytes, files)) = moved {
             // What is moved within the user's own does not come on top.
-            let credit = if here.is_some() {
+            let credit = if here.counts() {
                 (bytes, files)
             } else {
                 (0, 0)
             };
-            let grown = there.grow(bytes, files, credit);
-            grown.at(&self.to.0)?;
+            there.grow(bytes, files, credit).at(self.to.0)?;
         }
         let doomed = old.and_then(|_| Doomed::open(to.directory.as_fd(), &to.name).ok());
         let done = self.rename();
         if let Some((bytes, files)) = moved {
             // Taken from where it was, or given back where it did not come.
             let meter = if done.is_ok() { here } else { there };
-            if let Some(meter) = meter {
-                meter.went(bytes, files);
-            }
+            meter.went(bytes, files);
         }
         done?;
         if let Ok(renamed) = self.stat(to, self.to.0) {
             fresh::renew(self.view.account(), &source, &renamed);
         }
-        let gone = match version {
-            Some(version) => version.stand(),
-            None => doomed.into_iter().collect(),
-        };
-        if let Some(there) = there {
-            for doomed in gone {
-                there.lost(doomed);
-            }
+        match (version, doomed) {
+            (Some(version), _) => version.stand(there),
+            (None, Some(doomed)) => there.lost(doomed),
+            (None, None) => {}
         }
         Ok(true)
     }
 
-    /// What is replaced.
-    fn target(&self) -> Named<'_> {
-        let (_, relative, place) = self.to;
-        Named {
-            root: self.root,
-            relative,
-            directory: place.directory.as_fd(),
-            name: &place.name,
-        }
-    }
-
-    fn failed(&self, errno: Errno) -> Error {
-        errno.at(&self.to.0)
-    }
-
     fn hold_names(&self) -> Result<(HeldName, Option<HeldName>), Error> {
         let [from, to] = [self.from.2, self.to.2].map(|place| (&place.directory, &*place.name));
-        HeldName::of_two(from, to).map_err(|errno| self.failed(errno))
+        HeldName::of_two(from, to).at(self.to.0)
     }
 
     fn stat(&self, place: &Place, path: &VirtualPath) -> Result<FileStat, Error> {
         names::stat(&place.directory, &place.name).at(path)
     }
 
-    /// Bytes and files that are counted in other areas afterwards; None where that is the same.
-    fn counted_elsewhere(&self, meters: &[Option<Meter>; 2]) -> Result<Option<(u64, u64)>, Error> {
-        let same = match meters {
-            [None, None] => true,
-            [Some(one), Some(other)] => one.counts_as(other),
-            _ => false,
-        };
-        if same {
-            return Ok(None);
-        }
+    /// Bytes and files that are moved.
+    fn size(&self) -> Result<Option<(u64, u64)>, Error> {
         let stat = self.stat(self.from.2, self.from.0)?;
         match kind(&stat) {
             Kind::File => Ok(Some((size_of(&stat), 1))),
@@ -216,8 +180,8 @@ impl Renaming<'_> {
                 let mut unread = None;
                 let mut missed = |missed: Missed<'_>| unread = Some(missed.errno);
                 let usage = counts::count_below(self.root, self.from.1, &mut missed);
-                match (usage.at(&self.from.0)?, unread) {
-                    (_, Some(errno)) => Err(errno.at(&self.from.0)),
+                match (usage.at(self.from.0)?, unread) {
+                    (_, Some(errno)) => Err(errno.at(self.from.0)),
                     (usage, None) => Ok(Some((usage.bytes, usage.files))),
                 }
             }
@@ -234,6 +198,6 @@ impl Renaming<'_> {
         } else {
             rename_to_new(here, old, there, new)
         };
-        renamed.map_err(|errno| self.failed(errno))
+        renamed.at(self.to.0)
     }
 }

@@ -1,10 +1,8 @@
 //! Copying from file to file inside the kernel: shared blocks where the file system can, else its own copying, else ours.
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::copy_file_range;
-use nix::sys::stat::{fstat, futimens};
-use nix::sys::time::TimeSpec;
 use nix::sys::uio::{pread, pwrite};
 
 use crate::storage::disk::system;
@@ -111,14 +109,4 @@ pub fn all(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
             copied => offset += copied as u64,
         }
     }
-}
-
-/// Gives a file the time of modification of another.
-///
-/// # Errors
-/// Those of futimens(2).
-pub fn times(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
-    let stat = fstat(from)?;
-    let modified = TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec);
-    futimens(to.as_fd(), &TimeSpec::UTIME_OMIT, &modified)
 }

@@ -176,7 +176,7 @@ struct Work<'a> {
     pruning: &'a Pruning,
     clock: &'a Clock,
     /// Counts for the quotas what goes from the directory where the last file went.
-    ledger: Option<(Rc<[u8]>, Option<Meter>)>,
+    ledger: Option<(Rc<[u8]>, Meter)>,
     pruned: Pruned,
     /// Of the files that the last walk has met.
     oldest: Oldest,
@@ -362,14 +362,14 @@ impl Work<'_> {
         let directory = self.root.open_on_same_mount(&key.relative)?;
         if !matches!(&self.ledger, Some((here, _)) if *here == key.relative) {
             // To be had before anything is removed, for what nobody has counted yet is counted then.
-            let meter = self.pruning.metered.meter(directory.as_fd());
+            let meter = self.pruning.metered.meter(&directory);
             self.ledger = Some((Rc::clone(&key.relative), meter));
         }
         // In this process nothing is stored under the name meanwhile.
         let _held = HeldName::of(&directory, &key.name)?;
         let doomed = Doomed::open(directory.as_fd(), &key.name)?;
         let is_gone = remove_unchanged(directory.as_fd(), &key.name, stat)?;
-        if is_gone && let Some((_, Some(meter))) = &self.ledger {
+        if is_gone && let Some((_, meter)) = &self.ledger {
             meter.lost(doomed);
         }
         Ok(is_gone)

@@ -21,7 +21,7 @@ use crate::storage::integrity::checksum::{self, Algorithm, Digest};
 use crate::storage::permissions::Permission;
 use crate::storage::quota::meter::Meter;
 use crate::storage::retention::lock;
-use crate::storage::retention::versions::{Copied, Version, Versioning, Versions};
+use crate::storage::retention::versions::{Copied, Version, Versions};
 use crate::storage::rules::Uploads;
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
@@ -46,12 +46,12 @@ impl Target<'_> {
 
     /// The meter of the directory or, where a link leads there, of the file itself. To be had before anything is made, for
     /// what nobody has counted yet is counted then.
-    fn meter(&self, at: BorrowedFd<'_>) -> Option<Meter> {
+    fn meter(&self, at: BorrowedFd<'_>) -> Meter {
         self.metered.meter(at)
     }
 
     /// Room for a file that has `size` bytes.
-    fn space(&self, meter: Option<Meter>, size: u64, credit: (u64, u64)) -> Space {
+    fn space(&self, meter: Meter, size: u64, credit: (u64, u64)) -> Space {
         Space::new(self.min_free, meter, size, credit)
     }
 
@@ -238,7 +238,7 @@ impl Upload {
         match partial::create(place.directory.as_fd(), name, target.holder) {
             Ok(made) => Ok(made),
             Err(errno) => {
-                space.went(0, 1);
+                space.meter.went(0, 1);
                 match errno {
                     Errno::EEXIST => Ok(None),
                     errno => Err(errno.at(target.path)),
@@ -348,7 +348,7 @@ impl Upload {
         let cloned = copy::cloned(old.as_fd(), partial.file.as_fd());
         if cloned != Ok(true) {
             partial::remove(place.directory.as_fd(), &partial.name, &partial.file.stat);
-            space.went(0, 1);
+            space.meter.went(0, 1);
             return cloned.map(|_| None).at(target.path);
         }
         let mut upload = Self::in_partial(target, partial, place, Some(had), space, position)?;
@@ -356,7 +356,7 @@ impl Upload {
             beside.clone_of = Some(original);
             beside.may_replace = true;
             if how == How::Append {
-                beside.versions_at = None;
+                beside.versions = None;
             }
         }
         upload.may_be_longer = true;
@@ -374,24 +374,16 @@ impl Upload {
         space: Space,
         position: u64,
     ) -> Result<Self, Error> {
-        let versions_at = match target.rules.versions {
-            0 => None,
-            _ => Some((
-                target.root.again().at(target.path)?,
-                target.relative.to_vec(),
-            )),
-        };
         let grows = Grows::Beside(Box::new(Beside {
             name: partial.name,
             place,
             may_replace: target.permissions.contains(Permission::Overwrite),
             modes: target.modes,
             clone_of: None,
-            min_free: target.min_free,
             resumable: partial.resumable,
             had,
-            versions_at,
-            rules: *target.rules,
+            versions: versions(target)?,
+            lock: target.rules.lock,
             holder: target.holder.cloned(),
         }));
         Ok(Self::of(target, partial.file, grows, space, position))
@@ -473,13 +465,13 @@ impl Upload {
         let allowed = space.new_file();
         allowed.at(target.path)?;
         let (directory, name) = (&place.directory, place.name.as_slice());
-        let made = names::open(directory, name, flags).inspect_err(|_| space.went(0, 1));
+        let made = names::open(directory, name, flags).inspect_err(|_| space.meter.went(0, 1));
         let claimed = Claimed::new(made.at(target.path)?, target.holder).at(target.path)?;
         let file = claimed.ok_or_else(|| ErrorKind::Busy.at(target.path))?;
         let given = acl::give(directory.as_fd(), file.as_fd(), target.modes);
         if let Err(errno) = given {
             if names::unlink(directory, name).is_ok() {
-                space.went(0, 1);
+                space.meter.went(0, 1);
             }
             return Err(errno.at(target.path));
         }
@@ -540,29 +532,35 @@ fn claim_target(target: &Target<'_>, may_be_new: bool) -> Result<Claimed, Error>
     Err(ErrorKind::Busy.at(target.path))
 }
 
-/// A copy of what is going to be overwritten in place, where there is room for one.
-fn version_of(target: &Target<'_>, old: &Claimed, space: &Space) -> Result<Option<Version>, Error> {
+/// Where old versions of the target go; None where none are kept.
+fn versions(target: &Target<'_>) -> Result<Option<Versions>, Error> {
     if target.rules.versions == 0 {
         return Ok(None);
     }
-    let flags = OPEN | OFlag::O_RDONLY;
-    let read = target.root.open_below(target.relative, flags);
+    Ok(Some(Versions {
+        of: (
+            target.root.again().at(target.path)?,
+            target.relative.to_vec(),
+        ),
+        most: target.rules.versions,
+        durable: target.durable,
+        min_free: target.min_free,
+    }))
+}
+
+/// A copy of what is going to be overwritten in place, where there is room for one.
+fn version_of(target: &Target<'_>, old: &Claimed, space: &Space) -> Result<Option<Version>, Error> {
+    let Some(versions) = versions(target)? else {
+        return Ok(None);
+    };
+    let read = target
+        .root
+        .open_below(target.relative, OPEN | OFlag::O_RDONLY);
     let read = File::from(read.at(target.path)?);
     let size = size_of(&fstat(&read).at(target.path)?);
-    space
-        .would_fit(old, size)
-        .and_then(|()| space.one_more(size))
-        .at(target.path)?;
-    let how = Versioning {
-        most: target.rules.versions,
-        order: Order::of(old.as_fd(), target.durable),
-        min_free: target.min_free,
-    };
-    let version = Versions::of(target.root, target.relative, how)
-        .and_then(|versions| versions.copy(&read))
-        .and_then(Copied::become_version);
-    version.map(Some).map_err(|errno| {
-        space.went(size, 1);
-        errno.at(target.path)
-    })
+    space.would_fit(old, size).at(target.path)?;
+    space.meter.grow(size, 1, (0, 0)).at(target.path)?;
+    let version = versions.copy(&read).and_then(Copied::become_version);
+    let version = version.inspect_err(|_| space.meter.went(size, 1));
+    version.map(Some).at(target.path)
 }

@@ -31,7 +31,7 @@ use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest};
 use crate::storage::retention::fresh;
 use crate::storage::retention::lock::locked_until;
-use crate::storage::retention::versions::{Copied, Made, Version, Versioning, Versions};
+use crate::storage::retention::versions::{Copied, Version};
 
 /// How long behind its last byte a client may still turn out to be gone. A process that is killed ends its connections within
 /// a millisecond (22 to 713 microseconds were seen), one that tidies up takes some more.
@@ -84,7 +84,7 @@ enum Named {
 
 impl Upload {
     /// Makes what was received the file, and returns once it is on the disk (where the account is
-    /// `durable`): what it holds first, then its name. `look` tells what versions_at it from becoming the file.
+    /// `durable`): what it holds first, then its name. `look` tells what keeps it from becoming the file.
     ///
     /// # Errors
     /// Whatever the disk says at the last moment, `Locked` when somebody else has stored the file meanwhile, `OverQuota`, what
@@ -188,7 +188,10 @@ impl Upload {
                 (Named::Refused, _) => way = Way::Replace,
                 (Named::NeedsCopy, _) => {
                     drop(held.take());
-                    copied = self.copy_old(beside)?;
+                    if let Some(versions) = &beside.versions {
+                        let copy = versions.copy_of(directory, &place.name);
+                        copied = copy.map_err(|errno| self.failed(errno))?;
+                    }
                 }
                 named => break named,
             }
@@ -211,9 +214,7 @@ impl Upload {
         if !beside.resumable {
             // What was cut off before is of no use to anybody, and would be continued some day.
             let name = partial::name_of(beside.account(), &place.name);
-            if let Ok(Some(size)) = partial::discard(directory, &name) {
-                self.space.went(size, 1);
-            }
+            let _ = partial::discard(directory, &name, &self.space.meter);
         }
         // Not before: a server that is killed while the name is taken back would leave what nobody can continue.
         if self.marked {
@@ -221,7 +222,7 @@ impl Upload {
             partial::forget_replaced(&self.file);
         }
         // What continues a finished file was there before.
-        if beside.rules.lock.is_some() && beside.clone_of.is_none() {
+        if beside.lock.is_some() && beside.clone_of.is_none() {
             if let Ok(stat) = fstat(&*self.file) {
                 fresh::note(beside.account(), &stat);
             }
@@ -257,10 +258,10 @@ impl Upload {
                 return Err(ErrorKind::Busy.at(&self.path));
             }
         }
-        if let Some(until) = old.and_then(|old| locked_until(&old, beside.rules.lock)) {
+        if let Some(until) = old.and_then(|old| locked_until(&old, beside.lock)) {
             return Err(ErrorKind::Locked { until }.at(&self.path));
         }
-        let replaced = old.filter(|_| beside.versions_at.is_none());
+        let replaced = old.filter(|_| beside.versions.is_none());
         let replaced = replaced.map_or((0, 0), |old| (size_of(&old), 1));
         self.space.fits_without(replaced).at(&self.path)?;
         let Some(old) = old else {
@@ -275,10 +276,15 @@ impl Upload {
             },
             Way::Replace => None,
         };
-        let version = match self.version_of(beside, &old, copied).map_err(fail)? {
-            Some(Made::NeedsCopy) => return Ok((Named::NeedsCopy, None)),
-            Some(Made::Version(version)) => Some(version),
+        let version = match &beside.versions {
             None => None,
+            Some(versions) => match versions
+                .make(directory, &place.name, &old, copied)
+                .map_err(fail)?
+            {
+                None => return Ok((Named::NeedsCopy, None)),
+                version => version,
+            },
         };
         let Some(reserved) = reserved else {
             let doomed = Doomed::open(directory, &place.name).map_err(fail)?;
@@ -354,69 +360,28 @@ impl Upload {
 
     /// The old file is gone for good, where there was one, and is counted so, but where it has another name as an old version.
     fn remove_old(&self, beside: &Beside, at: &[u8], named: Named) {
-        let is_version = beside.versions_at.is_some();
+        let is_version = beside.versions.is_some();
         match named {
             Named::Exchanged(exchanged) => {
                 let size = exchanged.remove(beside.place.directory.as_fd(), at);
                 if !is_version {
-                    self.space.went(size, 1);
+                    self.space.meter.went(size, 1);
                 }
             }
-            Named::Replaced(doomed) if !is_version => self.space.lost(doomed),
+            Named::Replaced(doomed) if !is_version => self.space.meter.lost(doomed),
             Named::Replaced(_) | Named::New | Named::Refused | Named::NeedsCopy => {}
         }
     }
 
-    /// An old version of the file that is going to be replaced; None where none are kept. `copied` is what was copied before.
-    fn version_of(
-        &self,
-        beside: &Beside,
-        old: &FileStat,
-        copied: Option<Copied>,
-    ) -> Result<Option<Made>, Errno> {
-        if let Some(copied) = copied {
-            return copied.of_unchanged(old).map(Some);
-        }
-        let Place { directory, name } = &beside.place;
-        let versions = self.versions(beside)?;
-        versions
-            .map(|versions| versions.link(directory.as_fd(), name))
-            .transpose()
-    }
-
-    /// Copies the old file where it cannot have a second name; None when it is gone.
-    fn copy_old(&self, beside: &Beside) -> Result<Option<Copied>, Error> {
-        let Place { directory, name } = &beside.place;
-        let old = match names::open(directory, name, OFlag::O_RDONLY) {
-            Err(Errno::ENOENT) => return Ok(None),
-            other => other.map_err(|errno| self.failed(errno))?,
-        };
-        let versions = self.versions(beside);
-        let copied = versions.and_then(|versions| versions.map(|to| to.copy(&old)).transpose());
-        copied.map_err(|errno| self.failed(errno))
-    }
-
-    fn versions(&self, beside: &Beside) -> Result<Option<Versions>, Errno> {
-        let Some((root, relative)) = &beside.versions_at else {
-            return Ok(None);
-        };
-        let how = Versioning {
-            most: beside.rules.versions,
-            order: self.order,
-            min_free: beside.min_free,
-        };
-        Versions::of(root, relative, how).map(Some)
-    }
-
     fn let_stand(&self, version: Option<Version>) {
-        for doomed in version.map(Version::stand).unwrap_or_default() {
-            self.space.lost(doomed);
+        if let Some(version) = version {
+            version.stand(&self.space.meter);
         }
     }
 }
 
 /// Keeps others from taking the old file for what an upload has left, while it has the name of one. Another may look at it just
-/// now, and lets go of it at once; who writes to it in place versions_at others from it as well.
+/// now, and lets go of it at once; who writes to it in place keeps others from it as well.
 fn reserve(old: &FileStat, holder: Option<&Holder>) -> Option<Reserved> {
     (0..20).find_map(|_| {
         let reserved = Reserved::new(old, holder);

@@ -21,6 +21,7 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
@@ -40,7 +41,7 @@ use crate::storage::integrity::checksum::{self, Digest, Stopped};
 use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permissions;
 use crate::storage::quota::meter::Metered;
-use crate::storage::retention::versions::Version;
+use crate::storage::retention::versions::{Version, Versions};
 use crate::storage::rules::{Room, Rules, available};
 use space::Space;
 use told::Told;
@@ -144,10 +145,9 @@ struct Beside {
     resumable: bool,
     /// What had the name when the upload began.
     had: Option<FileStat>,
-    /// The file that is replaced becomes an old version: where its root is, and its path below.
-    versions_at: Option<(Root, Vec<u8>)>,
-    rules: Rules,
-    min_free: Room,
+    /// The file that is replaced becomes one of these.
+    versions: Option<Versions>,
+    lock: Option<Duration>,
     holder: Option<Holder>,
 }
 
@@ -265,9 +265,7 @@ impl Upload {
                 // One that another session has made, and that does not stand yet, is not to be one too many.
                 let place = at.0.place(&at.1);
                 let _held = place.and_then(|place| HeldName::of(&place.directory, &place.name));
-                for doomed in version.stand() {
-                    self.space.lost(doomed);
-                }
+                version.stand(&self.space.meter);
             }
         }
         if std::mem::take(&mut self.cuts) {
@@ -353,8 +351,8 @@ impl Drop for Upload {
         let size = length(&self.file).unwrap_or(0);
         if let Grows::InPlace { version, .. } = &mut self.grows {
             // Nothing was written: what is there is no old version.
-            if let Some(doomed) = version.take().and_then(Version::go) {
-                self.space.lost(doomed);
+            if let Some(version) = version.take() {
+                version.go(&self.space.meter);
             }
         }
         if let Grows::Beside(beside) = &self.grows {
@@ -363,7 +361,7 @@ impl Drop for Upload {
             if is_vain || !beside.resumable || beside.is_outdated(&self.file.stat) {
                 partial::remove(directory, &beside.name, &self.file.stat);
                 self.space.give_back(0);
-                self.space.went(0, 1);
+                self.space.meter.went(0, 1);
                 return;
             }
             if self.received > 0 || size == 0 {

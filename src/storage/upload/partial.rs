@@ -16,6 +16,7 @@ use crate::storage::disk::metadata::{is_same_file, size_of};
 use crate::storage::disk::reserved::{PARTIAL, PREFIX, is_partial_name};
 use crate::storage::disk::writers::{Claimed, Holder, is_written_here};
 use crate::storage::disk::{boot, names, system, walk};
+use crate::storage::quota::meter::Meter;
 
 /// Bytes of the target's name that are shown in the partial's, for people who find one: with all that is added no more than
 /// eCryptfs takes, which is 143.
@@ -153,42 +154,42 @@ pub fn told(directory: BorrowedFd<'_>, name: &[u8]) -> Option<FileStat> {
     (told > 0).then_some(stat)
 }
 
-/// Removes a partial file that nobody works on; tells how many bytes it had.
+/// Removes a partial file that nobody works on, and counts that. Whether there was one.
 ///
 /// # Errors
 /// Those of openat(2) and unlinkat(2).
-pub fn discard(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<u64>, Errno> {
-    match claim(directory, name, None)? {
-        Left::Partial(file) => {
-            names::unlink(directory, name)?;
-            Ok(Some(size_of(&fstat(&*file)?)))
-        }
-        Left::Nothing | Left::InUse(_) => Ok(None),
-    }
+pub fn discard(directory: BorrowedFd<'_>, name: &[u8], meter: &Meter) -> Result<bool, Errno> {
+    let Left::Partial(file) = claim(directory, name, None)? else {
+        return Ok(false);
+    };
+    names::unlink(directory, name)?;
+    meter.went(size_of(&file.stat), 1);
+    Ok(true)
 }
 
-/// A partial file that nobody works on, by its name.
-pub type Abandoned = (Vec<u8>, Claimed);
-
-/// Claims the partial files in a directory that holds nothing else, so that it can be removed; None where it holds anything
-/// else, or somebody works on one.
+/// The same of all in a directory that holds nothing else, so that it can be removed. False where it holds anything else, or
+/// somebody works on one: then all of them stay.
 ///
 /// # Errors
-/// Those of reading the directory.
-pub fn claim_all(directory: BorrowedFd<'_>) -> Result<Option<Vec<Abandoned>>, Errno> {
+/// As [`discard`]; those of reading the directory.
+pub fn discard_all(directory: BorrowedFd<'_>, meter: &Meter) -> Result<bool, Errno> {
     let names: Vec<Vec<u8>> = walk::names(directory)?.collect::<Result<_, _>>()?;
     if !names.iter().all(|name| is_partial_name(name)) {
-        return Ok(None);
+        return Ok(false);
     }
     let mut claimed = Vec::new();
     for name in names {
         match claim(directory, &name, None)? {
             Left::Partial(file) => claimed.push((name, file)),
             Left::Nothing => {}
-            Left::InUse(_) => return Ok(None),
+            Left::InUse(_) => return Ok(false),
         }
     }
-    Ok(Some(claimed))
+    for (name, file) in claimed {
+        names::unlink(directory, &name)?;
+        meter.went(size_of(&file.stat), 1);
+    }
+    Ok(true)
 }
 
 // ---- what it is to replace
@@ -297,10 +298,9 @@ mod tests {
         boot::mark(first.as_fd(), true);
         (&*first).write_all(&[7; 5000]).unwrap();
         drop(spare);
-        assert!(
-            claim_all(open(directory.path()).as_fd()).unwrap().is_none(),
-            "one is under way"
-        );
+        let discard = |name: &[u8]| discard(fd.as_fd(), name, &Meter::default());
+        let discard_all = || discard_all(open(directory.path()).as_fd(), &Meter::default());
+        assert_eq!(discard_all(), Ok(false), "one is under way");
         drop(first);
         assert_eq!(told(fd.as_fd(), &own).unwrap().st_size, 4096);
         assert!(told(fd.as_fd(), &others).is_none());
@@ -308,13 +308,13 @@ mod tests {
             claim(fd.as_fd(), &others, None),
             Ok(Left::Nothing)
         ));
-        assert_eq!(discard(fd.as_fd(), &name), Ok(Some(0)));
-        let all = claim_all(open(directory.path()).as_fd()).unwrap().unwrap();
-        assert_eq!(all.len(), 1);
-        assert_eq!(discard(fd.as_fd(), &own), Ok(None), "somebody holds it");
-        drop(all);
-        assert_eq!(discard(fd.as_fd(), &own), Ok(Some(5000)));
-        assert_eq!(discard(fd.as_fd(), &own), Ok(None));
+        assert_eq!(discard(&name), Ok(true));
+        let held = taken(&fd, &own);
+        assert_eq!(discard(&own), Ok(false), "somebody holds it");
+        drop(held);
+        assert_eq!((discard(&own), discard(&own)), (Ok(true), Ok(false)));
+        drop(create(fd.as_fd(), &own, None).unwrap());
+        assert_eq!(discard_all(), Ok(true));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 

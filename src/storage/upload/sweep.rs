@@ -68,15 +68,7 @@ pub fn remove_old_partials(
             return false;
         }
         let meter = metered.meter(directory);
-        match partial::discard(directory, name) {
-            Ok(Some(size)) => {
-                if let Some(meter) = meter {
-                    meter.went(size, 1);
-                }
-                true
-            }
-            _ => false,
-        }
+        partial::discard(directory, name, &meter) == Ok(true)
     });
     // What was removed may have been all; the next time tells.
     if some_stay || removed.is_err() {
