@@ -13,7 +13,7 @@ use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{Kind, is_same_file, kind};
 use crate::storage::disk::names::{self, HeldName};
 use crate::storage::disk::reserved::{STATE, VERSIONS, is_partial_name, is_reserved};
-use crate::storage::disk::root::{DIRECTORY, Place, Root, name_of};
+use crate::storage::disk::root::{DIRECTORY, Place, name_of};
 use crate::storage::disk::tree;
 use crate::storage::disk::walk::below;
 use crate::storage::error::{At, Error, ErrorKind};
@@ -24,87 +24,10 @@ use crate::storage::quota::meter::Meter;
 use crate::storage::retention::arrival;
 use crate::storage::retention::versions::Versions;
 use crate::storage::retention::{fresh, lock};
-use crate::storage::rules::Rules;
 use crate::storage::upload::partial::{self, Left};
-use crate::storage::upload::{How, Target, Upload};
 use crate::storage::view::{Located, View};
 
-/// Names that STOU tries: even where a million are taken, the second is free but once in four thousand times.
-const UNIQUE_NAMES_TRIED: usize = 16;
-
 impl View {
-    /// # Errors
-    /// `NotPermitted`, `IsADirectory`, `NotAFile`, `BeyondEnd`; the rest is the kernel's.
-    pub fn begin_upload(&self, path: &VirtualPath, how: How) -> Result<Upload, Error> {
-        self.begin(path, how, false)
-    }
-
-    /// The same for what is not sent, but another file of the server.
-    pub(super) fn begin_upload_of_copy(&self, path: &VirtualPath) -> Result<Upload, Error> {
-        self.begin(path, How::Replace, true)
-    }
-
-    fn begin(&self, path: &VirtualPath, how: How, is_copy: bool) -> Result<Upload, Error> {
-        if self.leads_to_folder(path) {
-            return Err(ErrorKind::IsADirectory.at(path));
-        }
-        let located = self.locate(path);
-        let target = self.target(path, &located)?;
-        Upload::begin(&Target { is_copy, ..target }, how)
-    }
-
-    /// A new file in the directory whose name begins with `prefix` (RFC 959 STOU): that name itself where it is free, else one
-    /// at random, so that thousands of names which are taken cost no more tries than one.
-    ///
-    /// # Errors
-    /// As [`View::begin_upload`]; `Exists` when no name is found.
-    pub fn begin_unique_upload(
-        &self,
-        directory: &VirtualPath,
-        prefix: &[u8],
-    ) -> Result<Upload, Error> {
-        for attempt in 0..UNIQUE_NAMES_TRIED {
-            let mut name = prefix.to_vec();
-            if attempt > 0 {
-                let random = getrandom::u32();
-                let random = random.map_err(|_| Errno::EIO.at(prefix))?;
-                name.extend(format!(".{random:08x}").into_bytes());
-            }
-            let path = directory.join(&name)?;
-            if self.leads_to_folder(&path) {
-                continue;
-            }
-            let located = self.permitted(&path, Permission::Upload)?;
-            match Upload::begin_unique(&self.target(&path, &located)?) {
-                Err(error) if error.kind == ErrorKind::Exists => {}
-                other => return other,
-            }
-        }
-        Err(ErrorKind::Exists.at(prefix))
-    }
-
-    fn target<'a>(
-        &'a self,
-        path: &'a VirtualPath,
-        located: &Located<'a>,
-    ) -> Result<Target<'a>, Error> {
-        Ok(Target {
-            root: located.root.at(path)?,
-            relative: located.relative,
-            path,
-            permissions: located.permissions,
-            rules: located.rules,
-            modes: self.modes,
-            durable: self.durable,
-            min_free: self.min_free,
-            metered: &self.metered,
-            checksums: self.checksums,
-            holder: self.holder.as_ref(),
-            told: &self.told,
-            is_copy: false,
-        })
-    }
-
     /// Removes the file, and what uploads to its name have left. Not flushed: after a power cut it may be there again for the
     /// few seconds before, which hurts nobody and spares a commit of the journal a file.
     ///
@@ -113,23 +36,15 @@ impl View {
     pub fn remove_file(&self, path: &VirtualPath) -> Result<(), Error> {
         let (located, place) = self.removable(path, Permission::Delete)?;
         self.told.set(&place, None);
-        let rules = located.rules;
-        let versions = self.versions(located.root.at(path)?, located.relative, rules);
-        let (directory, meter) = (
-            place.directory.as_fd(),
-            self.metered.meter(&place.directory),
-        );
-        let removed = versions
-            .map_err(Unlinked::Refused)
-            .and_then(|versions| unlink(directory, &place.name, versions, rules.lock, &meter));
+        let versions = self.versions(&located).at(path)?;
+        let meter = self.metered.meter(&place.directory);
+        let (directory, lock) = (place.directory.as_fd(), located.rules.lock);
+        let removed = unlink(directory, &place.name, versions, lock, &meter);
+        let may_be_cut_off = matches!(removed, Ok(()) | Err(Unlinked::Refused(Errno::ENOENT)));
         match removed {
-            Ok(()) | Err(Unlinked::Refused(Errno::ENOENT)) => match self.discard_partial(&place) {
-                false => removed,
-                true => Ok(()),
-            },
-            other => other,
+            _ if may_be_cut_off && self.discard_partial(&place) => Ok(()),
+            removed => removed.map_err(|error| error.of(path)),
         }
-        .map_err(|error| error.of(path))
     }
 
     /// Removes what an upload of the account to a name has left, unless somebody works on it: to be continued it would have to
@@ -144,18 +59,13 @@ impl View {
     ///
     /// # Errors
     /// As [`Root::again`].
-    pub(super) fn versions(
-        &self,
-        root: &Root,
-        relative: &[u8],
-        rules: &Rules,
-    ) -> Result<Option<Versions>, Errno> {
-        if rules.versions == 0 {
+    pub(super) fn versions(&self, of: &Located<'_>) -> Result<Option<Versions>, Errno> {
+        if of.rules.versions == 0 {
             return Ok(None);
         }
         Ok(Some(Versions {
-            of: (root.again()?, relative.to_vec()),
-            most: rules.versions,
+            of: (of.root?.again()?, of.relative.to_vec()),
+            most: of.rules.versions,
             durable: self.durable,
             min_free: self.min_free,
         }))
@@ -191,9 +101,7 @@ impl View {
         if self.leads_to_folder(path) {
             return Err(ErrorKind::IsAFolder.at(path));
         }
-        let place = located.root.and_then(|root| root.place(located.relative));
-        let place = place.at(path)?;
-        Ok((located, place))
+        Ok((located, located.place()?))
     }
 
     /// Removes a directory with all in it; `go_on` is asked before each step. Folders within are in the way, and so is a
@@ -211,7 +119,7 @@ impl View {
         if self.leads_to_folder(path) {
             return Err(ErrorKind::IsAFolder.at(path));
         }
-        let root = located.root.at(path)?;
+        let root = located.root()?;
         // Found out before anything is gone; what is stored meanwhile, when its turn comes.
         lock::check_tree(root, located.relative, located.rules.lock, path.as_bytes())?;
         // A root of another user within counts what it has by itself.
@@ -236,7 +144,10 @@ impl View {
                 // Old versions of that root's files become no versions of ours.
                 let versions = match lies_in(VERSIONS) || is_reserved(name) {
                     true => None,
-                    false => self.versions(root, &below(above, name), located.rules)?,
+                    false => self.versions(&Located {
+                        relative: &below(above, name),
+                        ..located
+                    })?,
                 };
                 // Held until it is gone: nobody begins to work on it meanwhile.
                 let _held = match is_partial_name(name) {
@@ -274,11 +185,10 @@ impl View {
         if self.leads_to_folder(path) {
             return Err(ErrorKind::Exists.at(path));
         }
-        let root = located.root.at(path)?;
         if located.relative.is_empty() {
             return Err(Errno::EEXIST.at(path));
         }
-        let place = root.place(located.relative).at(path)?;
+        let place = located.place()?;
         let (directory, name) = (place.directory.as_fd(), place.name.as_slice());
         mkdirat(directory, name, acl::creation_mode(directory, self.modes)).at(path)?;
         let made = names::open(directory, name, DIRECTORY).at(path)?;
@@ -344,7 +254,7 @@ impl View {
             Attribute::Mode(mode) => (Permission::Chmod, Some(mode)),
         };
         let located = self.permitted(path, permission)?;
-        let root = located.root.at(path)?;
+        let root = located.root()?;
         let stat = root.stat(located.relative, true).at(path)?;
         match kind(&stat) {
             Kind::File | Kind::Directory => {}

@@ -39,7 +39,7 @@ impl View {
             return Err(ErrorKind::IsAFolder.at(target));
         }
         // One and the same disk for all steps.
-        let root = here.root.and_then(Root::again).at(link)?;
+        let root = here.root()?.again().at(link)?;
         let opened = root.open_below(there.relative, OFlag::O_PATH);
         let opened = opened.at(target)?;
         if !matches!(

@@ -39,14 +39,12 @@ impl View {
         if source.folder != target.folder {
             return Err(ErrorKind::CrossesFolders.at(to));
         }
-        let root = source.root.at(from)?;
-        let old = root.place(source.relative).at(from)?;
-        let new = root.place(target.relative).at(to)?;
+        let (old, new) = (source.place()?, target.place()?);
         let renaming = Renaming {
             view: self,
-            root,
+            root: source.root()?,
             lock: source.rules.lock,
-            versions: self.versions(root, target.relative, source.rules).at(to)?,
+            versions: self.versions(&target).at(to)?,
             from: (from, source.relative, &old),
             to: (to, target.relative, &new),
             may_replace: target.permissions.contains(Permission::Overwrite),

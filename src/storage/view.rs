@@ -2,7 +2,7 @@
 //! to nothing below it.
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -10,15 +10,15 @@ use std::time::UNIX_EPOCH;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, readlinkat};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{FileStat, fstat};
 use nix::sys::statvfs::fstatvfs;
 
 use crate::storage::disk::acl::Modes;
 use crate::storage::disk::metadata::{Kind, is_writable_directory, kind, size_of};
 use crate::storage::disk::mount::is_mounted;
 use crate::storage::disk::reserved::VERSIONS;
-use crate::storage::disk::root::position;
-use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::root::{Place, Root, position};
+use crate::storage::disk::walk::below;
 use crate::storage::disk::writers::Holder;
 use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::record;
@@ -124,7 +124,9 @@ impl Folder {
 }
 
 /// Where a virtual path lies.
+#[derive(Clone, Copy)]
 pub(super) struct Located<'a> {
+    pub path: &'a VirtualPath,
     /// None: in the user's root. Two paths with the same number lie in the same folder.
     pub folder: Option<usize>,
     pub root: Result<&'a Root, Errno>,
@@ -133,7 +135,24 @@ pub(super) struct Located<'a> {
     pub rules: &'a Rules,
 }
 
-impl Located<'_> {
+impl<'a> Located<'a> {
+    pub fn root(&self) -> Result<&'a Root, Error> {
+        self.root.at(self.path)
+    }
+
+    /// The directory with the last name.
+    pub fn place(&self) -> Result<Place, Error> {
+        self.root()?.place(self.relative).at(self.path)
+    }
+
+    pub fn open(&self, flags: OFlag) -> Result<OwnedFd, Errno> {
+        self.root?.open_below(self.relative, flags)
+    }
+
+    pub fn stat(&self, follow: bool) -> Result<FileStat, Errno> {
+        self.root?.stat(self.relative, follow)
+    }
+
     /// Old versions can be looked at where that is wanted, and never be changed.
     fn permissions_of_versions(&self) -> Permissions {
         let seeing = [Permission::List, Permission::Download].into_iter();
@@ -206,6 +225,7 @@ impl View {
             });
         let mut located = match inside.min_by_key(|(_, _, relative)| relative.len()) {
             Some((index, folder, relative)) => Located {
+                path,
                 folder: Some(index),
                 root: folder.root(),
                 relative,
@@ -213,6 +233,7 @@ impl View {
                 rules: &folder.spec.rules,
             },
             None => Located {
+                path,
                 folder: None,
                 root: Ok(&self.root),
                 relative: &path.as_bytes()[1..],
@@ -261,10 +282,9 @@ impl View {
         permission: Permission,
     ) -> Result<Located<'a>, Error> {
         let located = self.locate(path);
-        if located.permissions.contains(permission) {
-            Ok(located)
-        } else {
-            Err(ErrorKind::NotPermitted(permission).at(path))
+        match located.permissions.contains(permission) {
+            true => Ok(located),
+            false => Err(ErrorKind::NotPermitted(permission).at(path)),
         }
     }
 
@@ -273,12 +293,9 @@ impl View {
     }
 
     pub fn permits_anywhere(&self, permission: Permission) -> bool {
-        let mut folders = self
-            .folders
-            .iter()
-            .map(|folder| folder.spec.rules.permissions);
-        self.rules.permissions.contains(permission)
-            || folders.any(|permissions| permissions.contains(permission))
+        let folders = self.folders.iter().map(|folder| &folder.spec.rules);
+        let mut rules = folders.chain([&self.rules]);
+        rules.any(|rules| rules.permissions.contains(permission))
     }
 
     /// Where the path lies on the host, for logs.
@@ -296,8 +313,7 @@ impl View {
     pub fn real_path(&self, path: &VirtualPath) -> PathBuf {
         let located = self.locate(path);
         let open = |relative: &[u8]| {
-            let root = located.root.as_ref().map_err(|errno| *errno)?;
-            let opened = root.open_below(relative, OFlag::O_PATH)?;
+            let opened = located.root?.open_below(relative, OFlag::O_PATH)?;
             match fstat(&opened)?.st_nlink {
                 0 => Err(Errno::ENOENT),
                 _ => position(&opened),
@@ -321,13 +337,8 @@ impl View {
     }
 
     pub(super) fn is_above_folder(&self, path: &VirtualPath) -> bool {
-        self.folders.iter().any(|folder| {
-            folder
-                .spec
-                .path
-                .below(path)
-                .is_some_and(|below| !below.is_empty())
-        })
+        let mut below = (self.folders.iter()).filter_map(|folder| folder.spec.path.below(path));
+        below.any(|below| !below.is_empty())
     }
 
     // ---- looking
@@ -362,20 +373,18 @@ impl View {
         tell: &dyn Fn(&Place, Option<u64>),
     ) -> Result<Metadata, Error> {
         let located = self.locate(path);
-        let place = || {
-            let root = located.root.as_ref().ok()?;
-            root.place(located.relative).ok()
-        };
         let error = match self.metadata(path) {
             Err(error) if error.kind == ErrorKind::NotFound => error,
             other => {
-                if let Some(place) = (!self.told.is_empty()).then(place).flatten() {
+                if !self.told.is_empty()
+                    && let Ok(place) = located.place()
+                {
                     tell(&place, None);
                 }
                 return other;
             }
         };
-        let Some(place) = place() else {
+        let Ok(place) = located.place() else {
             return Err(error);
         };
         let name = partial::name_of(self.account(), &place.name);
@@ -398,25 +407,14 @@ impl View {
     fn look(&self, path: &VirtualPath, follow: bool) -> Result<Metadata, Error> {
         let located = self.locate(path);
         let seeing = [Permission::List, Permission::Download, Permission::Upload];
-        if !seeing
-            .into_iter()
-            .any(|permission| located.permissions.contains(permission))
-        {
+        if !seeing.iter().any(|&one| located.permissions.contains(one)) {
             return Err(ErrorKind::NotPermitted(Permission::List).at(path));
         }
-        let stat = located
-            .root
-            .and_then(|root| root.stat(located.relative, follow));
-        match stat {
+        match located.stat(follow) {
             Ok(stat) => {
                 // A root and a folder stay where they are, whatever the directory above allows.
-                let parent_writable = match (
-                    located.root,
-                    self.leads_to_folder(path) || located.relative.is_empty(),
-                ) {
-                    (Ok(root), false) => parent_is_writable(root, located.relative),
-                    _ => false,
-                };
+                let stays = self.leads_to_folder(path) || located.relative.is_empty();
+                let parent_writable = !stays && parent_is_writable(&located);
                 Ok(Metadata::new(&stat, located.permissions, parent_writable))
             }
             Err(Errno::ENOENT | Errno::ENOTDIR) if self.is_above_folder(path) => {
@@ -428,23 +426,14 @@ impl View {
 
     /// Where a link leads, as it is written.
     pub fn link_target(&self, path: &VirtualPath) -> Option<Vec<u8>> {
-        let located = self.locate(path);
-        let place = located.root.ok()?.place(located.relative).ok()?;
-        Some(
-            readlinkat(&place.directory, place.name.as_slice())
-                .ok()?
-                .into_vec(),
-        )
+        let Place { directory, name } = self.locate(path).place().ok()?;
+        let target = readlinkat(&directory, name.as_slice()).ok()?;
+        Some(target.into_vec())
     }
 
     /// When it was created, in seconds since 1970, where the file system knows.
     pub fn created(&self, path: &VirtualPath) -> Option<i64> {
-        let located = self.locate(path);
-        let fd = located
-            .root
-            .ok()?
-            .open_below(located.relative, OFlag::O_PATH)
-            .ok()?;
+        let fd = self.locate(path).open(OFlag::O_PATH).ok()?;
         let created = File::from(fd).metadata().ok()?.created().ok()?;
         i64::try_from(created.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
     }
@@ -461,14 +450,13 @@ impl View {
         if metadata.device != 0 {
             // Only entering tells whether the kernel allows to enter.
             let located = self.locate(path);
-            let inside = [located.relative, b"/."].concat();
-            let inside = if located.relative.is_empty() {
-                b"."
-            } else {
-                inside.as_slice()
-            };
-            let entered = located.root.and_then(|root| root.stat(inside, true));
-            entered.at(path)?;
+            let relative = &below(located.relative, b".");
+            Located {
+                relative,
+                ..located
+            }
+            .stat(true)
+            .at(path)?;
         }
         Ok(())
     }
@@ -481,18 +469,12 @@ impl View {
         let located = self.permitted(path, Permission::List)?;
         let folders = self.folders_in(path);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
-        let opened = located
-            .root
-            .and_then(|root| root.open_below(located.relative, flags));
-        let directory = match opened {
+        let directory = match located.open(flags) {
             Ok(directory) => Some(directory),
             Err(Errno::ENOENT | Errno::ENOTDIR) if self.is_above_folder(path) => None,
             Err(errno) => return Err(errno.at(path)),
         };
-        let writable = match &directory {
-            Some(directory) => fstat(directory).is_ok_and(|stat| is_writable_directory(&stat)),
-            None => false,
-        };
+        let writable = directory.as_ref().is_some_and(is_writable);
         let shows_versions = located.rules.show_versions && located.relative.is_empty();
         Listing::new(
             directory,
@@ -507,13 +489,10 @@ impl View {
     fn folders_in(&self, directory: &VirtualPath) -> BTreeMap<Vec<u8>, Metadata> {
         let mut found = BTreeMap::new();
         for folder in &self.folders {
-            let below = folder
-                .spec
-                .path
-                .below(directory)
-                .filter(|below| !below.is_empty());
-            let name = below.and_then(|below| below.split(|&byte| byte == b'/').next());
-            let Some((name, Ok(path))) = name.map(|name| (name, directory.join_name(name))) else {
+            let below = folder.spec.path.below(directory).unwrap_or_default();
+            let name = below.split(|&byte| byte == b'/').next().unwrap_or_default();
+            // It lies elsewhere, or is this directory itself.
+            let Ok(path) = directory.join_name(name) else {
                 continue;
             };
             // A folder whose disk is missing is shown all the same.
@@ -533,10 +512,7 @@ impl View {
         if (located.root).is_ok_and(|root| root.is_special(located.relative)) {
             return Err(ErrorKind::NotAFile.at(path));
         }
-        let opened = located
-            .root
-            .and_then(|root| root.open_below(located.relative, flags));
-        let fd = match opened {
+        let fd = match located.open(flags) {
             Err(Errno::ENOENT) if self.is_above_folder(path) => {
                 return Err(ErrorKind::IsADirectory.at(path));
             }
@@ -546,7 +522,7 @@ impl View {
         match kind(&stat) {
             Kind::File => Ok(Download {
                 file: File::from(fd),
-                size: u64::try_from(stat.st_size).unwrap_or(0),
+                size: size_of(&stat),
             }),
             Kind::Directory => Err(ErrorKind::IsADirectory.at(path)),
             _ => Err(ErrorKind::NotAFile.at(path)),
@@ -560,18 +536,15 @@ impl View {
     /// When neither the path nor its directory is there.
     pub fn available(&self, path: &VirtualPath) -> Result<u64, Error> {
         let located = self.locate(path);
-        let root = located.root.at(path)?;
-        let fd = match root.open_below(located.relative, OFlag::O_PATH) {
-            Err(Errno::ENOENT) => root.place(located.relative).map(|place| place.directory),
-            other => other,
+        let fd = match located.open(OFlag::O_PATH) {
+            Err(Errno::ENOENT) => located.place()?.directory,
+            other => other.at(path)?,
         };
-        let disk = fstatvfs(fd.at(path)?).at(path)?;
+        let disk = fstatvfs(fd).at(path)?;
         let free = available(&disk, self.min_free);
         Ok(self.metered.left()?.map_or(free, |left| left.min(free)))
     }
-}
 
-impl View {
     /// Bytes that no file can be longer than, wherever it lies, whatever it replaces and however much of it is there.
     pub fn most_room(&self) -> u64 {
         let folders = self.folders.iter();
@@ -589,9 +562,10 @@ impl View {
     }
 }
 
-fn parent_is_writable(root: &Root, relative: &[u8]) -> bool {
-    let stat = root
-        .place(relative)
-        .and_then(|place| fstat(&place.directory));
-    stat.is_ok_and(|stat| is_writable_directory(&stat))
+fn parent_is_writable(located: &Located<'_>) -> bool {
+    (located.place()).is_ok_and(|place| is_writable(&place.directory))
+}
+
+fn is_writable(directory: &OwnedFd) -> bool {
+    fstat(directory).is_ok_and(|stat| is_writable_directory(&stat))
 }

@@ -39,12 +39,9 @@ use crate::storage::disk::writers::{Claimed, Holder};
 use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest, Stopped};
 use crate::storage::path::VirtualPath;
-use crate::storage::permissions::Permissions;
-use crate::storage::quota::meter::Metered;
 use crate::storage::retention::versions::{Version, Versions};
-use crate::storage::rules::{Room, Rules, available};
+use crate::storage::rules::{Room, available};
 use space::Space;
-use told::Told;
 
 /// What an upload does with the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,25 +52,6 @@ pub enum How {
     Append,
     /// What is received comes at this offset, and the file ends where it ends.
     At(u64),
-}
-
-/// Where an upload goes and what holds there.
-#[derive(Clone, Copy)]
-pub(super) struct Target<'a> {
-    pub root: &'a Root,
-    pub relative: &'a [u8],
-    pub path: &'a VirtualPath,
-    pub permissions: Permissions,
-    pub rules: &'a Rules,
-    pub modes: Modes,
-    pub durable: bool,
-    pub min_free: Room,
-    pub metered: &'a Metered,
-    pub checksums: bool,
-    pub holder: Option<&'a Holder>,
-    pub told: &'a Told,
-    /// What comes is another file of the server.
-    pub is_copy: bool,
 }
 
 /// What an upload has become.

@@ -35,12 +35,12 @@ pub struct Space {
 }
 
 impl Space {
-    /// For a file that has `size` bytes, which are counted already by the meter, which has begun.
-    pub fn new(min_free: Room, meter: Meter, size: u64, credit: (u64, u64)) -> Self {
+    /// For a new file.
+    pub fn new(min_free: Room, meter: Meter, credit: (u64, u64)) -> Self {
         Self {
             min_free,
             left: 0,
-            given: size,
+            given: 0,
             reserved: false,
             meter,
             credit,
