@@ -25,6 +25,7 @@ use nix::sys::stat::fstat;
 use crate::storage::disk::clock::now;
 use crate::storage::disk::metadata::{Kind, kind, size_of};
 use crate::storage::disk::root::Root;
+use crate::storage::disk::system::errno_of;
 use crate::storage::error::{At, Error};
 use crate::storage::integrity::checksum::hexadecimal;
 use crate::storage::quota::state::{open_state, read_state};
@@ -199,7 +200,7 @@ pub(in crate::storage) fn note(
         let (time, path) = (now(), path.to_vec());
         uploaded.note(LastUpload { time, size, path }, received);
         let written = file.write_all_at(uploaded.text().as_bytes(), 0);
-        written.map_err(|error| errno_of(&error))
+        written.map_err(errno_of)
     })
 }
 
@@ -238,12 +239,8 @@ fn contents(file: &File) -> Result<Uploaded, Errno> {
     }
     let mut text = vec![0; size_of(&stat).min(LONGEST) as usize];
     let read = file.read_exact_at(&mut text, 0);
-    read.map_err(|error| errno_of(&error))?;
+    read.map_err(errno_of)?;
     Ok(Uploaded::parse(&text).unwrap_or_default())
-}
-
-fn errno_of(error: &std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::reserved::STATE;
 use crate::storage::disk::root::Root;
+use crate::storage::disk::system::errno_of;
 use crate::storage::disk::walk::{Missed, walk_all};
 use crate::storage::error::{At, Error};
 use crate::storage::quota::state::open_state;
@@ -492,7 +493,7 @@ fn read(file: &File) -> Option<Record> {
 
 fn write(file: &File, record: Record) -> Result<(), Errno> {
     let written = file.write_all_at(record.text().as_bytes(), 0);
-    written.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+    written.map_err(errno_of)
 }
 
 fn flush(file: &File) -> Result<(), Errno> {

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 
 use crate::storage::disk::clock::{Moment, SET_SINCE, SETTLING};
 use crate::storage::disk::root::Root;
+use crate::storage::disk::system::errno_of;
 use crate::storage::disk::walk::walk_mount;
 use crate::storage::quota::state::{open_state, read_state};
 
@@ -203,7 +204,7 @@ pub fn remember(root: &Root, moment: &Moment) -> Result<(), Errno> {
     let line = format!("{} {} {}\n", moment.time, moment.since_boot, moment.boot);
     // A longer line may have been there before; what follows the first is not read.
     let written = open_state(root, FILE)?.write_all_at(line.as_bytes(), 0);
-    written.map_err(|error| Errno::try_from(error).unwrap_or(Errno::EIO))
+    written.map_err(errno_of)
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ impl Versions {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
         let new = names::open(&kept.directory, name.as_bytes(), flags)?;
         let version = Version::new(kept, name);
-        copy::all(old.as_fd(), new.as_fd())?;
+        copy::all(old, &new)?;
         let modified = TimeSpec::new(of.st_mtime, of.st_mtime_nsec);
         futimens(&new, &TimeSpec::UTIME_OMIT, &modified)?;
         version.kept.order.before_rename(&new)?;

@@ -4,10 +4,9 @@ use std::io::ErrorKind as ErrorKindOfIo;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 
-use nix::errno::Errno;
-
 use super::{Upload, length};
 use crate::storage::disk::copy;
+use crate::storage::disk::system::errno_of;
 use crate::storage::error::{At, Error};
 use crate::storage::integrity::checksum;
 
@@ -39,19 +38,18 @@ impl Upload {
             return Ok(false);
         }
         self.cut()?;
-        let size = length(from).map_err(|errno| self.failed(errno))?;
-        let admitted = self.space.admit_shared(size);
-        admitted.at(&self.path)?;
+        let size = self.said(length(from))?;
+        self.space.admit_shared(size).at(&self.path)?;
         let shared = copy::cloned(from.as_fd(), self.file.as_fd());
-        if !shared.map_err(|errno| self.failed(errno))? {
+        if !self.said(shared)? {
             self.space.give_back(0);
             return Ok(false);
         }
         // It may have grown in between.
-        self.position = length(&self.file).map_err(|errno| self.failed(errno))?;
+        self.position = self.said(length(&self.file))?;
         self.received = self.position;
-        let admitted = self.space.admit_shared(self.position);
-        admitted.at(&self.path)?;
+        let shared = self.space.admit_shared(self.position);
+        shared.at(&self.path)?;
         Ok(true)
     }
 
@@ -60,8 +58,7 @@ impl Upload {
     /// # Errors
     /// `NoRoom`, `OverQuota`.
     pub(in crate::storage) fn would_fit(&self, size: u64) -> Result<(), Error> {
-        let fits = self.space.would_fit(&self.file, size);
-        fits.at(&self.path)
+        self.space.would_fit(&self.file, size).at(&self.path)
     }
 
     /// Copies some bytes of the file behind what was received before, from the same offset on and at most up to `end`;
@@ -71,33 +68,21 @@ impl Upload {
     /// As [`Upload::write_all`], and those of reading.
     pub(in crate::storage) fn copy_some(&mut self, from: &File, end: u64) -> Result<usize, Error> {
         let left = end.saturating_sub(self.position);
-        let length = usize::try_from(left).map_or(copy::STEP, |left| left.min(copy::STEP));
-        if length == 0 {
-            return Ok(0);
+        if self.takes_pages() {
+            self.admit(left.min(copy::STEP) as usize)?;
+            let copied = copy::step(from, &self.file, self.position, left);
+            let copied = self.said(copied)? as usize;
+            self.advance(copied)?;
+            return Ok(copied);
         }
-        if !self.takes_pages() {
-            return self.copy_through_memory(from, length);
-        }
-        self.admit(length)?;
-        let copied = copy::step_of(from.as_fd(), self.file.as_fd(), self.position, length);
-        let copied = copied.map_err(|errno| self.failed(errno))?;
-        self.advance(copied)?;
-        Ok(copied)
-    }
-    fn copy_through_memory(&mut self, from: &File, most: usize) -> Result<usize, Error> {
-        let mut buffer = vec![0; most.min(128 * 1024)];
-        loop {
+        let mut buffer = vec![0; left.min(128 * 1024) as usize];
+        let length = loop {
             match from.read_at(&mut buffer, self.position) {
-                Ok(length) => {
-                    self.write_all(&buffer[..length])?;
-                    return Ok(length);
-                }
                 Err(error) if error.kind() == ErrorKindOfIo::Interrupted => {}
-                Err(error) => {
-                    let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-                    return Err(self.failed(errno));
-                }
+                read => break self.said(read.map_err(errno_of))?,
             }
-        }
+        };
+        self.write_all(&buffer[..length])?;
+        Ok(length)
     }
 }

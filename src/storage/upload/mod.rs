@@ -27,7 +27,6 @@ use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::stat::{FileStat, fstat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::ftruncate;
 
 use crate::storage::disk::acl::Modes;
 use crate::storage::disk::boot;
@@ -35,6 +34,7 @@ use crate::storage::disk::durable::{Order, Pace};
 use crate::storage::disk::metadata::{is_same_file, size_of};
 use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::system::errno_of;
 use crate::storage::disk::writers::{Claimed, Holder};
 use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest, Stopped};
@@ -142,11 +142,8 @@ impl Upload {
             return Ok(());
         }
         self.admit(bytes.len())?;
-        self.file
-            .write_all_at(bytes, self.position)
-            .map_err(|error| {
-                self.failed(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
-            })?;
+        let written = self.file.write_all_at(bytes, self.position);
+        self.said(written.map_err(errno_of))?;
         if let Some(digest) = &mut self.digest {
             digest.update(bytes);
         }
@@ -193,23 +190,17 @@ impl Upload {
         length: usize,
     ) -> Result<Option<usize>, Error> {
         self.admit(length)?;
-        let mut offset = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
+        let mut offset = self.said(i64::try_from(self.position).map_err(|_| Errno::EFBIG))?;
+        let (to, how) = (&*self.file, SpliceFFlags::SPLICE_F_MOVE);
         loop {
-            match splice(
-                pipe,
-                None,
-                &*self.file,
-                Some(&mut offset),
-                length,
-                SpliceFFlags::SPLICE_F_MOVE,
-            ) {
-                Ok(moved) => {
+            match splice(pipe, None, to, Some(&mut offset), length, how) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EINVAL | Errno::ENOSYS) => return Ok(None),
+                moved => {
+                    let moved = self.said(moved)?;
                     self.advance(moved)?;
                     return Ok(Some(moved));
                 }
-                Err(Errno::EINTR) => {}
-                Err(Errno::EINVAL | Errno::ENOSYS) => return Ok(None),
-                Err(errno) => return Err(self.failed(errno)),
             }
         }
     }
@@ -227,13 +218,11 @@ impl Upload {
     /// # Errors
     /// `NoRoom` with the bytes that are free and needed, `OverQuota`.
     pub fn reserve(&mut self, announced: u64) -> Result<(), Error> {
-        let Some(end) = self.position.checked_add(announced) else {
-            return Err(self.failed(Errno::EFBIG));
-        };
+        let end = self.position.checked_add(announced);
+        let end = self.said(end.ok_or(Errno::EFBIG))?;
         self.may_be_longer = true;
-        self.space
-            .reserve(&self.file, self.position, end)
-            .at(&self.path)
+        let reserved = self.space.reserve(&self.file, self.position, end);
+        reserved.at(&self.path)
     }
 
     /// To be called before anything is written.
@@ -247,15 +236,13 @@ impl Upload {
             }
         }
         if std::mem::take(&mut self.cuts) {
-            let position = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
-            ftruncate(&*self.file, position).map_err(|errno| self.failed(errno))?;
+            self.end_here()?;
             self.space.give_back(self.position);
             // What it said was of another upload.
             self.mark();
             if matches!(self.grows, Grows::Beside(_)) {
                 // Or a power cut could bring back what was behind it, to be continued with what is another file by now.
-                let flushed = self.order.contents(&*self.file);
-                flushed.map_err(|errno| self.failed(errno))?;
+                self.said(self.order.contents(&*self.file))?;
             }
         }
         Ok(())
@@ -272,7 +259,7 @@ impl Upload {
         self.received += bytes as u64;
         self.file.moved();
         let paced = self.pace.reached(&self.file, self.position);
-        paced.map_err(|errno| self.failed(errno))?;
+        self.said(paced)?;
         // Behind that, for what was there before may have come at no pace at all.
         if !self.marked && self.position >= UNMARKED {
             self.mark();
@@ -291,14 +278,22 @@ impl Upload {
         }
     }
 
-    fn failed(&self, errno: Errno) -> Error {
-        let mut error = errno.at(&self.path);
-        if errno == Errno::ENOSPC {
-            error.kind = ErrorKind::NoSpace {
-                free: fstatvfs(&*self.file).map_or(0, |disk| available(&disk, Room::default())),
-            };
-        }
-        error
+    /// Takes away what is behind the position.
+    fn end_here(&self) -> Result<(), Error> {
+        self.said(self.file.set_len(self.position).map_err(errno_of))
+    }
+
+    /// What the kernel has said of the file.
+    fn said<T>(&self, result: Result<T, Errno>) -> Result<T, Error> {
+        let full = matches!(result, Err(Errno::ENOSPC));
+        result.at(&self.path).map_err(|mut error| {
+            if full {
+                let disk = fstatvfs(&*self.file);
+                let free = disk.map_or(0, |disk| available(&disk, Room::default()));
+                error.kind = ErrorKind::NoSpace { free };
+            }
+            error
+        })
     }
 
     /// Bytes received.
