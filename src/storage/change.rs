@@ -115,16 +115,12 @@ impl View {
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<(), Error> {
         self.permitted(path, Permission::Delete)?;
-        let located = self.permitted(path, Permission::Rmdir)?;
-        if self.leads_to_folder(path) {
-            return Err(ErrorKind::IsAFolder.at(path));
-        }
+        let (located, _) = self.removable(path, Permission::Rmdir)?;
         let root = located.root()?;
         // Found out before anything is gone; what is stored meanwhile, when its turn comes.
         lock::check_tree(root, located.relative, located.rules.lock, path.as_bytes())?;
         // A root of another user within counts what it has by itself.
         let mut meter: Option<(Vec<u8>, Meter)> = None;
-        let mut locked = None;
         let removed = tree::remove(
             root,
             located.relative,
@@ -134,7 +130,7 @@ impl View {
                     |state: &[u8]| above.split(|&byte| byte == b'/').any(|one| one == state);
                 if lies_in(STATE) {
                     // What the server remembers of that root is nobody's file.
-                    return names::unlink(directory, name);
+                    return Ok(names::unlink(directory, name)?);
                 }
                 if meter.as_ref().is_none_or(|(of, _)| of != above) {
                     meter = None;
@@ -153,26 +149,17 @@ impl View {
                 let _held = match is_partial_name(name) {
                     true => match partial::claim(directory, name, None)? {
                         Left::Partial(file) => Some(file),
-                        Left::Nothing | Left::InUse(_) => return Err(Errno::EBUSY),
+                        Left::Nothing | Left::InUse(_) => return Err(Errno::EBUSY.into()),
                     },
                     false => None,
                 };
-                unlink(directory, name, versions, located.rules.lock, meter).map_err(|error| {
-                    match error {
-                        Unlinked::Refused(errno) => errno,
-                        Unlinked::Locked(until) => {
-                            locked = Some(until);
-                            Errno::EPERM
-                        }
-                    }
-                })
+                unlink(directory, name, versions, located.rules.lock, meter)
             },
         );
-        match (removed, locked) {
-            (_, Some(until)) => Err(Unlinked::Locked(until).of(path)),
-            (Ok(true), _) => Ok(()),
-            (Ok(false), _) => Err(ErrorKind::Shutdown.at(path)),
-            (Err(errno), _) => Err(errno.at(path)),
+        match removed {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ErrorKind::Shutdown.at(path)),
+            Err(error) => Err(error.of(path)),
         }
     }
 
@@ -209,7 +196,7 @@ impl View {
         modified: i64,
         accessed: Option<i64>,
     ) -> Result<(), Error> {
-        let fd = self.open_for_attributes(path, Attribute::Times)?;
+        let fd = self.open_for_attributes(path, None)?;
         let accessed = accessed.map_or(TimeSpec::UTIME_OMIT, |seconds| TimeSpec::new(seconds, 0));
         let before = fstat(&fd);
         let checksum = checksum::valid_record(fd.as_fd());
@@ -229,7 +216,7 @@ impl View {
     /// # Errors
     /// `NotPermitted(Chmod)`, `Locked`; the rest is the kernel's.
     pub fn set_mode(&self, path: &VirtualPath, mode: u32) -> Result<(), Error> {
-        let fd = self.open_for_attributes(path, Attribute::Mode(mode))?;
+        let fd = self.open_for_attributes(path, Some(mode))?;
         let mode = Mode::from_bits_truncate(mode & 0o777);
         let set = match fchmod(&fd, mode) {
             // Of a directory that cannot be read.
@@ -242,16 +229,13 @@ impl View {
         set.at(path)
     }
 
-    /// Files and directories only: opening a device can do something. For its mode a directory which cannot be read is opened
+    /// For the permission bits that are going to be set, or the times. Files and directories only: opening a device can do
+    /// something. For its mode a directory which cannot be read is opened
     /// as a mere path.
-    fn open_for_attributes(
-        &self,
-        path: &VirtualPath,
-        attribute: Attribute,
-    ) -> Result<OwnedFd, Error> {
-        let (permission, mode) = match attribute {
-            Attribute::Times => (Permission::Touch, None),
-            Attribute::Mode(mode) => (Permission::Chmod, Some(mode)),
+    fn open_for_attributes(&self, path: &VirtualPath, mode: Option<u32>) -> Result<OwnedFd, Error> {
+        let permission = match mode {
+            None => Permission::Touch,
+            Some(_) => Permission::Chmod,
         };
         let located = self.permitted(path, permission)?;
         let root = located.root()?;
@@ -291,14 +275,6 @@ impl View {
     pub(super) fn has_just_stored(&self, stat: &FileStat) -> bool {
         fresh::is_fresh(self.account(), stat)
     }
-}
-
-/// What is going to be set.
-#[derive(Clone, Copy)]
-enum Attribute {
-    Times,
-    /// The permission bits.
-    Mode(u32),
 }
 
 /// Whether the mode takes no right from anybody, and lets nobody write but the owner: that harms no file, and is how a directory
@@ -352,6 +328,7 @@ impl From<Errno> for Unlinked {
 }
 
 /// Why a name was not removed.
+#[derive(PartialEq, Eq)]
 enum Unlinked {
     Refused(Errno),
     /// Until when, in seconds since 1970.

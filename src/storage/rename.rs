@@ -8,7 +8,7 @@ use nix::sys::stat::FileStat;
 use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
 use crate::storage::disk::names::{self, HeldName, rename_to_new};
-use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::root::Place;
 use crate::storage::disk::walk::Missed;
 use crate::storage::disk::writers::Doomed;
 use crate::storage::error::{At, Error, ErrorKind};
@@ -18,7 +18,7 @@ use crate::storage::quota::counts;
 use crate::storage::quota::meter::Meter;
 use crate::storage::retention::versions::{Copied, Versions};
 use crate::storage::retention::{fresh, lock};
-use crate::storage::view::View;
+use crate::storage::view::{Located, View};
 
 impl View {
     /// Renames; what has the new name is replaced where the user may overwrite, and never otherwise. Durable: clients
@@ -39,18 +39,17 @@ impl View {
         if source.folder != target.folder {
             return Err(ErrorKind::CrossesFolders.at(to));
         }
-        let (old, new) = (source.place()?, target.place()?);
         let renaming = Renaming {
             view: self,
-            root: source.root()?,
             lock: source.rules.lock,
             versions: self.versions(&target).at(to)?,
-            from: (from, source.relative, &old),
-            to: (to, target.relative, &new),
             may_replace: target.permissions.contains(Permission::Overwrite),
+            from: End::new(source)?,
+            to: End::new(target)?,
         };
         renaming.run()?;
-        for place in [&old, &new] {
+        let [old, new] = [&renaming.from.place, &renaming.to.place];
+        for place in [old, new] {
             self.discard_partial(place);
             self.told.set(place, None);
         }
@@ -60,28 +59,42 @@ impl View {
     }
 }
 
-/// One rename, with all that has a say in it: locks, versions, quota. Each end is the path, where that is below the root, and
-/// the directory with the name.
+/// One of the two names.
+struct End<'a> {
+    at: Located<'a>,
+    place: Place,
+}
+
+impl<'a> End<'a> {
+    fn new(at: Located<'a>) -> Result<Self, Error> {
+        let place = at.place()?;
+        Ok(Self { at, place })
+    }
+
+    fn stat(&self) -> Result<FileStat, Error> {
+        names::stat(&self.place.directory, &self.place.name).at(self.at.path)
+    }
+}
+
+/// One rename, with all that has a say in it: locks, versions, quota.
 struct Renaming<'a> {
     view: &'a View,
-    root: &'a Root,
     lock: Option<Duration>,
     versions: Option<Versions>,
-    from: (&'a VirtualPath, &'a [u8], &'a Place),
-    to: (&'a VirtualPath, &'a [u8], &'a Place),
+    from: End<'a>,
+    to: End<'a>,
     may_replace: bool,
 }
 
 impl Renaming<'_> {
     fn run(&self) -> Result<(), Error> {
-        let (from, to) = (self.from.2, self.to.2);
-        let [here, there] = [from, to].map(|place| self.view.metered.meter(&place.directory));
+        let Self { from, to, view, .. } = self;
+        let [here, there] = [from, to].map(|end| view.metered.meter(&end.place.directory));
         if self.lock.is_some() {
             // Outside the lock on names: a directory may hold much.
-            let inside = kind(&self.stat(from, self.from.0)?) == Kind::Directory;
-            if inside {
-                let path = self.from.0.as_bytes();
-                lock::check_tree(self.root, self.from.1, self.lock, path)?;
+            if kind(&from.stat()?) == Kind::Directory {
+                let (root, path) = (from.at.root()?, from.at.path.as_bytes());
+                lock::check_tree(root, from.at.relative, self.lock, path)?;
             }
         }
         let moved = match here.counts_as(&there) {
@@ -96,9 +109,8 @@ impl Renaming<'_> {
             }
             drop(held);
             if let Some(versions) = &self.versions {
-                copied = versions
-                    .copy_of(to.directory.as_fd(), &to.name)
-                    .at(self.to.0)?;
+                let copy = versions.copy_of(to.place.directory.as_fd(), &to.place.name);
+                copied = copy.at(to.at.path)?;
             }
         }
     }
@@ -110,22 +122,23 @@ impl Renaming<'_> {
         moved: Option<(u64, u64)>,
         copied: Option<Copied>,
     ) -> Result<bool, Error> {
-        let (from, to) = (self.from.2, self.to.2);
-        let source = self.stat(from, self.from.0)?;
+        let (from, to) = (&self.from, &self.to);
+        let (directory, name) = (to.place.directory.as_fd(), &to.place.name);
+        let source = from.stat()?;
         if !self.view.has_just_stored(&source) {
-            lock::check(&source, self.lock, self.from.0.as_bytes())?;
+            lock::check(&source, self.lock, from.at.path.as_bytes())?;
         }
-        let target = self.stat(to, self.to.0).ok();
+        let target = to.stat().ok();
         let is_same = |target: &FileStat| is_same_file(target, &source);
         let target = target.filter(|target| kind(target) != Kind::Directory && !is_same(target));
         if let Some(target) = &target {
-            lock::check(target, self.lock, self.to.0.as_bytes())?;
+            lock::check(target, self.lock, to.at.path.as_bytes())?;
         }
         let old = target.filter(|target| kind(target) == Kind::File && self.may_replace);
         let version = match (&old, &self.versions) {
             (Some(old), Some(versions)) => {
-                let made = versions.make(to.directory.as_fd(), &to.name, old, copied);
-                match made.at(self.to.0)? {
+                let made = versions.make(directory, name, old, copied);
+                match made.at(self.to.at.path)? {
                     None => return Ok(false),
                     version => version,
                 }
@@ -139,9 +152,9 @@ impl Renaming<'_> {
             } else {
                 (0, 0)
             };
-            there.grow(bytes, files, credit).at(self.to.0)?;
+            there.grow(bytes, files, credit).at(self.to.at.path)?;
         }
-        let doomed = old.and_then(|_| Doomed::open(to.directory.as_fd(), &to.name).ok());
+        let doomed = old.and_then(|_| Doomed::open(directory, name).ok());
         let done = self.rename();
         if let Some((bytes, files)) = moved {
             // Taken from where it was, or given back where it did not come.
@@ -149,7 +162,7 @@ impl Renaming<'_> {
             meter.went(bytes, files);
         }
         done?;
-        if let Ok(renamed) = self.stat(to, self.to.0) {
+        if let Ok(renamed) = to.stat() {
             fresh::renew(self.view.account(), &source, &renamed);
         }
         match (version, doomed) {
@@ -161,25 +174,22 @@ impl Renaming<'_> {
     }
 
     fn hold_names(&self) -> Result<(HeldName, Option<HeldName>), Error> {
-        let [from, to] = [self.from.2, self.to.2].map(|place| (&place.directory, &*place.name));
-        HeldName::of_two(from, to).at(self.to.0)
-    }
-
-    fn stat(&self, place: &Place, path: &VirtualPath) -> Result<FileStat, Error> {
-        names::stat(&place.directory, &place.name).at(path)
+        let [from, to] = [&self.from.place, &self.to.place].map(|at| (&at.directory, &*at.name));
+        HeldName::of_two(from, to).at(self.to.at.path)
     }
 
     /// Bytes and files that are moved.
     fn size(&self) -> Result<Option<(u64, u64)>, Error> {
-        let stat = self.stat(self.from.2, self.from.0)?;
+        let at = &self.from.at;
+        let stat = self.from.stat()?;
         match kind(&stat) {
             Kind::File => Ok(Some((size_of(&stat), 1))),
             Kind::Directory => {
                 let mut unread = None;
                 let mut missed = |missed: Missed<'_>| unread = Some(missed.errno);
-                let usage = counts::count_below(self.root, self.from.1, &mut missed);
-                match (usage.at(self.from.0)?, unread) {
-                    (_, Some(errno)) => Err(errno.at(self.from.0)),
+                let usage = counts::count_below(at.root()?, at.relative, &mut missed);
+                match (usage.at(at.path)?, unread) {
+                    (_, Some(errno)) => Err(errno.at(at.path)),
                     (usage, None) => Ok(Some((usage.bytes, usage.files))),
                 }
             }
@@ -188,7 +198,7 @@ impl Renaming<'_> {
     }
 
     fn rename(&self) -> Result<(), Error> {
-        let (from, to) = (self.from.2, self.to.2);
+        let (from, to) = (&self.from.place, &self.to.place);
         let (old, new) = (from.name.as_slice(), to.name.as_slice());
         let (here, there) = (&from.directory, &to.directory);
         let renamed = if self.may_replace {
@@ -196,6 +206,6 @@ impl Renaming<'_> {
         } else {
             rename_to_new(here, old, there, new)
         };
-        renamed.at(self.to.0)
+        renamed.at(self.to.at.path)
     }
 }

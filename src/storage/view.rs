@@ -1,6 +1,7 @@
 //! Files as one user may see them: a root, and folders of the host shown at paths below. Front ends speak to this and
 //! to nothing below it.
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -17,7 +18,7 @@ use crate::storage::disk::acl::Modes;
 use crate::storage::disk::metadata::{Kind, is_writable_directory, kind, size_of};
 use crate::storage::disk::mount::is_mounted;
 use crate::storage::disk::reserved::VERSIONS;
-use crate::storage::disk::root::{Place, Root, position};
+use crate::storage::disk::root::{Place, Root, position, split};
 use crate::storage::disk::walk::below;
 use crate::storage::disk::writers::Holder;
 use crate::storage::error::{At, Error, ErrorKind};
@@ -320,11 +321,8 @@ impl View {
             }
         };
         let of_directory = || {
-            let slash = located.relative.iter().rposition(|&byte| byte == b'/');
-            let (directory, name) = located.relative.split_at(slash.unwrap_or(0));
-            let name = name.strip_prefix(b"/").unwrap_or(name);
-            let directory = open(directory)?;
-            Ok::<_, Errno>(directory.join(std::ffi::OsStr::from_bytes(name)))
+            let (directory, name) = split(located.relative);
+            open(directory).map(|directory| directory.join(OsStr::from_bytes(name)))
         };
         let found = open(located.relative).or_else(|_| of_directory());
         found.unwrap_or_else(|_| self.host_path(path))

@@ -4,7 +4,6 @@
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
@@ -66,13 +65,11 @@ fn sure_by_mark(mark: &[u8], this_boot: Option<&str>, size: u64) -> u64 {
 /// By its time of modification, for file systems without attributes: after this boot began, and not in the future, where a
 /// clock that is not set yet would put it.
 fn was_written_in_this_boot(stat: &FileStat) -> bool {
-    let (Ok(now), Ok(up)) = (
-        SystemTime::now().duration_since(UNIX_EPOCH),
-        clock_gettime(ClockId::CLOCK_BOOTTIME),
-    ) else {
+    let clocks = [ClockId::CLOCK_REALTIME, ClockId::CLOCK_BOOTTIME].map(clock_gettime);
+    let [Ok(now), Ok(up)] = clocks else {
         return false;
     };
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let now = now.tv_sec();
     (now - up.tv_sec()..=now).contains(&stat.st_mtime)
 }
 

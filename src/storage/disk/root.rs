@@ -50,7 +50,7 @@ pub fn position(fd: impl AsFd) -> Result<PathBuf, Errno> {
 
 /// Who resolves paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resolver {
+enum Resolver {
     Kernel,
     Walk,
 }
@@ -92,14 +92,26 @@ impl Root {
     /// # Errors
     /// Those of open(2).
     pub fn open(path: &Path) -> Result<Self, Errno> {
-        Self::open_with(path, Resolver::best())
+        Self::open_or_guard(path, false)
     }
 
-    pub fn open_with(path: &Path, resolver: Resolver) -> Result<Self, Errno> {
+    /// The same, or with `require_mount` one in which everything is refused with `ENOMEDIUM` while no file system is mounted at
+    /// the directory.
+    ///
+    /// # Errors
+    /// Those of open(2), where it is not guarded.
+    pub fn open_or_guard(path: &Path, require_mount: bool) -> Result<Self, Errno> {
+        Self::open_with(path, require_mount, Resolver::best())
+    }
+
+    fn open_with(path: &Path, require_mount: bool, resolver: Resolver) -> Result<Self, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let fd = open(path, flags, Mode::empty())?;
+        let held = match require_mount {
+            true => None,
+            false => Some(open(path, flags, Mode::empty())?),
+        };
         Ok(Self {
-            held: Some(fd),
+            held,
             host_path: path.to_owned(),
             resolver,
         })
@@ -112,26 +124,6 @@ impl Root {
             let may = || faccessat(fd, ".", AccessFlags::R_OK, AtFlags::AT_EACCESS).is_ok();
             matches!(opened, Err(Errno::EACCES)) && may()
         })
-    }
-
-    /// One in which everything is refused with `ENOMEDIUM` while no file system is mounted at the directory.
-    pub fn guarded(path: &Path) -> Self {
-        Self {
-            held: None,
-            host_path: path.to_owned(),
-            resolver: Resolver::best(),
-        }
-    }
-
-    /// The one or the other.
-    ///
-    /// # Errors
-    /// Those of open(2), where it is not guarded.
-    pub fn open_or_guard(path: &Path, require_mount: bool) -> Result<Self, Errno> {
-        match require_mount {
-            true => Ok(Self::guarded(path)),
-            false => Self::open(path),
-        }
     }
 
     /// The same directory, held open for who outlives this one or works in it for long: of a guarded one, on the disk that
@@ -219,10 +211,7 @@ impl Root {
     /// # Errors
     /// `EBUSY` for the root itself; else those of open(2).
     pub fn place(&self, relative: &[u8]) -> Result<Place, Errno> {
-        let (directory, name) = match relative.iter().rposition(|&byte| byte == b'/') {
-            Some(slash) => (&relative[..slash], &relative[slash + 1..]),
-            None => (&b""[..], relative),
-        };
+        let (directory, name) = split(relative);
         if name.is_empty() {
             return Err(Errno::EBUSY);
         }
@@ -246,6 +235,14 @@ impl Root {
     /// watchdog resets the machine. What takes the name in between is opened and refused then.
     pub fn is_special(&self, relative: &[u8]) -> bool {
         (self.stat(relative, true)).is_ok_and(|stat| kind(&stat) == Kind::Other)
+    }
+}
+
+/// The path of the directory that a path lies in, and its last name.
+pub fn split(relative: &[u8]) -> (&[u8], &[u8]) {
+    match relative.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&relative[..slash], &relative[slash + 1..]),
+        None => (b"", relative),
     }
 }
 
@@ -370,7 +367,7 @@ mod tests {
 
     /// As each of the two resolves paths in it.
     fn roots(path: &Path) -> [Root; 2] {
-        [Resolver::Kernel, Resolver::Walk].map(|one| Root::open_with(path, one).unwrap())
+        [Resolver::Kernel, Resolver::Walk].map(|one| Root::open_with(path, false, one).unwrap())
     }
 
     fn tree() -> tempfile::TempDir {

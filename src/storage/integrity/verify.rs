@@ -11,7 +11,7 @@ use nix::sys::stat::{FileStat, fstat};
 use crate::storage::disk::metadata::{Kind, is_unchanged, kind};
 use crate::storage::disk::names;
 use crate::storage::disk::reserved::{STATE, is_partial_name};
-use crate::storage::disk::root::Root;
+use crate::storage::disk::root::{Root, split};
 use crate::storage::disk::walk::{Met, Missed, below, walk_all};
 use crate::storage::error::{At, Error};
 use crate::storage::integrity::checksum::{self, Algorithm, Record, Stopped};
@@ -85,7 +85,7 @@ fn each_file(
     visit: &mut dyn FnMut(&Root, Result<&Met<'_>, Missed<'_>>),
 ) -> Result<(), Error> {
     let root = Root::open_or_guard(top, require_mount).at(top.as_os_str().as_encoded_bytes())?;
-    let enter = |directory: &[u8]| directory.rsplit(|&byte| byte == b'/').next() != Some(STATE);
+    let enter = |directory: &[u8]| split(directory).1 != STATE;
     let is_of_users = |met: &Met<'_>| kind(met.stat) == Kind::File && !is_partial_name(met.name);
     walk_all(&root, b"", &enter, &mut |met| {
         if met.as_ref().map_or(true, |met| is_of_users(met)) {

@@ -27,7 +27,7 @@ use nix::sys::stat::{FileStat, fstat, stat};
 use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::reserved::STATE;
-use crate::storage::disk::root::Root;
+use crate::storage::disk::root::{Root, split};
 use crate::storage::disk::system::errno_of;
 use crate::storage::disk::walk::{Missed, walk_all};
 use crate::storage::error::{At, Error};
@@ -56,14 +56,13 @@ pub(in crate::storage) struct Counts {
     base: Usage,
     /// What has changed since, in bytes and files.
     pub(in crate::storage) change: (i64, i64),
-    pub(in crate::storage) known: bool,
     /// Changes under way.
     open: usize,
     /// Grows with each change that begins.
     turn: u64,
     /// The file says that this process changes something.
     busy: bool,
-    /// Of the file when it was read last: another disk may be there by now.
+    /// Of the file when it was read last, if it was: another disk may be there by now.
     stamp: Option<Stamp>,
     /// A thread saves what has changed.
     has_saver: bool,
@@ -77,17 +76,16 @@ pub(in crate::storage) struct Counts {
 type Stamp = (u64, u64, i64, i64);
 
 fn stamp(stat: &FileStat) -> Stamp {
-    let FileStat {
-        st_dev,
-        st_ino,
-        st_mtime,
-        st_mtime_nsec,
-        ..
-    } = *stat;
-    (st_dev, st_ino, st_mtime, st_mtime_nsec)
+    let (device, inode) = (stat.st_dev, stat.st_ino);
+    (device, inode, stat.st_mtime, stat.st_mtime_nsec)
 }
 
 impl Counts {
+    /// Whether the file was read.
+    pub(in crate::storage) fn is_known(&self) -> bool {
+        self.stamp.is_some()
+    }
+
     pub(in crate::storage) fn total(&self) -> Usage {
         self.base.plus(self.change.0, self.change.1)
     }
@@ -200,6 +198,10 @@ impl Area {
         directory.starts_with(self.real.get().unwrap_or(&self.path))
     }
 
+    fn stamp(&self) -> Option<Stamp> {
+        stat(&self.kept_in).ok().as_ref().map(stamp)
+    }
+
     fn root(&self) -> Result<Root, Errno> {
         Root::open_or_guard(&self.path, self.guarded.load(Ordering::Relaxed))
     }
@@ -228,7 +230,7 @@ impl Area {
     fn sync(&self, step: Step) -> Result<(), Errno> {
         let file = self.open()?;
         let mut kept = read(&file);
-        let is_first = locked(&self.counts).stamp.is_none() && SERVES.load(Ordering::Relaxed);
+        let is_first = !locked(&self.counts).is_known() && SERVES.load(Ordering::Relaxed);
         let died = |record: &&mut Record| is_first && (record.open > 0 || record.dirty);
         let is_inexact = match kept.as_mut().filter(died) {
             None => false,
@@ -264,7 +266,6 @@ impl Area {
         counts.base = record.usage;
         counts.change.0 -= change.0;
         counts.change.1 -= change.1;
-        counts.known = true;
         counts.busy = is_busy;
         counts.marked |= is_busy && !kept.is_some_and(|record| record.dirty);
         counts.stamp = fstat(&*file).ok().as_ref().map(stamp);
@@ -313,7 +314,7 @@ impl Area {
 
     /// To be called before anything changes: what is counted in memory alone is lost with the process, and the file says so.
     pub(in crate::storage) fn begin(self: &Arc<Self>) {
-        let now = stat(&self.kept_in).ok().as_ref().map(stamp);
+        let now = self.stamp();
         {
             let mut counts = locked(&self.counts);
             counts.open += 1;
@@ -382,8 +383,11 @@ impl Area {
             // Somebody removes the area, or what was kept there: it is not made again before something else changes.
             let mut counts = locked(&self.counts);
             if counts.open == 0 {
-                (counts.change, counts.known, counts.stamp) = ((0, 0), false, None);
-                (counts.busy, counts.has_saver, counts.marked) = (false, false, false);
+                let turn = counts.turn;
+                *counts = Counts {
+                    turn,
+                    ..Counts::default()
+                };
             }
             return Ok(counts.open == 0);
         }
@@ -395,13 +399,13 @@ impl Area {
 
     /// What is stored now.
     pub(in crate::storage) fn usage(&self) -> Result<Usage, Errno> {
-        let now = stat(&self.kept_in).ok().as_ref().map(stamp);
+        let now = self.stamp();
         let known = {
             let counts = locked(&self.counts);
-            if counts.known && counts.stamp == now {
+            if counts.is_known() && counts.stamp == now {
                 return Ok(counts.total());
             }
-            counts.known.then(|| counts.total())
+            counts.is_known().then(|| counts.total())
         };
         // Another process may have counted. One whose disk hangs holds the file: what is known has to do.
         let file = match (self.file.try_lock(), known) {
@@ -441,7 +445,7 @@ impl Area {
             if self.turns(now, &counts) != before {
                 return Ok(None);
             }
-            (counts.base, counts.change, counts.known) = (usage, (0, 0), true);
+            (counts.base, counts.change) = (usage, (0, 0));
         }
         write(&file, Record { usage, ..now })?;
         Ok(Some(usage))
@@ -512,7 +516,7 @@ pub fn count_below(
 ) -> Result<Usage, Errno> {
     let mut usage = Usage::default();
     // Of roots within this one, too.
-    let enter = |path: &[u8]| path.rsplit(|&byte| byte == b'/').next() != Some(STATE);
+    let enter = |path: &[u8]| split(path).1 != STATE;
     walk_all(root, relative, &enter, &mut |met| {
         match met {
             Ok(met) if kind(met.stat) == Kind::File => {
@@ -573,7 +577,7 @@ pub fn is_left_by_the_dead(path: &Path) -> bool {
     let area = Area::at(path);
     {
         let _file = locked(&area.file);
-        let is_new = locked(&area.counts).stamp.is_none();
+        let is_new = !locked(&area.counts).is_known();
         // Where nobody has counted yet that is done when somebody wants to know.
         if is_new && area.open().is_ok_and(|file| read(&file).is_some()) {
             if let Err(errno) = area.sync(Step::Looks) {

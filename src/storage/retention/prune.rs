@@ -26,7 +26,7 @@ use crate::storage::disk::clock::SET_SINCE;
 use crate::storage::disk::metadata::{Kind, is_unchanged, kind, size_of};
 use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
-use crate::storage::disk::root::Root;
+use crate::storage::disk::root::{Root, split};
 use crate::storage::disk::walk::{Met, below, walk_mount};
 use crate::storage::disk::writers;
 use crate::storage::disk::writers::Doomed;
@@ -253,8 +253,8 @@ impl Work<'_> {
     fn walk(&mut self, needed: u64) -> Result<(), Errno> {
         let (root, apart) = (self.root, &self.pruning.apart);
         let enter = |path: &[u8]| {
-            let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
-            (path == VERSIONS || !is_reserved(name)) && !apart.contains(&root.host_path(path))
+            (path == VERSIONS || !is_reserved(split(path).1))
+                && !apart.contains(&root.host_path(path))
         };
         self.pruned.locked = 0;
         self.oldest = Oldest::default();
@@ -378,12 +378,8 @@ impl Work<'_> {
     /// Removes the directory in which something was removed, if that was the last in it, and then the one above. What lies in
     /// the root itself stays: whoever made it may not make it again, as cameras do not.
     fn remove_empty(&mut self, mut relative: &[u8]) {
-        while !relative.is_empty() {
-            let (above, name) = match relative.iter().rposition(|&byte| byte == b'/') {
-                Some(slash) => (&relative[..slash], &relative[slash + 1..]),
-                None if relative == VERSIONS => (&b""[..], relative),
-                None => return,
-            };
+        while relative.contains(&b'/') || relative == VERSIONS {
+            let (above, name) = split(relative);
             let opened = self.root.open_on_same_mount(above);
             let removed = opened.and_then(|at| unlinkat(at, name, UnlinkatFlags::RemoveDir));
             if removed.is_err() {

@@ -448,7 +448,7 @@ impl<'a> Target<'a> {
         lock::check(&stat, self.at.rules.lock, self.path.as_bytes())?;
         // The kernel takes them away at the first byte, but not where root writes it.
         if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
-            acl::take_special_bits(file.as_fd(), stat.st_mode).at(self.path)?;
+            acl::set_mode(file.as_fd(), stat.st_mode).at(self.path)?;
         }
         let size = size_of(&stat);
         let position = self.position(how, size)?;
