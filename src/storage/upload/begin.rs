@@ -15,7 +15,7 @@ use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
 use crate::storage::disk::names::HeldName;
 use crate::storage::disk::root::{Place, Root};
 use crate::storage::disk::writers::{Claimed, give_way};
-use crate::storage::disk::{acl, copy};
+use crate::storage::disk::{acl, boot, copy};
 use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Algorithm, Digest};
 use crate::storage::path::VirtualPath;
@@ -298,7 +298,7 @@ impl<'a> Target<'a> {
                 Left::Partial(file) => file,
             };
             return match old {
-                Some(old) if !partial::is_to_replace(&file, &file.stat, old) => {
+                Some(old) if !boot::is_to_replace(file.as_fd(), &file.stat, old) => {
                     // The client may know less of it than the server, and would mix the two.
                     Err(ErrorKind::OtherLeft.at(self.path))
                 }
@@ -318,7 +318,7 @@ impl<'a> Target<'a> {
         file: Claimed,
     ) -> Result<Upload, Error> {
         let told = &self.view.told;
-        let sure = partial::sure_length(&file, &file.stat);
+        let sure = boot::sure_length(file.as_fd(), &file.stat);
         let position = match (how, told.of(&place)) {
             // What comes behind it begins where the client was told that it ends.
             (How::Append, Some(told)) if told <= sure => told,

@@ -185,7 +185,6 @@ impl Upload {
         // Not before: a server that is killed while the name is taken back would leave what nobody can continue.
         if self.marked {
             boot::unmark(self.file.as_fd());
-            partial::forget_replaced(&self.file);
         }
         // What continues a finished file was there before.
         if beside.lock.is_some() && beside.clone_of.is_none() {

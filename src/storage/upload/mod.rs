@@ -270,10 +270,8 @@ impl Upload {
     /// Has an unfinished file say what of it is sure to be there, and what it is to replace.
     fn mark(&mut self) {
         if let Grows::Beside(beside) = &self.grows {
-            boot::mark(self.file.as_fd(), self.is_durable());
-            if let Some(had) = beside.had.as_ref().filter(|_| beside.resumable) {
-                partial::note_replaced(&self.file, had);
-            }
+            let replaced = beside.had.as_ref().filter(|_| beside.resumable);
+            boot::mark(self.file.as_fd(), self.is_durable(), replaced);
             self.marked = true;
         }
     }

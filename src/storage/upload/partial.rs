@@ -1,7 +1,5 @@
 //! Partial files: where an upload grows, hidden beside its target, until it is whole. The name is made from the account and
 //! the target's name, so that the account finds again what was cut off, and nobody continues another's upload.
-use std::ffi::CStr;
-use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +13,7 @@ use nix::sys::stat::{FileStat, fstat};
 use crate::storage::disk::metadata::{is_same_file, size_of};
 use crate::storage::disk::reserved::{PARTIAL, PREFIX, is_partial_name};
 use crate::storage::disk::writers::{Claimed, Holder, is_written_here};
-use crate::storage::disk::{boot, names, system, walk};
+use crate::storage::disk::{boot, names, walk};
 use crate::storage::quota::meter::Meter;
 
 /// Bytes of the target's name that are shown in the partial's, for people who find one: with all that is added no more than
@@ -129,11 +127,6 @@ pub fn remove(directory: BorrowedFd<'_>, name: &[u8], ours: &FileStat) {
     }
 }
 
-/// How many of its bytes are sure to be there.
-pub fn sure_length(file: &File, stat: &FileStat) -> u64 {
-    boot::sure_length(file.as_fd(), stat)
-}
-
 /// What clients are told of the length: less than all of it, so that a client which sent everything and never heard so still has
 /// something to send, and hears 226.
 pub fn told_length(sure: u64) -> u64 {
@@ -147,7 +140,7 @@ pub fn told(directory: BorrowedFd<'_>, name: &[u8]) -> Option<FileStat> {
     // While it grows nothing of it has been lost yet, and it need not say what is sure.
     let sure = match is_written_here(&stat) {
         true => size_of(&stat),
-        false => sure_length(&file, &stat),
+        false => boot::sure_length(file.as_fd(), &stat),
     };
     let told = told_length(sure);
     stat.st_size = i64::try_from(told).ok()?;
@@ -192,46 +185,9 @@ pub fn discard_all(directory: BorrowedFd<'_>, meter: &Meter) -> Result<bool, Err
     Ok(true)
 }
 
-// ---- what it is to replace
-
-/// Inode, size and time of modification of the finished file that had the name when the upload began. Inodes are used again.
-const REPLACES: &CStr = c"user.thriftpd.replaces";
-
-/// More than the longest value has, in bytes.
-const LONGEST: usize = 128;
-
-/// To be said with [`boot::mark`], of an upload that is to replace a file.
-pub fn note_replaced(file: &File, had: &FileStat) {
-    // Where it cannot be kept, the times have to do.
-    let _ = system::set_attribute(file.as_fd(), REPLACES, identity(had).as_bytes());
-}
-
-/// To be said of one that has.
-pub fn forget_replaced(file: &File) {
-    let _ = system::remove_attribute(file.as_fd(), REPLACES);
-}
-
-fn identity(stat: &FileStat) -> String {
-    let (ino, size) = (stat.st_ino, stat.st_size);
-    format!("{ino} {size} {}.{:09}", stat.st_mtime, stat.st_mtime_nsec)
-}
-
-/// Whether the partial file is for sure of an upload that was to replace the finished file, which has not changed since. Where
-/// that cannot be noted, it is if no clock was wrong.
-pub fn is_to_replace(file: &File, partial: &FileStat, finished: &FileStat) -> bool {
-    match system::attribute(file.as_fd(), REPLACES, LONGEST) {
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
-        noted => return noted.is_ok_and(|noted| noted == identity(finished).as_bytes()),
-    }
-    let modified = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
-    // Clients set the time of modification, and the time of change with it.
-    let changed = (finished.st_ctime, finished.st_ctime_nsec);
-    modified(partial) >= modified(finished).min(changed)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
     use std::io::Write as _;
     use std::os::fd::OwnedFd;
 
@@ -295,7 +251,7 @@ mod tests {
         assert!(matches!(claim(fd.as_fd(), &own, None), Ok(Left::InUse(_))));
         let name = spare_name("anna", b"file");
         let spare = create(fd.as_fd(), &name, None).unwrap();
-        boot::mark(first.as_fd(), true);
+        boot::mark(first.as_fd(), true, None);
         (&*first).write_all(&[7; 5000]).unwrap();
         drop(spare);
         let discard = |name: &[u8]| discard(fd.as_fd(), name, &Meter::default());
@@ -329,36 +285,5 @@ mod tests {
         assert!(!has_name(fd.as_fd(), &name, &first.stat));
         remove(fd.as_fd(), &name, &first.stat);
         assert!(has_name(fd.as_fd(), &name, &second.stat));
-    }
-
-    #[test]
-    fn a_partial_is_to_replace_what_had_the_name_and_no_other_whatever_the_clock_says() {
-        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let fd = open(directory.path());
-        let name = name_of("anna", b"file");
-        let finished = directory.path().join("file");
-        fs::write(&finished, "one").unwrap();
-        let one = fstat(File::open(&finished).unwrap()).unwrap();
-        drop(create(fd.as_fd(), &name, None).unwrap());
-        let partial = taken(&fd, &name).unwrap();
-        let look = || fstat(&*partial).unwrap();
-        if system::attribute(partial.as_fd(), REPLACES, LONGEST) == Err(Errno::EOPNOTSUPP) {
-            assert!(is_to_replace(&partial, &look(), &one));
-            return;
-        }
-        assert!(
-            !is_to_replace(&partial, &look(), &one),
-            "it was for a new name"
-        );
-        note_replaced(&partial, &one);
-        // A clock that was not set put it into 1970.
-        partial.set_modified(std::time::UNIX_EPOCH).unwrap();
-        assert!(is_to_replace(&partial, &look(), &one));
-        fs::write(&finished, "two").unwrap();
-        let another = fstat(File::open(&finished).unwrap()).unwrap();
-        assert!(
-            !is_to_replace(&partial, &look(), &another),
-            "of the same inode and size"
-        );
     }
 }
