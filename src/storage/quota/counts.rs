@@ -621,38 +621,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_others_did_is_found_by_a_rescan_and_after_a_crash() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().canonicalize().unwrap();
-        let areas = [path.clone()];
-        serve();
-        assert_eq!(usage(&areas).unwrap(), Usage::default());
-        fs::write(path.join("file"), "123").unwrap();
-        assert_eq!(usage(&areas).unwrap().bytes, 0);
-        assert_eq!(rescan(&path).unwrap().bytes, 3);
-        assert_eq!(usage(&areas).unwrap(), Usage { bytes: 3, files: 1 });
-        let died = Record {
-            usage: Usage { bytes: 9, files: 9 },
-            ..Record::default()
-        };
-        for (open, dirty, bytes) in [(1, false, 3), (0, true, 3), (0, false, 9)] {
-            let died = Record {
-                open,
-                dirty,
-                ..died
-            };
-            fs::write(path.join(".thriftpd/quota"), died.text()).unwrap();
-            // As another process finds it.
-            *locked(&Area::at(&path).counts) = Counts::default();
-            if is_left_by_the_dead(&path) {
-                assert_eq!(usage(&areas).unwrap().bytes, 9, "meanwhile");
-                rescan(&path).unwrap();
-            }
-            assert_eq!(usage(&areas).unwrap().bytes, bytes);
-        }
-    }
-
-    #[test]
     fn the_state_of_an_area_within_another_is_nobodys_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().canonicalize().unwrap();

@@ -219,52 +219,9 @@ impl Drop for Meter {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
-    use std::path::Path;
 
     use super::*;
     use crate::storage::quota::counts::{Record, close};
-
-    fn metered(path: &Path, bytes: u64, files: u64) -> Metered {
-        Metered {
-            limit: Quota {
-                bytes: Some(bytes),
-                files: Some(files),
-            },
-            own: vec![path.to_owned()],
-            counted: [path.to_owned()].into(),
-        }
-    }
-
-    #[test]
-    fn what_is_there_is_counted_first_and_what_comes_as_it_comes() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().canonicalize().unwrap();
-        fs::create_dir(path.join("sub")).unwrap();
-        fs::write(path.join("sub/file"), "12345").unwrap();
-        let metered = metered(&path, 10, 3);
-        let fd = File::open(&path).unwrap();
-        let meter = metered.meter(&fd);
-        meter.grow(5, 1, (0, 0)).unwrap();
-        assert_eq!(metered.left().unwrap(), Some(0));
-        let over = meter.grow(1, 0, (0, 0)).unwrap_err();
-        assert!(matches!(over, ErrorKind::OverQuota { used, .. } if used.bytes == 10));
-        meter.grow(1, 0, (5, 1)).unwrap();
-        assert!(meter.grow(0, 2, (0, 0)).is_err());
-        meter.went(6, 1);
-        let five = Usage { bytes: 5, files: 1 };
-        assert_eq!(usage(std::slice::from_ref(&path)).unwrap(), five);
-        drop(meter);
-        close(&path);
-        let kept = fs::read(path.join(".thriftpd/quota")).unwrap();
-        let record = Record {
-            usage: five,
-            open: 0,
-            turn: 1,
-            dirty: false,
-        };
-        assert_eq!(Record::parse(&kept), Some(record));
-        assert_eq!(usage(std::slice::from_ref(&path)).unwrap(), five);
-    }
 
     #[test]
     fn counts_are_trusted_again_when_all_changes_are_over() {
@@ -275,14 +232,18 @@ mod tests {
             let kept = fs::read(path.join(".thriftpd/quota")).unwrap();
             Record::parse(&kept).unwrap().dirty
         };
-        let meter = metered(&path, 10, 3).meter(&fd);
+        let metered = Metered {
+            counted: [path.clone()].into(),
+            ..Metered::default()
+        };
+        let meter = metered.meter(&fd);
         assert!(is_dirty(), "before anything has changed");
         close(&path);
         assert!(is_dirty(), "a change may be under way");
         drop(meter);
         close(&path);
         assert!(!is_dirty());
-        drop(metered(&path, 10, 3).meter(&fd));
+        drop(metered.meter(&fd));
         assert!(is_dirty());
     }
 }

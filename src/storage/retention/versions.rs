@@ -370,22 +370,4 @@ mod tests {
         };
         assert_eq!(full.copy(&file).map(drop), Err(Errno::ENOSPC));
     }
-
-    #[test]
-    fn what_is_taken_away_is_a_version_under_a_path_that_was_not_there() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::open(directory.path()).unwrap();
-        for contents in ["one", "two"] {
-            fs::write(directory.path().join("file"), contents).unwrap();
-            let place = root.place(b"file").unwrap();
-            let versions = versions(&root, "file", 1);
-            let directory_of_file = place.directory.as_fd();
-            let taken = versions.take(directory_of_file, b"file", &Meter::default());
-            assert_eq!(taken, Ok(true));
-            assert!(!directory.path().join("file").exists());
-        }
-        let kept = kept(&directory, "file");
-        assert_eq!(kept.len(), 1);
-        assert_eq!(fs::read(&kept[0]).unwrap(), b"two");
-    }
 }

@@ -187,22 +187,9 @@ pub fn discard_all(directory: BorrowedFd<'_>, meter: &Meter) -> Result<bool, Err
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
-    use std::io::Write as _;
-    use std::os::fd::OwnedFd;
+    use std::fs::File;
 
     use super::*;
-
-    fn open(path: &std::path::Path) -> OwnedFd {
-        File::open(path).unwrap().into()
-    }
-
-    fn taken(directory: &OwnedFd, name: &[u8]) -> Option<Claimed> {
-        match claim(directory.as_fd(), name, None).unwrap() {
-            Left::Partial(file) => Some(file),
-            Left::Nothing | Left::InUse(_) => None,
-        }
-    }
 
     #[test]
     fn names_fit_everywhere_and_tell_accounts_and_targets_apart() {
@@ -242,42 +229,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_found_again_by_who_left_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let fd = open(directory.path());
-        let (own, others) = (name_of("anna", b"file"), name_of("berta", b"file"));
-        let first = create(fd.as_fd(), &own, None).unwrap().unwrap();
-        assert!(matches!(create(fd.as_fd(), &own, None), Err(Errno::EEXIST)));
-        assert!(matches!(claim(fd.as_fd(), &own, None), Ok(Left::InUse(_))));
-        let name = spare_name("anna", b"file");
-        let spare = create(fd.as_fd(), &name, None).unwrap();
-        boot::mark(first.as_fd(), true, None);
-        (&*first).write_all(&[7; 5000]).unwrap();
-        drop(spare);
-        let discard = |name: &[u8]| discard(fd.as_fd(), name, &Meter::default());
-        let discard_all = || discard_all(open(directory.path()).as_fd(), &Meter::default());
-        assert_eq!(discard_all(), Ok(false), "one is under way");
-        drop(first);
-        assert_eq!(told(fd.as_fd(), &own).unwrap().st_size, 4096);
-        assert!(told(fd.as_fd(), &others).is_none());
-        assert!(matches!(
-            claim(fd.as_fd(), &others, None),
-            Ok(Left::Nothing)
-        ));
-        assert_eq!(discard(&name), Ok(true));
-        let held = taken(&fd, &own);
-        assert_eq!(discard(&own), Ok(false), "somebody holds it");
-        drop(held);
-        assert_eq!((discard(&own), discard(&own)), (Ok(true), Ok(false)));
-        drop(create(fd.as_fd(), &own, None).unwrap());
-        assert_eq!(discard_all(), Ok(true));
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
-    }
-
-    #[test]
     fn what_has_lost_the_name_takes_nothing_of_anothers_away() {
         let directory = tempfile::tempdir().unwrap();
-        let fd = open(directory.path());
+        let fd = File::open(directory.path()).unwrap();
         let name = name_of("anna", b"file");
         let first = create(fd.as_fd(), &name, None).unwrap().unwrap();
         remove(fd.as_fd(), &name, &first.stat);
