@@ -1,6 +1,6 @@
 //! What a user changes: uploads begin here, names are made and removed, times and modes set.
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
@@ -206,7 +206,7 @@ impl View {
             checksum::store_for_time(fd.as_fd(), checksum, (modified, 0));
         }
         if let (Ok(before), Ok(after)) = (before, fstat(&fd)) {
-            fresh::renew(self.account(), &before, &after);
+            fresh::table().renew(self.account(), &before, &after, Instant::now());
         }
         Ok(())
     }
@@ -273,7 +273,7 @@ impl View {
 
     /// Whether the account of this session has stored the file some minutes ago at most.
     pub(super) fn has_just_stored(&self, stat: &FileStat) -> bool {
-        fresh::is_fresh(self.account(), stat)
+        fresh::table().is_fresh(self.account(), stat, Instant::now())
     }
 }
 

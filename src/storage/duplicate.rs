@@ -2,9 +2,11 @@
 //! what holds for uploads holds for it.
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+
+use nix::sys::stat::fstat;
 
 use crate::storage::error::{At, Error, ErrorKind};
+use crate::storage::metadata::Metadata;
 use crate::storage::path::VirtualPath;
 use crate::storage::upload::Upload;
 use crate::storage::view::{Download, View};
@@ -24,15 +26,12 @@ impl View {
     /// As [`View::open_for_reading`] of the one and [`View::begin_upload`] of the other; `SameFile`.
     pub fn begin_copy(&self, from: &VirtualPath, to: &VirtualPath) -> Result<Copying, Error> {
         let Download { file, size } = self.open_for_reading(from)?;
-        let source = file.metadata().map_err(|error| Error {
-            source: Some(error),
-            ..ErrorKind::Io.at(from)
-        })?;
+        let source = fstat(&file).at(from)?;
         // Under another name too: it might be emptied before it is read.
         let target = self.metadata(to).ok();
-        let is_same = target
-            .is_some_and(|target| (target.device, target.inode) == (source.dev(), source.ino()));
-        if is_same {
+        let is_same =
+            |target: Metadata| (target.device, target.inode) == (source.st_dev, source.st_ino);
+        if target.is_some_and(is_same) {
             return Err(ErrorKind::SameFile.at(to));
         }
         Ok(Copying {

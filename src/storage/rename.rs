@@ -1,6 +1,6 @@
 //! Moving names, with all that has a say in it: locks, old versions, quotas.
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::renameat;
 use nix::sys::stat::FileStat;
@@ -163,7 +163,8 @@ impl Renaming<'_> {
         }
         done?;
         if let Ok(renamed) = to.stat() {
-            fresh::renew(self.view.account(), &source, &renamed);
+            let account = self.view.account();
+            fresh::table().renew(account, &source, &renamed, Instant::now());
         }
         match (version, doomed) {
             (Some(version), _) => version.stand(there),

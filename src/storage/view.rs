@@ -85,8 +85,7 @@ pub struct Download {
 /// The files of one session.
 #[derive(Debug)]
 pub struct View {
-    root: Root,
-    rules: Rules,
+    /// The first one is the user's root, at `/`.
     folders: Vec<Folder>,
     pub(super) modes: Modes,
     pub(super) durable: bool,
@@ -98,12 +97,19 @@ pub struct View {
     pub(super) told: Told,
 }
 
-/// A folder is opened when it is first needed: a disk that is missing at login may come later, and must not keep
-/// anybody out meanwhile.
+/// A folder other than the user's root is opened when it is first needed: a disk that is missing at login may come later, and
+/// must not keep anybody out meanwhile.
 #[derive(Debug)]
 struct Folder {
     spec: FolderSpec,
     opened: OnceLock<Root>,
+}
+
+impl From<FolderSpec> for Folder {
+    fn from(spec: FolderSpec) -> Self {
+        let opened = OnceLock::new();
+        Self { spec, opened }
+    }
 }
 
 impl Folder {
@@ -128,8 +134,8 @@ impl Folder {
 #[derive(Clone, Copy)]
 pub(super) struct Located<'a> {
     pub path: &'a VirtualPath,
-    /// None: in the user's root. Two paths with the same number lie in the same folder.
-    pub folder: Option<usize>,
+    /// Two paths with the same number lie in the same folder.
+    pub folder: usize,
     pub root: Result<&'a Root, Errno>,
     pub relative: &'a [u8],
     pub permissions: Permissions,
@@ -179,17 +185,15 @@ impl View {
         if root.is_confined() {
             return Err(ErrorKind::Confined.at(b"/"));
         }
-        let folders = spec
-            .folders
-            .iter()
-            .map(|spec| Folder {
-                spec: spec.clone(),
-                opened: OnceLock::new(),
-            })
-            .collect();
-        Ok(Self {
-            root,
+        let first = FolderSpec {
+            path: VirtualPath::root(),
+            root: spec.root.clone(),
             rules: spec.rules,
+        };
+        let mut folders = vec![Folder::from(first)];
+        folders[0].opened = root.into();
+        folders.extend(spec.folders.iter().cloned().map(Folder::from));
+        Ok(Self {
             folders,
             modes: spec.modes,
             durable: spec.durable,
@@ -214,33 +218,21 @@ impl View {
 
     // ---- where things are
 
-    /// The longest folder that the path lies in, or else the root.
+    /// The longest folder that the path lies in.
     pub(super) fn locate<'a>(&'a self, path: &'a VirtualPath) -> Located<'a> {
-        let inside = self
-            .folders
-            .iter()
-            .enumerate()
-            .filter_map(|(index, folder)| {
-                path.below(&folder.spec.path)
-                    .map(|relative| (index, folder, relative))
-            });
-        let mut located = match inside.min_by_key(|(_, _, relative)| relative.len()) {
-            Some((index, folder, relative)) => Located {
-                path,
-                folder: Some(index),
-                root: folder.root(),
-                relative,
-                permissions: folder.spec.rules.permissions,
-                rules: &folder.spec.rules,
-            },
-            None => Located {
-                path,
-                folder: None,
-                root: Ok(&self.root),
-                relative: &path.as_bytes()[1..],
-                permissions: self.rules.permissions,
-                rules: &self.rules,
-            },
+        let way_to = |(index, folder): (usize, &'a Folder)| {
+            Some((index, folder, path.below(&folder.spec.path)?))
+        };
+        let inside = self.folders.iter().enumerate().rev().filter_map(way_to);
+        let nearest = inside.min_by_key(|(_, _, relative)| relative.len());
+        let (index, folder, relative) = nearest.expect("every path lies in the root");
+        let mut located = Located {
+            path,
+            folder: index,
+            root: folder.root(),
+            relative,
+            permissions: folder.spec.rules.permissions,
+            rules: &folder.spec.rules,
         };
         if is_old_version(located.relative) {
             located.permissions = located.permissions_of_versions();
@@ -294,18 +286,16 @@ impl View {
     }
 
     pub fn permits_anywhere(&self, permission: Permission) -> bool {
-        let folders = self.folders.iter().map(|folder| &folder.spec.rules);
-        let mut rules = folders.chain([&self.rules]);
+        let mut rules = self.folders.iter().map(|folder| &folder.spec.rules);
         rules.any(|rules| rules.permissions.contains(permission))
     }
 
     /// Where the path lies on the host, for logs.
     pub fn host_path(&self, path: &VirtualPath) -> PathBuf {
         let located = self.locate(path);
-        match (located.folder, located.root) {
-            (_, Ok(root)) => root.host_path(located.relative),
-            (Some(index), Err(_)) => self.folders[index].spec.root.clone(),
-            (None, Err(_)) => self.root.host_path(b""),
+        match located.root {
+            Ok(root) => root.host_path(located.relative),
+            Err(_) => self.folders[located.folder].spec.root.clone(),
         }
     }
 
@@ -330,8 +320,8 @@ impl View {
 
     /// Whether the path is the root, or a folder is shown there or below it: what stays where it is.
     pub(super) fn leads_to_folder(&self, path: &VirtualPath) -> bool {
-        let is_here = |folder: &Folder| folder.spec.path.below(path).is_some();
-        path.file_name().is_none() || self.folders.iter().any(is_here)
+        let mut folders = self.folders.iter();
+        folders.any(|folder| folder.spec.path.below(path).is_some())
     }
 
     pub(super) fn is_above_folder(&self, path: &VirtualPath) -> bool {
@@ -545,12 +535,8 @@ impl View {
 
     /// Bytes that no file can be longer than, wherever it lies, whatever it replaces and however much of it is there.
     pub fn most_room(&self) -> u64 {
-        let folders = self.folders.iter();
-        let roots = [Ok(&self.root)]
-            .into_iter()
-            .chain(folders.map(Folder::root));
-        let room = roots.filter_map(|root| {
-            let directory = root.ok()?.open_below(b"", OFlag::O_PATH);
+        let room = self.folders.iter().filter_map(|folder| {
+            let directory = folder.root().ok()?.open_below(b"", OFlag::O_PATH);
             let disk = fstatvfs(directory.ok()?).ok()?;
             let size = disk.blocks().saturating_mul(disk.fragment_size());
             Some(size.saturating_sub(self.min_free.of(size)))

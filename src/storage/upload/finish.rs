@@ -11,7 +11,7 @@
 //! it there, to be overwritten or continued with what is another file. It has one that nobody continues.
 use std::fs::File;
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, renameat, renameat2};
@@ -189,7 +189,7 @@ impl Upload {
         // What continues a finished file was there before.
         if beside.lock.is_some() && beside.clone_of.is_none() {
             if let Ok(stat) = fstat(&*self.file) {
-                fresh::note(beside.account(), &stat);
+                fresh::table().note(beside.account(), &stat, Instant::now());
             }
         }
         Ok(())
