@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use crate::storage::disk::clock::now;
 use crate::storage::disk::metadata::size_of;
 use crate::storage::disk::reserved::is_partial_name;
 use crate::storage::disk::root::Root;
@@ -52,10 +53,6 @@ pub fn remove_old_partials(
     kept: Duration,
     metered: &Metered,
 ) -> Result<Partials, Error> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    });
     let kept = i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
     // Uploads that are cut off meanwhile take it out again.
     if !clean().insert(top.to_owned()) {
@@ -64,7 +61,7 @@ pub fn remove_old_partials(
     let mut some_stay = false;
     let removed = each_partial(top, &mut |directory, name, modified| {
         some_stay = true;
-        if now.saturating_sub(modified) < kept {
+        if now().saturating_sub(modified) < kept {
             return false;
         }
         let meter = metered.meter(directory);
@@ -102,6 +99,7 @@ fn each_partial(
 mod tests {
     use std::fs;
     use std::os::fd::{AsFd as _, OwnedFd};
+    use std::time::SystemTime;
 
     use super::*;
 
