@@ -202,8 +202,10 @@ impl View {
         let checksum = checksum::valid_record(fd.as_fd());
         arrival::remember(fd.as_fd());
         futimens(&fd, &accessed, &TimeSpec::new(modified, 0)).at(path)?;
-        if let Some(checksum) = checksum {
-            checksum::store_for_time(fd.as_fd(), checksum, (modified, 0));
+        if let Some(mut checksum) = checksum {
+            // Not for whatever time it has: somebody else may have written to it meanwhile.
+            checksum.modified = (modified, 0);
+            checksum::keep(fd.as_fd(), &checksum);
         }
         if let (Ok(before), Ok(after)) = (before, fstat(&fd)) {
             fresh::table().renew(self.account(), &before, &after, Instant::now());

@@ -270,30 +270,20 @@ pub fn store(file: &File, digest: &str) -> bool {
     keep(file.as_fd(), &record)
 }
 
-/// Stores what held before for the time that the file was given now. Not for whatever time it has: somebody else may have
-/// written to it meanwhile.
-pub(in crate::storage) fn store_for_time(
-    file: BorrowedFd<'_>,
-    record: Record,
-    modified: Modified,
-) -> bool {
-    keep(file, &Record { modified, ..record })
-}
-
 /// Takes away what is stored: the file is going to hold something else.
 pub(in crate::storage) fn forget(file: BorrowedFd<'_>) {
     // Where there is none, none is kept.
     let _ = system::remove_attribute(file, ATTRIBUTE);
 }
 
-fn keep(file: BorrowedFd<'_>, record: &Record) -> bool {
+/// Stores a record as it is. Whether it is kept.
+pub(in crate::storage) fn keep(file: BorrowedFd<'_>, record: &Record) -> bool {
     system::set_attribute(file, ATTRIBUTE, record.encode().as_bytes()).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 
@@ -386,37 +376,6 @@ mod tests {
             assert_eq!(Record::parse(bad.as_bytes()), None, "{bad:?}");
         }
         assert_eq!(Record::parse(b"\xff"), None);
-    }
-
-    #[test]
-    fn a_stored_checksum_holds_until_the_file_changes() {
-        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let path = directory.path().join("file");
-        fs::write(&path, "abc").unwrap();
-        let file = File::options().read(true).write(true).open(&path).unwrap();
-        assert_eq!(stored(&file), None);
-        if !store(&file, &ABC[0].1.to_uppercase()) {
-            return crate::skips::skip("no extended attributes here");
-        }
-        assert_eq!(stored(&file).as_deref(), Some(ABC[0].1));
-        let time = file.metadata().unwrap().modified().unwrap();
-        file.set_len(4).unwrap();
-        file.set_modified(time).unwrap();
-        assert_eq!(stored(&file), None, "of another size");
-        file.set_len(3).unwrap();
-        file.set_modified(time).unwrap();
-        assert!(stored(&file).is_some());
-        file.set_modified(time + Duration::from_nanos(1)).unwrap();
-        assert_eq!(stored(&file), None, "of another time");
-
-        let record = record(file.as_fd()).unwrap().unwrap();
-        file.set_modified(UNIX_EPOCH).unwrap();
-        assert!(store_for_time(file.as_fd(), record, (0, 0)));
-        assert!(stored(&file).is_some());
-        system::set_attribute(file.as_fd(), ATTRIBUTE, b"nonsense").unwrap();
-        assert_eq!(stored(&file), None);
-        system::set_attribute(file.as_fd(), ATTRIBUTE, &[b'x'; 999]).unwrap();
-        assert_eq!(stored(&file), None);
     }
 
     #[test]
