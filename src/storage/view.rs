@@ -507,14 +507,11 @@ impl View {
             other => other.at(path)?,
         };
         let stat = fstat(&fd).at(path)?;
-        match kind(&stat) {
-            Kind::File => Ok(Download {
-                file: File::from(fd),
-                size: size_of(&stat),
-            }),
-            Kind::Directory => Err(ErrorKind::IsADirectory.at(path)),
-            _ => Err(ErrorKind::NotAFile.at(path)),
-        }
+        must_be_file(&stat).at(path)?;
+        Ok(Download {
+            file: File::from(fd),
+            size: size_of(&stat),
+        })
     }
 
     /// Bytes that the user may still write where the path lies: what is free of the disk, but for what stays free, or what is
@@ -543,6 +540,16 @@ impl View {
         });
         let room = room.max().unwrap_or(0);
         room.min(self.metered.limit.bytes.unwrap_or(u64::MAX))
+    }
+}
+
+/// # Errors
+/// `IsADirectory`, `NotAFile`.
+pub(super) fn must_be_file(stat: &FileStat) -> Result<(), ErrorKind> {
+    match kind(stat) {
+        Kind::File => Ok(()),
+        Kind::Directory => Err(ErrorKind::IsADirectory),
+        Kind::Symlink | Kind::Other => Err(ErrorKind::NotAFile),
     }
 }
 

@@ -9,6 +9,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
 
+use blake2::Blake2b;
+use blake2::digest::consts::U8;
 use md5::{Digest as _, Md5};
 use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -113,8 +115,13 @@ impl std::fmt::Debug for Digest {
     }
 }
 
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What tells a few texts apart, in 16 hexadecimal digits.
+pub(in crate::storage) fn brief(bytes: &[u8]) -> String {
+    hexadecimal(&Blake2b::<U8>::digest(bytes))
 }
 
 /// Why a checksum was not computed to the end.

@@ -15,9 +15,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use blake2::Blake2b;
-use blake2::digest::Digest as _;
-use blake2::digest::consts::U8;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::fstat;
@@ -27,7 +24,7 @@ use crate::storage::disk::metadata::{Kind, kind, size_of};
 use crate::storage::disk::root::Root;
 use crate::storage::disk::system::errno_of;
 use crate::storage::error::{At, Error};
-use crate::storage::integrity::checksum::hexadecimal;
+use crate::storage::integrity::checksum::brief;
 use crate::storage::quota::state::{open_state, read_state};
 use crate::storage::rules::Usage;
 
@@ -106,7 +103,7 @@ impl Uploaded {
         for (hour, Usage { bytes, files }) in &self.hours {
             let _ = writeln!(body, "{hour} {bytes} {files}");
         }
-        let (length, digest) = (body.len(), digest(body.as_bytes()));
+        let (length, digest) = (body.len(), brief(body.as_bytes()));
         format!("thriftpd-uploads 1 {length} {digest}\n{body}")
     }
 
@@ -117,7 +114,7 @@ impl Uploaded {
         let (length, sum) = head.strip_prefix("thriftpd-uploads 1 ")?.split_once(' ')?;
         // A longer record may have been there before.
         let body = body.get(..length.parse().ok()?)?;
-        if digest(body) != sum {
+        if brief(body) != sum {
             return None;
         }
         let mut uploaded = Self::default();
@@ -141,10 +138,6 @@ impl Uploaded {
         }
         Some(uploaded)
     }
-}
-
-fn digest(bytes: &[u8]) -> String {
-    hexadecimal(&Blake2b::<U8>::digest(bytes))
 }
 
 /// A file system may not tell upper from lower case, and not take every character.

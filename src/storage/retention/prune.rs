@@ -95,16 +95,12 @@ pub fn prune(
     clock: &Clock,
     tell: &mut dyn FnMut(Fate<'_>),
 ) -> Result<Result<Pruned, Doubt>, Error> {
+    let top = pruning.top.as_os_str().as_encoded_bytes();
     let root = Root::open_or_guard(&pruning.top, pruning.require_mount);
     // Held all the time: not another disk half-way.
-    let root = root
-        .and_then(|root| root.again())
-        .at(pruning.top.as_os_str().as_encoded_bytes())?;
+    let root = root.and_then(|root| root.again()).at(top)?;
     let leap = leap(pruning.days, pruning.lock);
-    if let Some(doubt) = clock
-        .doubt(&root, leap)
-        .at(pruning.top.as_os_str().as_encoded_bytes())?
-    {
+    if let Some(doubt) = clock.doubt(&root, leap).at(top)? {
         return Ok(Err(doubt));
     }
     if !pruning.dry_run {
@@ -123,7 +119,7 @@ pub fn prune(
         freed: 0,
         tell,
     };
-    work.run().at(pruning.top.as_os_str().as_encoded_bytes())?;
+    work.run().at(top)?;
     Ok(Ok(work.pruned))
 }
 

@@ -23,7 +23,7 @@ use crate::storage::permissions::Permission;
 use crate::storage::retention::lock;
 use crate::storage::retention::versions::{Copied, Version, Versions};
 use crate::storage::rules::Uploads;
-use crate::storage::view::{Located, View};
+use crate::storage::view::{Located, View, must_be_file};
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
 const OPEN: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_NOCTTY);
@@ -440,11 +440,7 @@ impl<'a> Target<'a> {
         }
         let file = self.claim_target(may_be_new)?;
         let stat = file.stat;
-        match kind(&stat) {
-            Kind::File => {}
-            Kind::Directory => return Err(ErrorKind::IsADirectory.at(self.path)),
-            _ => return Err(ErrorKind::NotAFile.at(self.path)),
-        }
+        must_be_file(&stat).at(self.path)?;
         lock::check(&stat, self.at.rules.lock, self.path.as_bytes())?;
         // The kernel takes them away at the first byte, but not where root writes it.
         if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {

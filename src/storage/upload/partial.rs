@@ -3,9 +3,6 @@
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use blake2::Blake2b;
-use blake2::digest::Digest as _;
-use blake2::digest::consts::U8;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, fstat};
@@ -14,6 +11,7 @@ use crate::storage::disk::metadata::{is_same_file, size_of};
 use crate::storage::disk::reserved::{PARTIAL, PREFIX, is_partial_name};
 use crate::storage::disk::writers::{Claimed, Holder, is_written_here};
 use crate::storage::disk::{boot, names, walk};
+use crate::storage::integrity::checksum::brief;
 use crate::storage::quota::meter::Meter;
 
 /// Bytes of the target's name that are shown in the partial's, for people who find one: with all that is added no more than
@@ -40,29 +38,17 @@ pub fn spare_name(account: &str, target: &[u8]) -> Vec<u8> {
 }
 
 fn named(account: &str, target: &[u8], number: &str) -> Vec<u8> {
-    let mut digest = Blake2b::<U8>::new();
-    digest.update(account.as_bytes());
-    digest.update([0]);
-    digest.update(target);
-    let digest = digest.finalize();
-    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    let digits = digits.map(|digit| b"0123456789abcdef"[usize::from(digit)]);
+    let digest = brief(&[account.as_bytes(), b"\0", target].concat());
     let shown = match std::str::from_utf8(target) {
         // Not within a character, which some file systems refuse.
         Ok(text) => {
-            let ends = (0..=SHOWN.min(text.len())).rev();
-            &target[..ends
-                .into_iter()
-                .find(|&end| text.is_char_boundary(end))
-                .unwrap_or(0)]
+            let mut ends = (0..=SHOWN.min(text.len())).rev();
+            &target[..ends.find(|&end| text.is_char_boundary(end)).unwrap_or(0)]
         }
         Err(_) => &target[..target.len().min(SHOWN)],
     };
-    let mut name = [PREFIX, shown, b"-"].concat();
-    name.extend(digits);
-    name.extend_from_slice(number.as_bytes());
-    name.extend_from_slice(PARTIAL);
-    name
+    let told_apart = format!("-{digest}{number}");
+    [PREFIX, shown, told_apart.as_bytes(), PARTIAL].concat()
 }
 
 /// What there is of a partial file.
