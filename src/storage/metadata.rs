@@ -42,11 +42,6 @@ impl Metadata {
 
     /// A directory that exists only because a folder lies below it.
     pub fn of_synthetic_directory(configured: Permissions) -> Self {
-        let permissions = if configured.contains(Permission::List) {
-            Permissions::NONE.with(Permission::List)
-        } else {
-            Permissions::NONE
-        };
         Self {
             kind: Kind::Directory,
             size: 0,
@@ -57,7 +52,7 @@ impl Metadata {
             links: 1,
             device: 0,
             inode: 0,
-            permissions,
+            permissions: configured.and(Permissions::NONE.with(Permission::List)),
         }
     }
 }

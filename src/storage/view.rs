@@ -159,15 +159,6 @@ impl<'a> Located<'a> {
     pub fn stat(&self, follow: bool) -> Result<FileStat, Errno> {
         self.root?.stat(self.relative, follow)
     }
-
-    /// Old versions can be looked at where that is wanted, and never be changed.
-    fn permissions_of_versions(&self) -> Permissions {
-        let seeing = [Permission::List, Permission::Download].into_iter();
-        let shown = seeing.filter(|&permission| {
-            self.rules.show_versions && self.permissions.contains(permission)
-        });
-        shown.fold(Permissions::NONE, Permissions::with)
-    }
 }
 
 /// Whether a path below a root leads into the old versions, or would if those were there.
@@ -234,8 +225,12 @@ impl View {
             permissions: folder.spec.rules.permissions,
             rules: &folder.spec.rules,
         };
-        if is_old_version(located.relative) {
-            located.permissions = located.permissions_of_versions();
+        if is_old_version(relative) {
+            // Those can be looked at where that is wanted, and never be changed.
+            located.permissions = match located.rules.show_versions {
+                true => located.permissions.and(Permissions::READ_ONLY),
+                false => Permissions::NONE,
+            };
         }
         located
     }
@@ -344,7 +339,7 @@ impl View {
     /// # Errors
     /// As [`View::metadata`].
     pub fn metadata_or_partial(&self, path: &VirtualPath) -> Result<Metadata, Error> {
-        self.metadata_to_tell(path, &|_, _| ())
+        self.metadata_to_tell(path, false)
     }
 
     /// The same, for a client that is told the length: what it appends begins there.
@@ -352,22 +347,19 @@ impl View {
     /// # Errors
     /// As [`View::metadata`].
     pub fn metadata_with_length(&self, path: &VirtualPath) -> Result<Metadata, Error> {
-        self.metadata_to_tell(path, &|place, length| self.told.set(place, length))
+        self.metadata_to_tell(path, true)
     }
 
-    fn metadata_to_tell(
-        &self,
-        path: &VirtualPath,
-        tell: &dyn Fn(&Place, Option<u64>),
-    ) -> Result<Metadata, Error> {
+    fn metadata_to_tell(&self, path: &VirtualPath, tells: bool) -> Result<Metadata, Error> {
         let located = self.locate(path);
         let error = match self.metadata(path) {
             Err(error) if error.kind == ErrorKind::NotFound => error,
             other => {
-                if !self.told.is_empty()
+                if tells
+                    && !self.told.is_empty()
                     && let Ok(place) = located.place()
                 {
-                    tell(&place, None);
+                    self.told.set(&place, None);
                 }
                 return other;
             }
@@ -377,8 +369,8 @@ impl View {
         };
         let name = partial::name_of(self.account(), &place.name);
         let left = partial::told(place.directory.as_fd(), &name);
-        if left.is_some() || !self.told.is_empty() {
-            tell(&place, left.as_ref().map(size_of));
+        if tells && (left.is_some() || !self.told.is_empty()) {
+            self.told.set(&place, left.as_ref().map(size_of));
         }
         let left = left.ok_or(error)?;
         Ok(Metadata::new(&left, located.permissions, false))
@@ -394,8 +386,8 @@ impl View {
 
     fn look(&self, path: &VirtualPath, follow: bool) -> Result<Metadata, Error> {
         let located = self.locate(path);
-        let seeing = [Permission::List, Permission::Download, Permission::Upload];
-        if !seeing.iter().any(|&one| located.permissions.contains(one)) {
+        let seeing = Permissions::READ_ONLY.with(Permission::Upload);
+        if located.permissions.and(seeing) == Permissions::NONE {
             return Err(ErrorKind::NotPermitted(Permission::List).at(path));
         }
         match located.stat(follow) {

@@ -141,31 +141,3 @@ pub fn identity_for_files() -> (u32, u32) {
     let (uid, gid) = unsafe { (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)) };
     (uid as u32, gid as u32)
 }
-
-#[cfg(test)]
-mod tests {
-    use std::fs::File;
-    use std::io::Write as _;
-    use std::os::fd::AsFd as _;
-
-    use super::*;
-
-    #[test]
-    fn attributes_are_kept_and_missing_ones_told() {
-        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let mut file = File::create(directory.path().join("file")).unwrap();
-        file.write_all(b"contents").unwrap();
-        sync_file_range(file.as_fd(), 0, 8, true).unwrap();
-        let name = c"user.thriftpd.test";
-        match set_attribute(file.as_fd(), name, b"value") {
-            Err(Errno::EOPNOTSUPP) => return,
-            other => other.unwrap(),
-        }
-        assert_eq!(attribute(file.as_fd(), name, 100), Ok(b"value".to_vec()));
-        assert_eq!(attribute(file.as_fd(), name, 2), Err(Errno::ERANGE));
-        assert_eq!(
-            attribute(file.as_fd(), c"user.thriftpd.none", 9),
-            Err(Errno::ENODATA)
-        );
-    }
-}
