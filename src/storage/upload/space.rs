@@ -52,6 +52,12 @@ impl Space {
         self.given = size;
     }
 
+    /// Bytes of the disk that may be used, where it can be looked at.
+    fn free(&self, file: &File) -> Option<u64> {
+        let disk = fstatvfs(file).ok()?;
+        Some(available(&disk, self.min_free))
+    }
+
     /// A file comes to be.
     ///
     /// # Errors
@@ -69,14 +75,13 @@ impl Space {
         if more == 0 {
             return Ok(());
         }
-        if more > self.left {
-            if let Ok(disk) = fstatvfs(file) {
-                let free = available(&disk, self.min_free);
-                if more > free {
-                    return Err(ErrorKind::NoSpace { free });
-                }
-                self.left = granted(free, more);
+        if more > self.left
+            && let Some(free) = self.free(file)
+        {
+            if more > free {
+                return Err(ErrorKind::NoSpace { free });
             }
+            self.left = granted(free, more);
         }
         self.meter.grow(more, 0, self.credit)?;
         self.left = self.left.saturating_sub(more);
@@ -100,8 +105,7 @@ impl Space {
     /// # Errors
     /// `NoRoom`, `OverQuota`.
     pub fn would_fit(&self, file: &File, bytes: u64) -> Result<(), ErrorKind> {
-        let free = fstatvfs(file).map(|disk| available(&disk, self.min_free));
-        if let Some(free) = free.ok().filter(|free| bytes > *free) {
+        if let Some(free) = self.free(file).filter(|free| bytes > *free) {
             let needed = bytes;
             return Err(ErrorKind::NoRoom { free, needed });
         }
@@ -127,26 +131,19 @@ impl Space {
         let (Ok(offset), Ok(length)) = (i64::try_from(position), i64::try_from(needed)) else {
             return Err(ErrorKind::TooLarge);
         };
-        match fallocate(
-            file.as_fd(),
-            FallocateFlags::FALLOC_FL_KEEP_SIZE,
-            offset,
-            length,
-        ) {
-            Ok(()) => {
-                self.reserved = true;
-                Ok(())
-            }
+        let how = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let taken = fallocate(file.as_fd(), how, offset, length);
+        // On a disk that is full it may have got some of it.
+        self.reserved |= matches!(taken, Ok(()) | Err(Errno::ENOSPC));
+        match taken {
             Err(Errno::ENOSPC) => {
-                // It may have got some of it.
-                self.reserved = true;
-                let free = fstatvfs(file).map_or(0, |disk| available(&disk, self.min_free));
+                let free = self.free(file).unwrap_or(0);
                 Err(ErrorKind::NoRoom { free, needed })
             }
             Err(Errno::EDQUOT) => Err(ErrorKind::Quota),
             Err(Errno::EFBIG) => Err(ErrorKind::TooLarge),
             // File systems that cannot: then the look at the disk has to do.
-            Err(_) => Ok(()),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
