@@ -42,10 +42,7 @@ impl View {
     }
 
     /// The same for what is not sent, but another file of the server.
-    pub(in crate::storage) fn begin_upload_of_copy(
-        &self,
-        path: &VirtualPath,
-    ) -> Result<Upload, Error> {
+    pub(super) fn begin_upload_of_copy(&self, path: &VirtualPath) -> Result<Upload, Error> {
         Target::new(self, path, true)?.begin(How::Replace)
     }
 

@@ -4,13 +4,13 @@
 //! |---|---|
 //! | `begin` | what it grows in: a partial file beside the target, or the target itself |
 //! | `space` | whether there is room for what comes: disk and quota |
-//! | `copy` | getting what another file holds |
+//! | `copy` | copies of files within the server |
 //! | `finish` | how it becomes the file |
 //! | `partial` | where it grows until it is whole |
 //! | `told` | what clients were told of its length |
 //! | `sweep` | what uploads have left in a whole tree |
 mod begin;
-mod copy;
+pub mod copy;
 mod finish;
 pub mod partial;
 mod space;
