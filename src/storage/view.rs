@@ -393,8 +393,7 @@ impl View {
         match located.stat(follow) {
             Ok(stat) => {
                 // A root and a folder stay where they are, whatever the directory above allows.
-                let stays = self.leads_to_folder(path) || located.relative.is_empty();
-                let parent_writable = !stays && parent_is_writable(&located);
+                let parent_writable = !self.leads_to_folder(path) && parent_is_writable(&located);
                 Ok(Metadata::new(&stat, located.permissions, parent_writable))
             }
             Err(Errno::ENOENT | Errno::ENOTDIR) if self.is_above_folder(path) => {
@@ -430,13 +429,11 @@ impl View {
         if metadata.device != 0 {
             // Only entering tells whether the kernel allows to enter.
             let located = self.locate(path);
-            let relative = &below(located.relative, b".");
-            Located {
-                relative,
+            let inside = Located {
+                relative: &below(located.relative, b"."),
                 ..located
-            }
-            .stat(true)
-            .at(path)?;
+            };
+            inside.stat(true).at(path)?;
         }
         Ok(())
     }
