@@ -14,7 +14,7 @@
 //! | [`storage`] | files as one user may see them; knows no protocol and no sockets |
 //! | [`tls`] | certificates, and the encrypted side of connections; knows no protocol |
 //! | [`os`] | what the operating system offers: waiting, sockets, addresses; nothing of ours |
-//! | [`observe`] | log lines, the transfer log, the live sessions |
+//! | [`observe`] | log lines and the transfer log |
 //!
 //! A connection flows so: listener, admission (a slot or a 421), pool, session loop, table, handler, storage and data
 //! connection, reply. Every refusal of storage becomes a reply in one function, and so does every end of a transfer.

@@ -2,9 +2,16 @@
 //! allowed and denied.
 
 mod common;
+// Each kind of test needs a part of it.
+#[allow(dead_code)]
+#[path = "common/shelf.rs"]
+mod shelf;
 
+use common::mounts::may_mount;
 use common::{Client, PASSWORD, Server, USER, eventually};
+use nix::sys::signal::Signal;
 use proptest::prelude::*;
+use shelf::{Abilities, Shelf};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{Command, Output};
@@ -123,6 +130,89 @@ fn bans_survive_a_restart_where_there_is_a_file_for_them() {
     let second = first.restart();
     assert_eq!(first_words(&second, attacker()), 421);
     second.client();
+}
+
+/// By how many seconds the server's clock is ahead.
+const CLOCK: &str = "THRIFTPD_TEST_CLOCK";
+
+#[test]
+fn a_clock_that_is_set_neither_lifts_a_ban_nor_prolongs_it() {
+    let builder = Server::build().configuration(BANS).with_flag_user();
+    let with_clock = |ahead: i64| {
+        let builder = builder.clone().environment(CLOCK, &ahead.to_string());
+        builder.start()
+    };
+    let first = with_clock(0);
+    fail_to_log_in(&first, attacker());
+    fail_to_log_in(&first, attacker());
+    first.signal(Signal::SIGTERM);
+    first.wait();
+    let ten_years = 10 * 365 * 24 * 3600;
+    for ahead in [ten_years, -ten_years, -100 * ten_years] {
+        let server = with_clock(ahead);
+        let mut banned = Client::connect_from(attacker().into(), server.address());
+        let told = banned.reply().expect(421).text();
+        let left = told.split_once("try again in ").unwrap().1;
+        let left: u64 = left.split_once(' ').unwrap().0.parse().unwrap();
+        assert!((1..=900).contains(&left), "{told}");
+    }
+}
+
+#[test]
+fn a_file_on_a_disk_that_hangs_holds_up_no_connection_no_login_no_reload_and_no_ban() {
+    if !may_mount() {
+        return;
+    }
+    let builder = Server::build()
+        .configuration(&BANS.replace("{home}", "{root}/slow"))
+        .with_flag_user();
+    let slow = builder.root().join("slow");
+    std::fs::create_dir(&slow).unwrap();
+    let Some(shelf) = Shelf::mount(&slow, Abilities::ALL) else {
+        return;
+    };
+    let server = builder.start();
+    let held = shelf.hold();
+    for _ in 0..20 {
+        server.client();
+    }
+    assert_eq!(fail_to_log_in(&server, attacker()), 530);
+    assert_eq!(fail_to_log_in(&server, attacker()), 421);
+    assert_eq!(first_words(&server, attacker()), 421);
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log("the configuration was read again");
+    server.client();
+    assert!(!server.log_text().contains("cannot keep the bans"));
+    drop(held);
+    eventually("the ban is in the file", || {
+        ban(&server, &["list"]).contains("127.0.0.66 for ")
+    });
+    // And what others write there is taken up again.
+    ban(&server, &["remove", "127.0.0.66"]);
+    eventually("it may come again", || {
+        first_words(&server, attacker()) == 220
+    });
+}
+
+#[test]
+fn a_server_ends_though_its_file_of_bans_hangs() {
+    if !may_mount() {
+        return;
+    }
+    let builder = Server::build()
+        .configuration(&BANS.replace("{home}", "{root}/slow"))
+        .with_flag_user();
+    let slow = builder.root().join("slow");
+    std::fs::create_dir(&slow).unwrap();
+    let Some(shelf) = Shelf::mount(&slow, Abilities::ALL) else {
+        return;
+    };
+    let server = builder.start();
+    let _held = shelf.hold();
+    fail_to_log_in(&server, attacker());
+    fail_to_log_in(&server, attacker());
+    server.signal(Signal::SIGTERM);
+    server.wait_for_log("goodbye");
 }
 
 #[test]

@@ -582,6 +582,7 @@ fn what_is_stored_is_digest_size_and_time() {
         format!("{WRONG} 3 1700000001.000012345"),
         format!("{WRONG} 3"),
         "nonsense".to_owned(),
+        "x".repeat(999),
     ] {
         python(set, &other).succeeded();
         client.expect("HASH file", 213).says("ba7816bf");

@@ -478,6 +478,26 @@ fn several_listeners_serve_the_same_files() {
 }
 
 #[test]
+fn pasv_names_the_address_of_a_host_name() {
+    let server = Server::build()
+        .listen("0.0.0.0:0")
+        .configuration("external_address = { \"127.0.0.0/8\" = \"localhost\" }\n")
+        .with_flag_user()
+        .start();
+    let address = SocketAddr::new([127, 0, 0, 5].into(), server.addresses()[0].port());
+    let mut client = Client::connect(address);
+    client.reply().expect(220);
+    client.login();
+    eventually("the name is looked up", || {
+        let text = client.expect("PASV", 227).text();
+        text.contains("(127,0,0,1,") || {
+            assert!(text.contains("(127,0,0,5,"), "{text}");
+            false
+        }
+    });
+}
+
+#[test]
 fn pasv_names_the_address_that_the_clients_network_knows() {
     let server = Server::build()
         .configuration(

@@ -19,12 +19,12 @@ use tempfile::TempDir;
 use thriftpd::accounts::{Account, Accounts, Password, Rates};
 use thriftpd::config::{Config, plain_view};
 use thriftpd::ftp::Ftp;
-use thriftpd::observe::sessions::Sessions;
 use thriftpd::os::ending::Ending;
 use thriftpd::os::stop::Stop;
-use thriftpd::server::admission::Admission;
 use thriftpd::server::bans::Bans;
+use thriftpd::server::sessions::Sessions;
 use thriftpd::server::{Connection, FrontEnd, Policy as _};
+use thriftpd::service::heavy::Heavy;
 use thriftpd::service::rates::Buckets;
 use thriftpd::service::shared::ban_rules;
 use thriftpd::service::{Service, Shared};
@@ -39,8 +39,7 @@ const AT_ONCE: Duration = Duration::from_secs(10);
 /// The FTP front end in this process, where its table of sessions can be reached.
 struct House {
     service: Arc<Service>,
-    admission: Admission,
-    sessions: Arc<Sessions>,
+    sessions: Sessions,
     home: TempDir,
 }
 
@@ -59,29 +58,29 @@ impl House {
         change(&mut config, &mut account);
         config.accounts = Accounts::new(vec![account], None);
         let tls = Tls::open(config.tls.service.clone()).unwrap();
-        let admission = Admission::default();
-        let sessions = Arc::new(Sessions::default());
+        let sessions = Sessions::default();
         let bans = Bans::open(None).unwrap();
         // The next wrong password is answered as late as any.
         for _ in 0..10 {
             bans.failed([127, 0, 0, 1].into(), None, ban_rules(&config));
         }
         let shared = Shared {
-            admission: admission.clone(),
+            sessions: sessions.clone(),
+            heavy: Heavy::default(),
             bans,
             up: Buckets::default(),
             down: Buckets::default(),
             programs: Arc::default(),
+            lookup: Arc::default(),
             identities: false,
-            sessions: Arc::clone(&sessions),
             transfer_log: None,
             may_bind_low_ports: false,
             most_sessions: usize::MAX,
+            certificate: None,
         };
         let nothing_new = Box::new(|| Err("not now".into()));
         Self {
             service: Arc::new(Service::new(config, Some(tls), shared, nothing_new)),
-            admission,
             sessions,
             home,
         }
@@ -101,16 +100,19 @@ impl House {
         let ftp: Arc<dyn FrontEnd> = Arc::new(Ftp::new(Arc::clone(&self.service)));
         ftp.greet(&accepted);
         let limits = self.service.limits();
+        let accepted = Arc::new(accepted);
+        let row = self.sessions.admit(peer, &accepted, &limits).unwrap();
+        let ending = Arc::new(Ending::new().unwrap());
+        row.begin(Arc::clone(&ending), &limits).unwrap();
         let connection = Connection {
             local: address,
             stream: accepted,
             peer,
             accepted: Instant::now(),
             front_end: Arc::clone(&ftp),
-            slot: self.admission.admit(peer.ip(), &limits).unwrap(),
+            row,
             stop: Arc::new(Stop::new().unwrap()),
         };
-        let ending = Arc::new(Ending::new().unwrap());
         let (over, end) = mpsc::channel();
         std::thread::spawn(move || {
             ftp.serve(connection, ending);
@@ -118,7 +120,7 @@ impl House {
         });
         let mut client = Client::over_stream(stream, address);
         client.reply().expect(220);
-        let sessions = Arc::clone(&self.sessions);
+        let sessions = self.sessions.clone();
         (client, Served { sessions, end })
     }
 
@@ -149,7 +151,7 @@ impl House {
 
 /// The only session of its house.
 struct Served {
-    sessions: Arc<Sessions>,
+    sessions: Sessions,
     end: mpsc::Receiver<()>,
 }
 

@@ -412,13 +412,13 @@ fn a_quota_is_exact_and_a_lock_in_nobodys_way_when_the_client_goes_during_the_la
     }
     for (kind, mkfs, size) in DISKS {
         for keys in ["quota = \"10MB\"", "quota = \"10MB\"\nlock = \"30d\""] {
-            let builder = Server::build().anonymous(keys);
+            let builder = Server::build().user(keys);
             let Some(disk) = Gated::mount(kind, mkfs, size, builder.root()) else {
                 continue;
             };
             let server = builder.start();
             let contents = noise(500_000);
-            server.visitor().stor("old", &noise(300_000));
+            server.client().stor("old", &noise(300_000));
             let names: &[&str] = match keys.contains("lock") {
                 true => &["new"],
                 false => &["old", "new"],
@@ -426,10 +426,10 @@ fn a_quota_is_exact_and_a_lock_in_nobodys_way_when_the_client_goes_during_the_la
             for name in names {
                 for others in [0, 1] {
                     eprintln!("{name} on {kind} with {others} others");
-                    let mut client = server.visitor();
+                    let mut client = server.client();
                     let gate = disk.gate();
                     into_the_last_flush(&server, &mut client, gate, name, &contents[..ARRIVED]);
-                    let mut other = server.visitor();
+                    let mut other = server.client();
                     if others > 0 {
                         drop(other.begin_upload(format!("STOR {name}"), &contents[..100_000]));
                     }
@@ -439,7 +439,7 @@ fn a_quota_is_exact_and_a_lock_in_nobodys_way_when_the_client_goes_during_the_la
                     if others > 0 {
                         other.reply().expect(226);
                     }
-                    let mut client = server.visitor();
+                    let mut client = server.client();
                     eventually("the count is right", || {
                         counted(&mut client) == there(&server)
                     });

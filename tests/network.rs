@@ -9,8 +9,9 @@ use std::net::{SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Client, PASSWORD, Server, USER, noise, run_client};
-use network::{Far, HERE, LINK_LOCAL};
+use common::{Client, PASSWORD, Server, USER, noise, run_client, skip};
+use network::{Far, HERE, LINK_LOCAL, ip};
+use nix::sched::{CloneFlags, unshare};
 use thriftpd::os::addresses::with_port;
 
 /// Whatever its session was doing.
@@ -121,4 +122,96 @@ fn an_address_that_is_not_there_yet_is_waited_for() {
         client.login_as(USER, PASSWORD).expect(230);
         assert_eq!(client.retr("file"), b"content");
     });
+}
+
+/// The old address of a client that comes back with a new one, or behind a restart, answers nobody.
+#[test]
+fn at_its_limit_the_dead_sessions_of_a_network_give_way() {
+    let Some(far) = Far::new() else { return };
+    ip("addr add fd00:99::1/64 dev here nodad");
+    far.run(|| ip("addr add fd00:99::2/64 dev there nodad"));
+    let server = Server::build()
+        .listen("[fd00:99::1]:0")
+        .arguments(&["--sessions-per-ip", "2"])
+        .start();
+    let address = server.addresses()[0];
+    let log_in = move || {
+        let mut client = Client::connect(address);
+        if client.reply().code != 220 {
+            return None;
+        }
+        client.login_as(USER, PASSWORD).expect(230);
+        Some(client)
+    };
+    let old = far.run(move || [log_in().unwrap(), log_in().unwrap()]);
+    // The limit holds while they answer, however quiet they are.
+    std::thread::sleep(Duration::from_secs(11));
+    for _ in 0..3 {
+        assert!(far.run(move || log_in().is_none()));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    far.run(|| {
+        ip("addr add fd00:99::3/64 dev there nodad");
+        ip("addr del fd00:99::2/64 dev there");
+    });
+    // Its first attempt has the old ones asked whether they are there; less than keepalive would need.
+    let begun = Instant::now();
+    let new = loop {
+        if let Some(client) = far.run(log_in) {
+            break client;
+        }
+        let passed = begun.elapsed();
+        assert!(
+            passed < Duration::from_secs(100),
+            "no place after {passed:?}"
+        );
+        std::thread::sleep(Duration::from_secs(1));
+    };
+    server.wait_for_log("it does not answer, and");
+    drop((old, new));
+}
+
+/// What the file of the certificate holds between the lines of PEM.
+fn block<'a>(file: &'a str, kind: &str) -> &'a str {
+    let (_, rest) = file.split_once(&format!("BEGIN {kind}")).unwrap();
+    rest.split_once("END").unwrap().0
+}
+
+#[test]
+fn a_certificate_from_before_there_was_an_address_is_made_good_once_with_the_same_key() {
+    if let Err(errno) = unshare(CloneFlags::CLONE_NEWNET) {
+        skip(format_args!("no network namespace can be made: {errno}"));
+        return;
+    }
+    ip("link set lo up");
+    let server = Server::build().listen("0.0.0.0:0").start();
+    let at = |address: &str| format!("{address}:{}", server.port()).parse().unwrap();
+    let show = || {
+        let mut show = Command::new(env!("CARGO_BIN_EXE_thriftpd"));
+        show.args(["cert", "show", "--config"]);
+        show.arg(server.home().join("thriftpd.toml"));
+        run_client(&mut show, 20).succeeded().text()
+    };
+    let file = || std::fs::read_to_string(server.home().join("certificate.pem")).unwrap();
+    let before = file();
+    Client::connect(at("127.0.0.1")).reply().expect(220);
+    ip("addr add 10.99.1.9/24 dev lo");
+    Client::connect(at("10.99.1.9")).reply().expect(220);
+    server.wait_for_log("made before the host had an address; a new one is made for 10.99.1.9");
+    let mut client = Client::connect(at("10.99.1.9"));
+    client.reply().expect(220);
+    client.expect("AUTH TLS", 234);
+    let told = server.wait_for_log("new certificate for new connections: SHA-256 ");
+    let (_, fingerprint) = told.split_once("SHA-256 ").unwrap();
+    let shown = show();
+    assert!(shown.contains("10.99.1.9") && shown.contains(fingerprint));
+    let after = file();
+    assert_eq!(block(&before, "PRIVATE KEY"), block(&after, "PRIVATE KEY"));
+    assert_ne!(block(&before, "CERTIFICATE"), block(&after, "CERTIFICATE"));
+    // Clients know it now: another address changes nothing.
+    ip("addr add 10.99.1.10/24 dev lo");
+    Client::connect(at("10.99.1.10")).reply().expect(220);
+    let again = server.restart();
+    again.wait_for_log(&format!("certificate: SHA-256 {fingerprint}"));
+    assert_eq!(file(), after);
 }

@@ -10,10 +10,8 @@ use common::secure::{Secure, VERSIONS, client_config};
 use common::{Client, Server, eventually, noise, run_client, the_program, told};
 
 fn server(keys: &str) -> Server {
-    let configuration = format!(
-        "checksums = true\nxferlog = \"{{home}}/transfers\"\n{keys}\n[anonymous]\nroot = \"{{root}}\"\naccess = \"read-write\"\n"
-    );
-    Server::build().configuration(&configuration).start()
+    let keys = format!("checksums = true\nxferlog = \"{{home}}/transfers\"\n{keys}\n");
+    Server::build().user("").keys(&keys).start()
 }
 
 /// What lies in the file, by the system's own program.
@@ -50,7 +48,7 @@ fn is_stored(server: &Server, client: &mut Client, name: &str) {
 fn every_way_of_storing_leaves_the_checksum_of_the_whole_file() {
     for keys in ["", "uploads = \"direct\"", "durable = false"] {
         let server = server(keys);
-        let mut client = server.visitor();
+        let mut client = server.client();
         for size in [0, 1, 3_000_001] {
             client.stor("file", &noise(size));
             is_stored(&server, &mut client, "file");
@@ -73,12 +71,12 @@ fn every_way_of_storing_leaves_the_checksum_of_the_whole_file() {
 fn what_was_cut_off_and_continued_has_one_as_well() {
     let server = server("");
     let contents = noise(2_000_000);
-    let mut client = server.visitor();
+    let mut client = server.client();
     let mut data = client.epsv();
     client.expect("STOR file", 150);
     data.write_all(&contents[..1_500_000]).unwrap();
     eventually("it arrives", || {
-        let reply = server.visitor().command("SIZE file");
+        let reply = server.client().command("SIZE file");
         reply.code == 213 && reply.text().contains(&told(1_500_000).to_string())
     });
     client.send("ABOR");
@@ -97,7 +95,7 @@ fn what_was_cut_off_and_continued_has_one_as_well() {
 fn what_continues_large_files_is_heavy_work() {
     for keys in ["uploads = \"atomic\"", "uploads = \"direct\""] {
         let server = server(&format!("heavy_at_once = 1\n{keys}"));
-        let (mut first, mut second) = (server.visitor(), server.visitor());
+        let (mut first, mut second) = (server.client(), server.client());
         // Read for longer than the test takes; no disk holds it.
         for name in ["endless", "other"] {
             server.write(name, "");
@@ -144,5 +142,5 @@ fn an_encrypted_upload_has_one_as_well() {
     let right = sha256sum(&server, "file");
     server.wait_for_log(&format!("sha256={right}"));
     // The user of the command line has what the file says of all.
-    server.visitor().expect("HASH file", 213).says(&right);
+    server.client().expect("HASH file", 213).says(&right);
 }

@@ -127,6 +127,11 @@ fn what_does_not_match_is_listed_and_the_status_is_1() {
     symlink(outside.path(), at("a/link")).unwrap();
     symlink(outside.path().join("elsewhere"), at("file-link")).unwrap();
     nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // Nor is what is the server's own.
+    for own in [".thriftpd/state", "a/.thriftpd-x.partial"] {
+        uploaded(&at(own), b"abc");
+        damage(&at(own));
+    }
 
     let finished = verify(&[text(top.path())], top.path()).failed();
     assert_eq!(finished.status.code(), Some(1));

@@ -237,12 +237,12 @@ fn a_rename_that_fails_makes_no_version_and_thins_none() {
 
 #[test]
 fn an_upload_whose_client_is_gone_makes_no_version_and_thins_none() {
-    let server = server("versions = 1");
-    let mut client = server.visitor();
+    let server = Server::build().user("versions = 1").start();
+    let mut client = server.client();
     client.stor("file", b"one");
     client.stor("file", b"two");
     for _ in 0..10 {
-        let mut dying = server.visitor();
+        let mut dying = server.client();
         let data = dying.begin_upload("STOR file", b"three");
         drop(data);
         drop(dying);

@@ -8,8 +8,9 @@ use argh::FromArgs;
 use super::Outcome;
 use crate::config::{Config, parse_time};
 use crate::os::addresses::source;
-use crate::server::ban_file::{BanFile, Banned};
-use crate::server::bans::{now, tidy};
+use crate::server::ban_file::{Ban, BanFile, Banned};
+use crate::server::bans::tidy;
+use crate::storage::since_boot;
 
 /// show and change who is kept out for failed logins
 #[derive(FromArgs, Debug)]
@@ -81,8 +82,8 @@ fn list(config: &Path) -> Outcome {
     if banned.is_empty() {
         println!("nobody is banned");
     }
-    for (address, until) in &banned {
-        println!("{} for {} s", shown(*address), until.saturating_sub(now()));
+    for (address, ban) in &banned {
+        println!("{} for {} s", shown(*address), ban.left(since_boot()));
     }
     Ok(())
 }
@@ -97,7 +98,7 @@ fn add(arguments: &AddArguments) -> Outcome {
         ));
     }
     change(&mut file, |banned| {
-        banned.insert(address, now().saturating_add(time.as_secs()));
+        banned.insert(address, Ban::new(since_boot(), time));
         tidy(banned);
     })?;
     println!("{} is banned for {} s", shown(address), time.as_secs());

@@ -7,9 +7,10 @@ use argh::FromArgs;
 use super::warnings::warnings;
 use super::{Outcome, cert, confinement};
 use crate::accounts::{Account, Rates, Reach};
-use crate::config::{Config, TlsMode};
+use crate::config::{Config, Host, TlsMode};
 use crate::observe::printable;
 use crate::server::limits::open_files_needed;
+use crate::server::lookup::first_v4;
 use crate::server::privileges::{self, Identity};
 use crate::server::upkeep::areas::directories;
 use crate::server::{environment, listen, sandbox};
@@ -62,6 +63,17 @@ pub fn run(arguments: &CheckArguments) -> Outcome {
     }
 }
 
+/// With the address of a name at this moment.
+fn looked_up(host: &Host) -> String {
+    let Host::Name(name) = host else {
+        return host.to_string();
+    };
+    match first_v4(name) {
+        Ok(address) => format!("{name}, which is {address} now"),
+        Err(error) => format!("{name}, which cannot be looked up now: {error}"),
+    }
+}
+
 fn default_port() -> u16 {
     if privileges::is_root() {
         listen::FTP_PORT
@@ -81,11 +93,11 @@ fn print_settings(config: &Config) {
         "passive ports: {}-{}",
         config.passive_ports.low, config.passive_ports.high
     );
-    for (network, address) in &config.external_address.by_network {
-        println!("external address for {network}: {address}");
+    for (network, host) in &config.external_address.by_network {
+        println!("external address for {network}: {}", looked_up(host));
     }
-    if let Some(address) = config.external_address.default {
-        println!("external address: {address}");
+    if let Some(host) = &config.external_address.default {
+        println!("external address: {}", looked_up(host));
     }
     println!(
         "sessions: {}, {} per address",

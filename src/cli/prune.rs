@@ -1,5 +1,7 @@
 //! `thriftpd prune`: takes old files away (settings: `keep_days`, `keep_free`), as the running server does once a day.
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 
@@ -8,6 +10,9 @@ use crate::config::Config;
 use crate::server::upkeep;
 use crate::server::upkeep::prune::{CLOCK_ADVICE, Said, carry_out, last_believed, plans, summary};
 use crate::storage::{Clock, Moment, Pruning};
+
+/// How long the disks may take at the end to note what is stored now.
+const LAST_COUNT: Duration = Duration::from_secs(60);
 
 /// take away files that are older than they may be, and the oldest ones until a disk has room
 #[derive(FromArgs, Debug)]
@@ -28,6 +33,7 @@ pub struct PruneArguments {
 /// How many things could not be done; each was told on standard error.
 pub fn run(arguments: &PruneArguments) -> Outcome {
     let config = Config::load(&arguments.config).map_err(|error| error.to_string())?;
+    let config = Arc::new(config);
     let clock = Clock {
         now: Moment::now(),
         believed: last_believed(&config),
@@ -68,7 +74,7 @@ pub fn run(arguments: &PruneArguments) -> Outcome {
             println!("{}", summary(&pruning, &done));
         }
     }
-    upkeep::close(&config, false);
+    upkeep::close(&config, false, Instant::now() + LAST_COUNT);
     match troubles {
         0 => Ok(()),
         _ => Err("not everything could be done".into()),

@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use argh::FromArgs;
 
@@ -17,17 +18,18 @@ use crate::config::{
 use crate::ftp::Ftp;
 use crate::ftp::data::kernel_tls;
 use crate::observe::log_lines;
-use crate::observe::sessions::Sessions;
 use crate::observe::transfer_log::TransferLog;
 use crate::os::addresses::lan_addresses;
 use crate::os::system;
-use crate::server::acceptor::{Acceptor, Signals};
-use crate::server::admission::Admission;
+use crate::server::acceptor::{Acceptor, Signals, last_words};
 use crate::server::bans::Bans;
 use crate::server::hooks::orders::Hooks;
+use crate::server::lookup::Lookup;
 use crate::server::privileges::{self, Identity, Kept, PER_SESSION};
 use crate::server::sandbox::{self, Confinement, Plan, Violation};
+use crate::server::sessions::Sessions;
 use crate::server::{FrontEnd, Listener, limits, listen, upkeep};
+use crate::service::heavy::Heavy;
 use crate::service::rates::Buckets;
 use crate::service::{Service, Shared};
 use crate::storage::{Permissions, serve_counts};
@@ -110,6 +112,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
     }
     let certificate = cert::provide(&mut config, file.as_deref())
         .map_err(|error| format!("cannot make a certificate: {error}"))?;
+    let kept_certificate = certificate.as_ref().and_then(tls::Kept::open);
     let tls = open_tls(&config)?;
     if tls.is_some() && config.tls.by_kernel {
         let kinds = kernel_tls::probe().len();
@@ -148,26 +151,31 @@ fn serve(arguments: ServeArguments) -> Outcome {
     // While there is one thread, and nothing is confined.
     let programs = Hooks::start(programs_of(&config), config.on_upload_at_once)
         .map_err(|error| format!("cannot start the process that runs programs: {error}"))?;
+    let lookup = Lookup::start(config.external_address.names())
+        .map_err(|error| format!("cannot start the process that looks up names: {error}"))?;
     let signals = Signals::take_over().map_err(|error| format!("cannot start: {error}"))?;
     remember_names();
     serve_counts();
     let addresses = [&explicit, &implicit].map(|sockets| addresses_of(sockets));
 
     let shared = Shared {
-        admission: Admission::default(),
+        sessions: Sessions::default(),
+        heavy: Heavy::default(),
         bans,
         up: Buckets::default(),
         down: Buckets::default(),
-        sessions: Arc::new(Sessions::default()),
         transfer_log,
         programs: Arc::new(programs),
+        lookup: Arc::new(lookup),
         may_bind_low_ports: kept.low_ports,
         identities: kept.identities,
         most_sessions,
+        certificate: kept_certificate.map(Arc::new),
     };
-    let admission = shared.admission.clone();
+    let sessions = shared.sessions.clone();
     let programs = Arc::clone(&shared.programs);
     let known = Arc::clone(&programs);
+    let lookup = Arc::clone(&shared.lookup);
     let fingerprint = tls.as_ref().map(tls::Tls::fingerprint);
     let own = certificate.as_ref().map(|made| made.source.clone());
     let plan = confinement::plan(&config, file.as_deref());
@@ -188,6 +196,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
             confinement::warn(confined, &config, file.as_deref());
         }
         warn_of_programs(&known, &config);
+        warn_of_names(&lookup, &config);
         Ok(config)
     };
     let service = Arc::new(Service::new(config, tls, shared, Box::new(reload)));
@@ -203,7 +212,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
             front_end: Arc::clone(&front_end),
         })
     });
-    let acceptor = Acceptor::new(listeners.collect(), signals, admission)
+    let acceptor = Acceptor::new(listeners.collect(), signals, sessions)
         .map_err(|error| format!("cannot start: {error}"))?;
     let [explicit, implicit] = &addresses;
     for address in explicit {
@@ -230,17 +239,28 @@ fn serve(arguments: ServeArguments) -> Outcome {
         log.start()
             .map_err(|error| format!("cannot start: {error}"))?;
     }
+    (service.shared.bans.start()).map_err(|error| format!("cannot start: {error}"))?;
     upkeep::count_anew(&service.config(), kept.identities);
     let settings = Arc::clone(&service);
     upkeep::start(move || settings.config(), kept.identities);
-    let ended = acceptor.run(&*service, || service.config().timeouts.shutdown_grace);
-    upkeep::close(&service.config(), kept.identities);
-    programs.end();
+    let ended = acceptor.run(&service, || service.config().timeouts.shutdown_grace);
+    // A moment each at least, and no more for what hangs; programs may take the rest of the grace.
+    let moment = last_words(service.config().timeouts.shutdown_grace) / 3;
+    let deadline = *ended.as_ref().unwrap_or(&Instant::now());
+    upkeep::close(&service.config(), kept.identities, Instant::now() + moment);
+    programs.end(
+        deadline
+            .saturating_duration_since(Instant::now())
+            .max(moment),
+    );
+    service.shared.bans.end();
     log::info!("goodbye");
     if let Some(log) = &service.shared.transfer_log {
-        log.end();
+        log.end(moment);
     }
-    ended.map_err(|error| format!("cannot wait for connections: {error}"))
+    ended
+        .map(drop)
+        .map_err(|error| format!("cannot wait for connections: {error}"))
 }
 
 /// All programs that may be run behind uploads, each once.
@@ -268,6 +288,17 @@ fn warn_of_programs(known: &Hooks, config: &Config) {
             log::warn!(
                 "a restart is needed: {} was not known at the start, with these arguments and this time, and is not run (setting: on_upload)",
                 program.path.display()
+            );
+        }
+    }
+}
+
+/// Says which names of a configuration that was read again are not looked up.
+fn warn_of_names(known: &Lookup, config: &Config) {
+    for name in config.external_address.names() {
+        if !known.knows(&name) {
+            log::warn!(
+                "a restart is needed: {name} was not known at the start, and is not looked up (setting: external_address)"
             );
         }
     }
@@ -329,8 +360,9 @@ fn open_tls(config: &Config) -> Result<Option<tls::Tls>, String> {
 }
 
 fn account(name: &str, password: &str, dir: &Path) -> Result<Account, String> {
-    let password = Password::from_clear(password)
-        .map_err(|_| format!("cannot hash the password of {name}"))?;
+    let password = Password::for_this_run(password).map_err(|_| {
+        format!("cannot keep the password of {name}: the system gives no random bytes")
+    })?;
     let view = plain_view(absolute(dir), Permissions::ALL);
     Ok(Account::new(name, password, view))
 }

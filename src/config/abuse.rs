@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use toml::Spanned;
+use serde_spanned::Spanned;
 
 use super::checked::{Checked, Checker};
 use super::file::{File, OneOrMany, Seconds, User};

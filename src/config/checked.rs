@@ -3,13 +3,13 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use toml::Spanned;
+use serde_spanned::Spanned;
 
 use super::error::ConfigError;
 use super::file::{File, Folder, OneOrByNetwork, Seconds, User};
 use super::values::{
-    is_user_name, parse_group, parse_level, parse_listen, parse_mode, parse_ports, parse_switch,
-    parse_v4, seconds,
+    is_user_name, parse_group, parse_host, parse_level, parse_listen, parse_mode, parse_ports,
+    parse_switch, seconds,
 };
 use super::{Config, Defaults, ExternalAddress, Timeouts};
 use crate::accounts::{Account, Accounts, Password};
@@ -22,7 +22,7 @@ const TIMES: RangeInclusive<u64> = 1..=24 * 3600;
 
 pub fn check(path: &Path, text: &str) -> Result<Config, ConfigError> {
     let file: File =
-        toml::from_str(text).map_err(|error| ConfigError::of_toml(path, text, &error))?;
+        toml_edit::de::from_str(text).map_err(|error| ConfigError::of_toml(path, text, &error))?;
     Checker { path, text }.file(&file)
 }
 
@@ -163,13 +163,13 @@ impl Checker<'_> {
         let mut checked = ExternalAddress::default();
         let wrong = |what: String| self.wrong(&value.span(), "external_address", what);
         match value.get_ref() {
-            OneOrByNetwork::One(address) => match parse_v4(address) {
+            OneOrByNetwork::One(address) => match parse_host(address) {
                 Ok(address) => checked.default = Some(address),
                 Err(what) => return wrong(what),
             },
             OneOrByNetwork::ByNetwork(table) => {
                 for (network, address) in table {
-                    let address = match parse_v4(address) {
+                    let address = match parse_host(address) {
                         Ok(address) => address,
                         Err(what) => return wrong(format!("{network}: {what}")),
                     };
@@ -535,16 +535,16 @@ mod tests {
                 ":2: `listen`: expected an address",
             ),
             (
-                "external_address = \"nas.example\"",
-                "names are not looked up",
+                "external_address = \"nas example\"",
+                "expected an IPv4 address or a host name",
             ),
             (
                 "external_address = { \"lan\" = \"192.168.1.10\" }",
                 "expected a network",
             ),
             (
-                "external_address = { default = \"nas.example\" }",
-                "default: expected an IPv4 address",
+                "external_address = { default = \"1.2.3\" }",
+                "default: expected an IPv4 address or a host name",
             ),
             ("log = \"loud\"", "`log`: expected one of off"),
             ("sandbox = \"of\"", "`sandbox`: expected \"on\" or \"off\""),

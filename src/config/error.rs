@@ -48,7 +48,7 @@ impl ConfigError {
     }
 
     /// What the TOML reader said.
-    pub fn of_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
+    pub fn of_toml(file: &Path, text: &str, error: &toml_edit::de::Error) -> Self {
         let start = error.span().map(|span| span.start);
         let line = start.map(|start| line_of(text, start));
         if let Some((unknown, known)) = unknown_field(error.message()) {

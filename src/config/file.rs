@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use toml::Spanned;
+use serde_spanned::Spanned;
 
 /// The whole file.
 #[derive(Debug, Deserialize)]

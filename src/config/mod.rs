@@ -18,6 +18,8 @@ pub use first_start::{FirstUser, directory, first_user};
 pub use tls::{TlsMode, TlsSettings};
 pub use values::{is_user_name, parse_listen, parse_ports, parse_time};
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -143,21 +145,48 @@ impl Default for Timeouts {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExternalAddress {
     /// For clients of these networks.
-    pub by_network: Vec<(Network, Ipv4Addr)>,
+    pub by_network: Vec<(Network, Host)>,
     /// For clients that are on no private network.
-    pub default: Option<Ipv4Addr>,
+    pub default: Option<Host>,
+}
+
+/// A host by its address or its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    Address(Ipv4Addr),
+    Name(String),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
 }
 
 impl ExternalAddress {
     /// What a client is told; None: the address that it has reached. Of several networks that it is in the smallest counts.
-    pub fn for_client(&self, client: IpAddr, is_private: bool) -> Option<Ipv4Addr> {
+    pub fn for_client(&self, client: IpAddr, is_private: bool) -> Option<&Host> {
         let mut within = self
             .by_network
             .iter()
             .filter(|(network, _)| network.contains(client));
         let smallest = within.by_ref().max_by_key(|(network, _)| network.prefix());
-        let default = self.default.filter(|_| !is_private);
-        smallest.map(|(_, address)| *address).or(default)
+        let default = self.default.as_ref().filter(|_| !is_private);
+        smallest.map(|(_, host)| host).or(default)
+    }
+
+    /// The names that are to be looked up, each once.
+    pub fn names(&self) -> Vec<String> {
+        let hosts = self.by_network.iter().map(|(_, host)| host);
+        let names = hosts.chain(&self.default).filter_map(|host| match host {
+            Host::Name(name) => Some(name.clone()),
+            Host::Address(_) => None,
+        });
+        let names: BTreeSet<String> = names.collect();
+        names.into_iter().collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //! not say from the one before.
 use std::time::Duration;
 
-use toml::Spanned;
+use serde_spanned::Spanned;
 
 use super::checked::{Checked, Checker};
 use super::file::{File, Folder, Seconds, User};

@@ -114,7 +114,11 @@ impl Checker<'_> {
     }
 
     /// Without a key of its own the certificate's file holds it.
-    fn source(&self, cert: &toml::Spanned<String>, key: Option<&toml::Spanned<String>>) -> Source {
+    fn source(
+        &self,
+        cert: &serde_spanned::Spanned<String>,
+        key: Option<&serde_spanned::Spanned<String>>,
+    ) -> Source {
         Source::Files {
             certificate: self.beside(cert.get_ref()),
             key: self.beside(key.unwrap_or(cert).get_ref()),

@@ -1,9 +1,9 @@
 //! Values as people write them in the configuration and on the command line.
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use super::PortRange;
 use super::file::Seconds;
+use super::{Host, PortRange};
 use crate::storage::{Room, Uploads, group_id};
 
 /// Whether a user can be called so.
@@ -40,11 +40,26 @@ pub fn parse_ports(text: &str) -> Result<PortRange, String> {
     }
 }
 
+/// An IPv4 address, or a host name with a letter in it (RFC 1123 §2.1).
+///
 /// # Errors
 /// What was expected.
-pub fn parse_v4(text: &str) -> Result<Ipv4Addr, String> {
-    text.parse()
-        .map_err(|_| "expected an IPv4 address (names are not looked up)".into())
+pub fn parse_host(text: &str) -> Result<Host, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(Host::Address(address));
+    }
+    let is_label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        (1..=63).contains(&label.len()) && label.bytes().all(inner) && !label.starts_with('-')
+    };
+    let labels = text.strip_suffix('.').unwrap_or(text);
+    let is_name = labels.len() <= 253
+        && labels.split('.').all(is_label)
+        && labels.bytes().any(|byte| byte.is_ascii_alphabetic());
+    match is_name {
+        true => Ok(Host::Name(text.to_owned())),
+        false => Err("expected an IPv4 address or a host name".into()),
+    }
 }
 
 /// # Errors

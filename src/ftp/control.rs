@@ -16,7 +16,7 @@ use super::protocol::reply::Reply;
 use crate::os::ending::Ending;
 use crate::os::ready::{Want, wait};
 use crate::os::stop::Stop;
-use crate::tls::{Handshake, HandshakeError, Need, Stream};
+use crate::tls::{Handshake, HandshakeError, Stream};
 
 /// Replies beyond this go out at once, even when more commands wait.
 const FLUSH_AT: usize = 16 * 1024;
@@ -67,7 +67,7 @@ pub struct Control {
 impl Control {
     /// Takes over an accepted, non-blocking stream that was made ready. Urgent data (the Synch of RFC 854) is kept in
     /// line, where the decoder removes its Telnet parts.
-    pub fn new(stream: TcpStream, patience: Duration, ending: Arc<Ending>) -> Self {
+    pub fn new(stream: Arc<TcpStream>, patience: Duration, ending: Arc<Ending>) -> Self {
         Self {
             stream: Stream::clear(stream),
             decoder: LineDecoder::new(),
@@ -277,23 +277,14 @@ impl Control {
     /// Why there is no encryption; the connection is of no use any more.
     pub fn encrypt(
         &mut self,
-        mut handshake: Handshake,
+        handshake: Handshake,
         stop: &Stop,
         deadline: Instant,
     ) -> Result<(), HandshakeError> {
-        loop {
-            let want = match handshake.step(self.stream.socket())? {
-                Need::Input => Want::Input,
-                Need::Output => Want::Output,
-                Need::Nothing => break,
-            };
-            self.wait_for_client(want, stop, deadline)
-                .map_err(HandshakeError::Io)?;
-        }
-        if let Some(encryption) = handshake.finish() {
-            self.stream.encrypt(encryption);
-        }
-        Ok(())
+        let ending = &self.ending;
+        handshake.run(&mut self.stream, |fd, want| {
+            wait_for_client(fd, want, (stop, ending), deadline).map_err(HandshakeError::Io)
+        })
     }
 
     /// Says close_notify, waits for the client's, and goes on in the clear (RFC 4217 §12.1).
@@ -307,36 +298,11 @@ impl Control {
         loop {
             match self.stream.stop_encryption() {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.wait_for_client(Want::Input, stop, deadline)?;
+                    let others = (stop, &*self.ending);
+                    wait_for_client(self.stream.fd(), Want::Input, others, deadline)?;
                 }
                 other => return other,
             }
-        }
-    }
-
-    fn wait_for_client(&self, want: Want, stop: &Stop, deadline: Instant) -> io::Result<()> {
-        let ready = wait(
-            [
-                Some((self.stream.fd(), want)),
-                Some((stop.draining_fd(), Want::Input)),
-                Some((self.ending.fd(), Want::Input)),
-            ],
-            Some(deadline),
-        )?;
-        match ready {
-            [client, ..] if client.wanted => Ok(()),
-            [_, stopping, _] if stopping.wanted => Err(io::Error::new(
-                ErrorKind::Interrupted,
-                "the server is shutting down",
-            )),
-            [.., ending] if ending.wanted => Err(io::Error::new(
-                ErrorKind::Interrupted,
-                self.ending.why().unwrap_or("the session was ended"),
-            )),
-            _ => Err(io::Error::new(
-                ErrorKind::TimedOut,
-                "the client did not answer in time",
-            )),
         }
     }
 
@@ -355,5 +321,37 @@ impl Control {
         // What cannot be said without waiting is not said.
         let _ = self.stream.flush();
         let _ = self.stream.socket().shutdown(std::net::Shutdown::Write);
+    }
+}
+
+/// Until the client is ready, unless the server stops or others end the session.
+fn wait_for_client(
+    client: BorrowedFd<'_>,
+    want: Want,
+    (stop, session): (&Stop, &Ending),
+    deadline: Instant,
+) -> io::Result<()> {
+    let ready = wait(
+        [
+            Some((client, want)),
+            Some((stop.draining_fd(), Want::Input)),
+            Some((session.fd(), Want::Input)),
+        ],
+        Some(deadline),
+    )?;
+    match ready {
+        [client, ..] if client.wanted => Ok(()),
+        [_, stopping, _] if stopping.wanted => Err(io::Error::new(
+            ErrorKind::Interrupted,
+            "the server is shutting down",
+        )),
+        [.., ending] if ending.wanted => Err(io::Error::new(
+            ErrorKind::Interrupted,
+            session.why().unwrap_or("the session was ended"),
+        )),
+        _ => Err(io::Error::new(
+            ErrorKind::TimedOut,
+            "the client did not answer in time",
+        )),
     }
 }

@@ -4,18 +4,24 @@
 //! |---|---|
 //! | `protocol` | the grammars of the RFCs: bytes in, values out; no sockets, no files |
 //! | `control` | the control connection: lines and replies |
-//! | `chatter` | how much a client may say before its login |
-//! | `session` | the session's state |
+//! | `connection` | the control connection and what goes with it, whoever is logged in |
+//! | `patience` | what is borne of a client before its login |
+//! | `parameters` | what was agreed upon with the client |
+//! | `refusal` | why a command is not done |
+//! | `session` | the session's state, made of these |
 //! | `security` | how a session is encrypted |
 //! | `data` | data connections and what flows over them |
 //! | `commands` | the table of verbs and their handlers |
 //!
 //! This file is the control loop: read a command, look it up in the table, run it, reply.
-pub mod chatter;
 pub mod commands;
+pub mod connection;
 pub mod control;
 pub mod data;
+pub mod parameters;
+pub mod patience;
 pub mod protocol;
+pub mod refusal;
 pub mod security;
 pub mod session;
 
@@ -92,14 +98,14 @@ impl FrontEnd for Ftp {
 
 /// The control loop of one session.
 fn run(mut session: Session) {
-    log::debug!("{}: connected", session.peer);
-    if session.security.implicit {
+    log::debug!("{}: connected", session.connection.peer);
+    if session.connection.security.implicit {
         session.encrypt();
-        if !session.ended {
+        if !session.connection.ended {
             session.reply(&Reply::new(220, session.config.banner.clone()));
         }
     }
-    while !session.ended {
+    while !session.connection.ended {
         match session.next_command() {
             Next::Line(mut line) => {
                 obey(&mut session, &line);
@@ -123,9 +129,9 @@ fn run(mut session: Session) {
             Next::ShutDown => end(&mut session, "The server is shutting down; goodbye."),
         }
     }
-    let _ = session.control.flush();
+    let _ = session.connection.control.flush();
     log::debug!("{}: closed", session.who());
-    session.control.close();
+    session.connection.control.close();
 }
 
 fn obey(session: &mut Session, line: &Line) {
@@ -134,7 +140,7 @@ fn obey(session: &mut Session, line: &Line) {
         return;
     }
     // Its connection broke, or others have ended it, while it was made to wait.
-    if session.ended || session.control.ending().why().is_some() {
+    if session.connection.ended || session.connection.control.ending().why().is_some() {
         return;
     }
     match line {
@@ -159,5 +165,5 @@ fn obey(session: &mut Session, line: &Line) {
 
 fn end(session: &mut Session, why: &str) {
     session.reply(&Reply::new(421, why));
-    session.ended = true;
+    session.connection.ended = true;
 }

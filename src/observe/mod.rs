@@ -1,9 +1,10 @@
-//! What the owner of the server can see of it: log lines, the transfer log, the live sessions.
+//! What the owner of the server can see of it: log lines and the transfer log.
 //!
 //! Knows no protocol. Whatever a client sent passes through [`printable`] before a person reads it.
+pub mod limit;
 pub mod log_lines;
+pub mod origin;
 pub mod queue;
-pub mod sessions;
 pub mod transfer_log;
 
 use std::fmt::{self, Display, Write as _};

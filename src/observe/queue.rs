@@ -3,12 +3,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 enum Item<T> {
     One(T),
+    /// There may be something to do without one.
+    Look,
     /// Tells that all before it are written.
     End(Sender<()>),
 }
@@ -21,14 +23,15 @@ pub struct Queue<T> {
 }
 
 impl<T: Send + 'static> Queue<T> {
-    /// Holds so many at most. `write` is told of each, and how many were lost before it since the last one.
+    /// Holds so many at most. `write` is told of each, and how many were lost before it since the last one. It tells when it
+    /// wants to be called without one, should none come until then; None: it need not be.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(
         name: &str,
         most: usize,
-        mut write: impl FnMut(T, u64) + Send + 'static,
+        mut write: impl FnMut(Option<T>, u64) -> Option<Instant> + Send + 'static,
     ) -> io::Result<Self> {
         let (items, to_write) = bounded(most);
         let lost = Arc::new(AtomicU64::new(0));
@@ -37,11 +40,20 @@ impl<T: Send + 'static> Queue<T> {
             .name(name.into())
             .stack_size(128 * 1024)
             .spawn(move || {
-                for item in to_write {
+                let mut wake = None;
+                loop {
+                    let item = match wake {
+                        Some(wake) => to_write.recv_deadline(wake),
+                        None => to_write.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                    };
                     match item {
-                        Item::One(one) => write(one, counted.swap(0, Ordering::Relaxed)),
+                        Ok(Item::One(one)) => {
+                            wake = write(Some(one), counted.swap(0, Ordering::Relaxed));
+                        }
+                        Ok(Item::Look) | Err(RecvTimeoutError::Timeout) => wake = write(None, 0),
                         // Who asked may wait no longer.
-                        Item::End(written) => drop(written.send(())),
+                        Ok(Item::End(written)) => drop(written.send(())),
+                        Err(RecvTimeoutError::Disconnected) => return,
                     }
                 }
             })?;
@@ -53,6 +65,11 @@ impl<T: Send + 'static> Queue<T> {
         if self.items.try_send(Item::One(one)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Has `write` called without one. Where there is no room it will be called anyway.
+    pub fn look(&self) {
+        let _ = self.items.try_send(Item::Look);
     }
 
     /// Waits until all is written that was pushed, at most for so long.
@@ -80,7 +97,8 @@ mod tests {
         let queue = Queue::start("test", 2, move |number, lost| {
             tell.send(()).unwrap();
             let _ = asleep.recv();
-            writer.lock().unwrap().push((number, lost));
+            writer.lock().unwrap().push((number.unwrap(), lost));
+            None
         })
         .unwrap();
         queue.push(0);
@@ -93,5 +111,23 @@ mod tests {
         drop(wake);
         queue.end(Duration::from_secs(60));
         assert_eq!(*written.lock().unwrap(), [(0, 0), (1, 3), (2, 0)]);
+    }
+
+    #[test]
+    fn the_writer_is_called_when_it_wants_to_be_though_nothing_comes() {
+        let (tell, told) = channel();
+        let mut calls = 0;
+        let queue = Queue::start("test", 2, move |number: Option<u8>, _| {
+            calls += 1;
+            tell.send((number, calls)).unwrap();
+            (calls == 2).then(Instant::now)
+        })
+        .unwrap();
+        queue.push(7);
+        queue.look();
+        let calls: Vec<_> = (0..3).map(|_| told.recv().unwrap()).collect();
+        assert_eq!(calls, [(Some(7), 1), (None, 2), (None, 3)]);
+        queue.end(Duration::from_secs(60));
+        assert!(told.try_recv().is_err());
     }
 }

@@ -1,15 +1,19 @@
 //! The transfer log in the format of xferlog(5), for the tools that read it. Written by a thread of its own, with one `write` a
 //! line; opened again on request, for log rotation.
+//!
+//! It has every transfer of users with a name of their own. Of the anonymous user, who may be anybody, it has so many a second;
+//! how many were left out is told in the log.
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::limit::Share;
 use super::queue::Queue;
 
 /// One finished or broken transfer.
@@ -47,6 +51,7 @@ pub struct TransferLog {
     /// Until the thread begins that writes.
     file: Mutex<Option<File>>,
     queue: OnceLock<Queue<Item>>,
+    anonymous: Arc<Mutex<Share>>,
     /// Read once, on the thread that starts the server: finding it out takes more stack than a session should have.
     zone: TimeZone,
 }
@@ -61,8 +66,8 @@ enum Item {
 /// Lines that wait for the disk.
 const WAITING: usize = 4096;
 
-/// How long the last lines may take when the process ends.
-const AT_THE_END: Duration = Duration::from_secs(1);
+/// Transfers of the anonymous user that are written in a second, and at once.
+const ANONYMOUS: Share = Share::new("transfers of anonymous users", 50, 1000);
 
 fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
@@ -75,6 +80,7 @@ impl TransferLog {
             path: path.to_owned(),
             file: Mutex::new(Some(append_to(path)?)),
             queue: OnceLock::new(),
+            anonymous: Arc::new(Mutex::new(ANONYMOUS)),
             zone: TimeZone::system(),
         })
     }
@@ -88,6 +94,7 @@ impl TransferLog {
             .take();
         let Some(mut file) = file else { return Ok(()) };
         let shown = self.path.clone();
+        let anonymous = Arc::clone(&self.anonymous);
         let queue = Queue::start("transfer-log", WAITING, move |item, lost| {
             if lost > 0 {
                 log::error!(
@@ -96,8 +103,9 @@ impl TransferLog {
                 );
             }
             match item {
-                Item::File(new) => file = new,
-                Item::Line(line) => {
+                None => {}
+                Some(Item::File(new)) => file = new,
+                Some(Item::Line(line)) => {
                     if let Err(error) = file.write_all(&line) {
                         log::error!(
                             "cannot write to the transfer log {}: {error}",
@@ -106,6 +114,11 @@ impl TransferLog {
                     }
                 }
             }
+            let (told, wake) = due(&anonymous, Instant::now());
+            if let Some(told) = told {
+                log::warn!("the transfer log {}: {told}", shown.display());
+            }
+            wake
         })?;
         let _ = self.queue.set(queue);
         Ok(())
@@ -129,6 +142,9 @@ impl TransferLog {
 
     /// Has one line written; a failure is logged, never fatal.
     pub fn write(&self, entry: &Entry<'_>) {
+        if entry.anonymous && !self.has_room_for_anonymous() {
+            return;
+        }
         let line = line(
             entry,
             &Timestamp::now()
@@ -140,11 +156,41 @@ impl TransferLog {
     }
 
     /// Waits a moment until all lines are written.
-    pub fn end(&self) {
+    pub fn end(&self, time: Duration) {
         if let Some(queue) = self.queue.get() {
-            queue.end(AT_THE_END);
+            queue.end(time);
+        }
+        let mut anonymous = locked(&self.anonymous);
+        if anonymous.due().is_some() {
+            let told = anonymous.tell(Instant::now());
+            log::warn!("the transfer log {}: {told}", self.path.display());
         }
     }
+
+    fn has_room_for_anonymous(&self) -> bool {
+        let now = Instant::now();
+        let mut anonymous = locked(&self.anonymous);
+        let has_room = anonymous.take(now);
+        if !has_room && anonymous.leave_out(now, 1) {
+            // From now on somebody has to tell of it in time.
+            if let Some(queue) = self.queue.get() {
+                queue.look();
+            }
+        }
+        has_room
+    }
+}
+
+fn locked(share: &Mutex<Share>) -> MutexGuard<'_, Share> {
+    share.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is to be told by now of lines that were left out, and when there will be something to tell.
+fn due(share: &Mutex<Share>, now: Instant) -> (Option<String>, Option<Instant>) {
+    let mut share = locked(share);
+    let told = share.due().filter(|due| *due <= now);
+    let told = told.map(|_| share.tell(now));
+    (told, share.due())
 }
 
 fn line(entry: &Entry<'_>, now: &str) -> Vec<u8> {

@@ -8,11 +8,11 @@
 //! | `ending` | the end of one thread's work as others wish it |
 //! | `socket` | options of sockets |
 //! | `addresses` | the host's own addresses, and whose others are |
-//! | `seldom` | log lines that strangers can cause |
+//! | `remedy` | what an owner can do about an error of the system |
 pub mod addresses;
 pub mod ending;
 pub mod ready;
-pub mod seldom;
+pub mod remedy;
 pub mod socket;
 pub mod stop;
 pub mod system;

@@ -2,6 +2,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -45,6 +46,25 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((TcpStream::from(stream), address))
 }
 
+/// Silence behind which a connection whose peer does not answer counts as dead, in seconds.
+const DEAD_AFTER: u32 = 10;
+
+/// Whether the kernel waits in vain for the peer, and has for 10 s: for an acknowledgement of what was sent, or of its own
+/// question whether anybody is there. Where it has nothing to wait for and the peer is as silent, it is made to ask now, so that
+/// the next call knows.
+pub fn answers_no_more(socket: BorrowedFd<'_>) -> bool {
+    let Ok(state) = system::tcp_state(socket) else {
+        return false;
+    };
+    if state.silent_for < Duration::from_secs(DEAD_AFTER.into()) {
+        return false;
+    }
+    if !state.waits {
+        let _ = setsockopt(&socket, sockopt::TcpKeepIdle, &DEAD_AFTER);
+    }
+    state.waits
+}
+
 /// Has what came acknowledged without delay, this once: a peer with Nagle's algorithm on waits for it up to 40 ms.
 pub fn acknowledge_now(fd: BorrowedFd<'_>) {
     // Nothing depends on it but time.
@@ -52,7 +72,7 @@ pub fn acknowledge_now(fd: BorrowedFd<'_>) {
 }
 
 /// Ends a data connection so that the peer cannot take what it got for the whole: with a reset instead of an end.
-pub fn break_off(stream: TcpStream) {
+pub fn break_off(stream: impl AsFd) {
     let _ = setsockopt(
         &stream.as_fd(),
         sockopt::Linger,

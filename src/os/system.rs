@@ -34,10 +34,24 @@ pub fn poll(polled: &mut [pollfd], most: Option<Duration>) -> Result<c_int, Errn
 pub fn give_back_large_blocks() {
     #[cfg(target_env = "gnu")]
     {
+        /// Threads take turns at so many heaps; of 8 a processor, as glibc has it, each would keep what its busiest thread took.
+        const ARENAS: c_int = 2;
         /// Bytes; the value glibc starts with (mallopt(3)). Naming it keeps it from growing.
         const LARGE: c_int = 128 * 1024;
         // SAFETY: mallopt takes two numbers and changes a setting of the allocator only; no other thread allocates yet.
         unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+        // SAFETY: as above.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
+    }
+}
+
+/// Has free memory given back to the system, wherever it lies between what is in use (malloc_trim(3)). Takes milliseconds: for
+/// the time behind a crowd.
+pub fn give_back_free_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: takes a number, and only looks at what is free.
+        unsafe { libc::malloc_trim(0) };
     }
 }
 
@@ -94,6 +108,41 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Option<SocketAddr>),
         })
     });
     Ok((accepted, address))
+}
+
+/// What the kernel knows of a peer (tcp(7)).
+#[derive(Clone, Copy, Debug)]
+pub struct TcpState {
+    /// Something was sent, or asked, and the peer has not acknowledged it yet.
+    pub waits: bool,
+    /// Since the last acknowledgement.
+    pub silent_for: Duration,
+}
+
+/// TCP_INFO (tcp(7)).
+///
+/// # Errors
+/// Those of getsockopt(2).
+pub fn tcp_state(socket: BorrowedFd<'_>) -> Result<TcpState, Errno> {
+    // SAFETY: the structure holds numbers only, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed for the call; the kernel writes at most `length` bytes to the structure, which is as
+    // long, and the number of them to `length`. What an older kernel does not write stays zero.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result)?;
+    Ok(TcpState {
+        waits: info.tcpi_unacked > 0 || info.tcpi_probes > 0,
+        silent_for: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+    })
 }
 
 /// Sends a record of its own content type over a connection that the kernel seals.

@@ -1,27 +1,27 @@
 //! The one loop that accepts: waits for connections, their first words and signals together, admits or refuses, hands
 //! over. Sleeps without a timer, unless somebody is silent.
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::mem::{Discriminant, discriminant};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use log::Level;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::admission::{Admission, Refused, Slot};
+use super::admission::Refused;
 use super::lobby::Lobby;
 use super::pool::Pool;
+use super::sessions::{Row, Sessions};
 use super::{Connection, FrontEnd, Limits, Listener, Policy};
+use crate::observe::origin::{self, Origin};
 use crate::os::addresses::{canonical, source};
 use crate::os::ending::Ending;
 use crate::os::ready::{Want, wait, wait_for_any};
-use crate::os::seldom::SeldomEach;
 use crate::os::socket::accept;
 use crate::os::stop::Stop;
 
@@ -34,14 +34,10 @@ pub struct Acceptor {
     listeners: Vec<Listener>,
     signals: SignalFd,
     stop: Arc<Stop>,
-    admission: Admission,
+    sessions: Sessions,
     pool: Pool,
     spare: Spare,
     lobby: Lobby,
-    /// Strangers can cause each kind of refusal at will.
-    refusals: SeldomEach<Discriminant<Refused>>,
-    /// And that descriptors or threads run out.
-    shortages: SeldomEach<&'static str>,
 }
 
 /// The signals that the loop waits for.
@@ -75,32 +71,36 @@ impl Acceptor {
     pub fn new(
         listeners: Vec<Listener>,
         Signals(signals): Signals,
-        admission: Admission,
+        sessions: Sessions,
     ) -> io::Result<Self> {
         let stop = Arc::new(Stop::new()?);
         Ok(Self {
             listeners,
             signals,
             stop,
-            admission,
+            sessions,
             pool: Pool::new(),
             spare: Spare::new(),
             lobby: Lobby::default(),
-            refusals: SeldomEach::default(),
-            shortages: SeldomEach::default(),
         })
     }
 
-    /// Serves until a signal ends it and the sessions are gone, or `grace` has passed.
+    /// Serves until a signal ends it and the sessions are gone, or `grace` has passed but for its [`last_words`]. Returns when it
+    /// will have passed.
     ///
     /// # Errors
     /// When waiting itself fails; the server cannot go on then.
-    pub fn run(mut self, policy: &dyn Policy, grace: impl Fn() -> Duration) -> io::Result<()> {
+    pub fn run(
+        mut self,
+        policy: &Arc<impl Policy + 'static>,
+        grace: impl Fn() -> Duration,
+    ) -> io::Result<Instant> {
+        let reloads = Reloads::default();
         while !self.stop.is_draining() {
             let limits = policy.limits();
             let woken = self.wait(limits.login)?;
             if woken.signalled {
-                self.obey(policy);
+                self.obey(&reloads, policy);
                 continue;
             }
             // Who has begun comes before who comes.
@@ -108,13 +108,12 @@ impl Acceptor {
                 self.hand_over(connection, &limits);
             }
             while let Some(silent) = self.lobby.take_expired(limits.login) {
-                let line = || format!("{}: closed: {}", silent.peer, Refused::Silent);
-                let kind = discriminant(&Refused::Silent);
-                self.refusals.of(kind).write(Level::Info, line);
+                let _about = about(silent.peer);
+                log::info!("{}: closed: {}", silent.peer, Refused::Silent);
                 silent.turn_away(Refused::Silent);
             }
             for index in woken.listeners {
-                self.accept_all(index, policy);
+                self.accept_all(index, &**policy);
             }
         }
         while let Some(silent) = self.lobby.take_oldest() {
@@ -122,7 +121,10 @@ impl Acceptor {
         }
         // Closing them tells clients at once; sockets still in the queue are reset.
         self.listeners.clear();
-        self.wait_for_sessions(grace())
+        let grace = grace();
+        let deadline = Instant::now() + grace;
+        self.wait_for_sessions(grace - last_words(grace))?;
+        Ok(deadline)
     }
 
     fn wait(&self, login: Duration) -> io::Result<Woken> {
@@ -144,10 +146,10 @@ impl Acceptor {
         })
     }
 
-    fn obey(&self, policy: &dyn Policy) {
+    fn obey(&self, reloads: &Reloads, policy: &Arc<impl Policy + 'static>) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             match Signal::try_from(signal.ssi_signo as i32) {
-                Ok(Signal::SIGHUP) => policy.reload(),
+                Ok(Signal::SIGHUP) => reloads.ask(policy),
                 Ok(signal) if self.stop.is_draining() => {
                     log::info!("{signal} again: ending at once");
                     self.stop.end();
@@ -184,11 +186,11 @@ impl Acceptor {
     /// Accepts one connection on the spare descriptor to tell the client; where even that fails, pauses, for the
     /// listener stays readable and the loop would spin.
     fn out_of_descriptors(&mut self, index: usize, error: &io::Error) {
-        self.shortages.of("descriptors").write(Level::Error, || {
-            format!(
-                "cannot accept a connection: {error}; raise the limit on open files (ulimit -n) or lower `sessions`"
-            )
-        });
+        let about = origin::enter(Origin::Stranger(None));
+        log::error!(
+            "cannot accept a connection: {error}; raise the limit on open files (ulimit -n) or lower `sessions`"
+        );
+        drop(about);
         let Listener { socket, front_end } = &self.listeners[index];
         let accepted = self.spare.lend(|| accept(socket.as_fd()));
         if let Some(Ok((stream, _))) = accepted {
@@ -210,14 +212,16 @@ impl Acceptor {
             return;
         };
         let (peer, local) = (canonical(peer), canonical(local));
+        let _about = about(peer);
         let front_end = Arc::clone(&self.listeners[index].front_end);
         let limits = policy.limits();
+        let stream = Arc::new(stream);
         let screened = policy.screen(peer.ip(), local.ip());
-        let admitted = screened.and_then(|()| self.admit(peer, &limits));
-        let slot = match admitted {
-            Ok(slot) => slot,
+        let admitted = screened.and_then(|()| self.admit(peer, &stream, &limits));
+        let row = match admitted {
+            Ok(row) => row,
             Err(reason) => {
-                self.log_refusal(peer, reason);
+                log_refusal(peer, reason);
                 turn_away(&*front_end, &stream, reason);
                 return;
             }
@@ -232,7 +236,7 @@ impl Acceptor {
             local,
             accepted: Instant::now(),
             front_end,
-            slot,
+            row,
             stop: Arc::clone(&self.stop),
         });
     }
@@ -244,16 +248,30 @@ impl Acceptor {
         }
     }
 
-    /// A place. Where the address has none left, its silent connections give theirs up, the longest silent first.
-    fn admit(&mut self, peer: SocketAddr, limits: &Limits) -> Result<Slot, Refused> {
+    /// A place. Where the address has none left, its silent connections give theirs up, the longest silent first, and then its
+    /// sessions whose clients do not answer any more.
+    fn admit(
+        &mut self,
+        peer: SocketAddr,
+        stream: &Arc<TcpStream>,
+        limits: &Limits,
+    ) -> Result<Row, Refused> {
         loop {
-            let admitted = self.admission.admit(peer.ip(), limits);
+            let admitted = self.sessions.admit(peer, stream, limits);
             let Err(reason @ Refused::Address(_)) = admitted else {
                 return admitted;
             };
-            match self.lobby.take_oldest_of(source(peer.ip())) {
-                Some(silent) => self.give_way(silent, reason, limits),
-                None => return Err(reason),
+            let whose = source(peer.ip());
+            if let Some(silent) = self.lobby.take_oldest_of(whose) {
+                self.give_way(silent, reason, limits);
+                continue;
+            }
+            let dead = self.sessions.cut_off_dead_of(whose);
+            if dead.is_empty() {
+                return Err(reason);
+            }
+            for client in dead {
+                log::info!("{client}: ended: it does not answer, and {peer} needs the place");
             }
         }
     }
@@ -264,19 +282,15 @@ impl Acceptor {
         if spoken.is_ok_and(|spoken| spoken.contains(&true)) {
             self.hand_over(silent, limits);
         } else {
-            self.log_refusal(silent.peer, reason);
+            log_refusal(silent.peer, reason);
             silent.turn_away(reason);
         }
     }
 
-    fn log_refusal(&mut self, peer: SocketAddr, reason: Refused) {
-        let line = || format!("{peer}: refused: {reason} (setting: {})", reason.setting());
-        self.refusals.of(discriminant(&reason)).warn(line);
-    }
-
     /// Gives the connection to a worker.
-    fn hand_over(&mut self, mut connection: Connection, limits: &Limits) {
+    fn hand_over(&mut self, connection: Connection, limits: &Limits) {
         let peer = connection.peer;
+        let _about = about(peer);
         // Who goes without a word needs no thread for that.
         let gone = match connection.stream.peek(&mut [0]) {
             Ok(waiting) => waiting == 0,
@@ -288,73 +302,138 @@ impl Acceptor {
         }
         let ending = Ending::new().map(Arc::new).map_err(|_| Refused::Resources);
         let begun = ending.and_then(|ending| {
-            let cut_off = connection.slot.begin(peer, Arc::clone(&ending), limits)?;
+            let cut_off = connection.row.begin(Arc::clone(&ending), limits)?;
             if let Some(oldest) = cut_off {
-                self.log_refusal(oldest, Refused::GaveWay(limits.before_login));
+                log_refusal(oldest, Refused::GaveWay(limits.before_login));
             }
             Ok(ending)
         });
         let ending = match begun {
             Ok(ending) => ending,
             Err(reason) => {
-                self.log_refusal(peer, reason);
+                log_refusal(peer, reason);
                 connection.turn_away(reason);
                 return;
             }
         };
         let front_end = Arc::clone(&connection.front_end);
-        let serve = move |connection| front_end.serve(connection, ending);
+        let serve = move |connection| {
+            let _about = about(peer);
+            front_end.serve(connection, ending);
+        };
         if let Err((error, connection)) = self.pool.run(connection, serve) {
-            self.shortages.of("threads").write(Level::Error, || {
-                format!("{peer}: refused: cannot start a thread: {error}")
-            });
+            log::error!("{peer}: refused: cannot start a thread: {error}");
             if let Some(connection) = connection {
                 connection.turn_away(Refused::Resources);
             }
         }
     }
 
-    /// Waits until the last session is gone, a second signal comes or the grace is over; then ends what is left.
+    /// Waits until the last session is gone, or the deadline has come; those that are left shortly before that, or at a second
+    /// signal, are ended.
     fn wait_for_sessions(&self, grace: Duration) -> io::Result<()> {
-        let deadline = Instant::now() + grace;
+        let begun = Instant::now();
+        let (mut ending, mut deadline) = (begun + grace - last_words(grace), begun + grace);
         // Sessions end by themselves; looking ten times a second is cheap for the few seconds this lasts.
-        let mut patience = VecDeque::from([deadline, deadline + Duration::from_secs(5)]);
-        while self.admission.sessions() > 0 {
+        while self.sessions.count() > 0 {
             let now = Instant::now();
-            let Some(&limit) = patience.front() else {
+            if now >= deadline {
+                log::warn!(
+                    "{} sessions did not end; they are left behind",
+                    self.sessions.count()
+                );
                 break;
-            };
-            if now >= limit {
-                patience.pop_front();
-                if !self.stop.is_over() {
-                    log::warn!(
-                        "{} sessions are still busy after shutdown_grace: ending them",
-                        self.admission.sessions()
-                    );
-                    self.stop.end();
-                }
-                continue;
             }
-            let until = (now + Duration::from_millis(100)).min(limit);
+            if now >= ending && !self.stop.is_over() {
+                log::warn!(
+                    "{} sessions are still busy: ending them (setting: shutdown_grace)",
+                    self.sessions.count()
+                );
+                self.stop.end();
+            }
+            let next = if self.stop.is_over() {
+                deadline
+            } else {
+                ending
+            };
+            let until = (now + Duration::from_millis(100)).min(next);
             let [signalled] = wait([Some((self.signals.as_fd(), Want::Input))], Some(until))?;
-            if signalled.wanted {
-                self.obey_while_draining();
-                if self.stop.is_over() {
-                    patience = VecDeque::from([Instant::now() + Duration::from_secs(5)]);
-                }
+            if signalled.wanted && self.obey_while_draining() {
+                ending = Instant::now();
+                deadline = deadline.min(ending + last_words(grace));
             }
         }
         Ok(())
     }
 
-    fn obey_while_draining(&self) {
+    /// Whether a second signal asks for the end at once.
+    fn obey_while_draining(&self) -> bool {
+        let mut at_once = false;
         while let Ok(Some(signal)) = self.signals.read_signal() {
             if signal.ssi_signo as i32 != Signal::SIGHUP as i32 {
                 log::info!("a second signal: ending at once");
                 self.stop.end();
+                at_once = true;
             }
         }
+        at_once
     }
+}
+
+/// Of the grace, what is left for sessions that are told to end, and again for what the process does when they are gone: so the
+/// whole takes no longer than the grace.
+pub fn last_words(grace: Duration) -> Duration {
+    (grace / 3).min(Duration::from_secs(2))
+}
+
+/// Reading the configuration again, beside the loop: it may lie on a disk that hangs. One thread at a time does it; what is
+/// asked of it meanwhile is done behind that.
+#[derive(Debug, Default)]
+struct Reloads(Arc<AtomicU8>);
+
+const IDLE: u8 = 0;
+const RUNNING: u8 = 1;
+const ASKED_AGAIN: u8 = 2;
+
+impl Reloads {
+    fn ask(&self, policy: &Arc<impl Policy + 'static>) {
+        if self.0.swap(ASKED_AGAIN, Ordering::AcqRel) != IDLE {
+            log::info!("the configuration is being read; it is read again behind that");
+            return;
+        }
+        let (state, policy) = (Arc::clone(&self.0), Arc::clone(policy));
+        let started = std::thread::Builder::new()
+            .name("reload".into())
+            .spawn(move || {
+                loop {
+                    state.store(RUNNING, Ordering::Release);
+                    let read = catch_unwind(AssertUnwindSafe(|| policy.reload()));
+                    if read.is_err() {
+                        log::error!(
+                            "reading the configuration again has failed inside; please report it"
+                        );
+                    }
+                    let (from, to) = (Ordering::AcqRel, Ordering::Acquire);
+                    if state.compare_exchange(RUNNING, IDLE, from, to).is_ok() {
+                        return;
+                    }
+                }
+            });
+        if let Err(error) = started {
+            self.0.store(IDLE, Ordering::Release);
+            log::error!("the configuration stays as it was: no thread can be started: {error}");
+        }
+    }
+}
+
+/// What is logged in this scope is about this client, who is nobody yet.
+fn about(peer: SocketAddr) -> origin::Scope {
+    origin::enter(Origin::Stranger(Some(peer.ip())))
+}
+
+fn log_refusal(peer: SocketAddr, reason: Refused) {
+    let _about = about(peer);
+    log::warn!("{peer}: refused: {reason} (setting: {})", reason.setting());
 }
 
 /// What ended a wait.

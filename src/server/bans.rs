@@ -1,15 +1,19 @@
 //! Failed logins by address, and who is kept out for them. Tables of a fixed size: however many attackers there are, the
-//! least dangerous are forgotten first.
+//! least dangerous are forgotten first. Bans end by a clock that counts sleep and that nobody can set.
+//!
+//! What is in memory decides. One thread keeps it and the file of bans alike, for the file may lie on a disk that hangs: nobody waits
+//! for that for longer than a moment, and only once.
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::ban_file::{BanFile, Banned};
+use super::ban_file::{Ban, BanFile, Banned};
 use crate::os::addresses::source;
+use crate::storage::since_boot;
 
 /// Addresses whose failures are counted, and addresses banned.
 const MOST: usize = 2048;
@@ -17,6 +21,12 @@ const MOST: usize = 2048;
 /// How long the first failed login makes the client wait; each further one of the address twice as long.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(8);
+
+/// How long a look at the file may take before it is done without.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long the last bans may take to be written when the process ends.
+const AT_THE_END: Duration = Duration::from_secs(1);
 
 /// When somebody is banned.
 #[derive(Clone, Copy, Debug)]
@@ -41,14 +51,43 @@ pub struct Failed {
 /// The failures and bans of one server.
 #[derive(Debug, Default)]
 pub struct Bans {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
     tables: Mutex<Tables>,
+    /// There is something to do with the file, or it was done.
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Tables {
     failures: HashMap<IpAddr, Failures>,
     banned: Banned,
-    file: Option<BanFile>,
+    file: File,
+}
+
+/// How the file of bans stands.
+#[derive(Debug, Default)]
+struct File {
+    /// Until the thread has it that keeps it.
+    waiting: Option<BanFile>,
+    /// There is that thread.
+    is_kept: bool,
+    /// Bans that are not in it yet.
+    unsaved: Banned,
+    /// How often somebody wanted it looked at, and up to which of these times it was.
+    wanted: u64,
+    looked: u64,
+    /// It has taken too long: nobody waits for it until it is there again.
+    is_stuck: bool,
+}
+
+impl File {
+    fn is_done(&self) -> bool {
+        self.wanted == self.looked && self.unsaved.is_empty()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -74,14 +113,42 @@ impl Bans {
     /// # Errors
     /// When the file cannot be opened for reading and writing.
     pub fn open(file: Option<&Path>) -> io::Result<Self> {
-        let mut tables = Tables::default();
+        let bans = Self::default();
         if let Some(path) = file {
-            tables.file = Some(BanFile::open(path)?);
-            tables.look_at_file();
+            let mut file = BanFile::open(path)?;
+            // Bans from before a boot end by this boot's clock from now on.
+            match file.change(tidy) {
+                Ok(banned) => bans.tables().banned = banned,
+                Err(error) => complain(path, &error),
+            }
+            bans.tables().file.waiting = Some(file);
         }
-        Ok(Self {
-            tables: Mutex::new(tables),
-        })
+        Ok(bans)
+    }
+
+    /// To be called once, when the process may have threads and is confined as they are to be.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(&self) -> io::Result<()> {
+        let Some(file) = self.tables().file.waiting.take() else {
+            return Ok(());
+        };
+        let shared = Arc::clone(&self.shared);
+        std::thread::Builder::new()
+            .name("bans".into())
+            .stack_size(128 * 1024)
+            .spawn(move || shared.keep(file))?;
+        self.tables().file.is_kept = true;
+        Ok(())
+    }
+
+    /// Waits a moment until the file holds all bans.
+    pub fn end(&self) {
+        let tables = self.tables();
+        let is_behind = |tables: &mut Tables| tables.file.is_kept && !tables.file.is_done();
+        let waited = (self.shared.changed).wait_timeout_while(tables, AT_THE_END, is_behind);
+        drop(waited);
     }
 
     /// How long the address is still banned; None: it is not. Changes to the file are taken up.
@@ -89,12 +156,9 @@ impl Bans {
         if address.is_loopback() && !rules.loopback {
             return None;
         }
-        self.with(|tables| {
-            tables.look_at_file();
-            let until = *tables.banned.get(&source(address))?;
-            let left = until.saturating_sub(now());
-            (left > 0).then(|| Duration::from_secs(left))
-        })
+        let tables = self.look_at_file();
+        let left = tables.banned.get(&source(address))?.left(since_boot());
+        (left > 0).then(|| Duration::from_secs(left))
     }
 
     /// Forgives what an address has failed at one account: somebody who has mistyped a password knows it after all. What it
@@ -134,7 +198,14 @@ impl Bans {
             let banned = rules.after > 0 && count >= rules.after;
             if banned {
                 tables.failures.remove(&source);
-                tables.ban(source, now().saturating_add(rules.time.as_secs()));
+                let ban = Ban::new(since_boot(), rules.time);
+                tables.banned.insert(source, ban);
+                tidy(&mut tables.banned);
+                if tables.file.is_kept {
+                    tables.file.unsaved.insert(source, ban);
+                    tidy(&mut tables.file.unsaved);
+                    self.shared.changed.notify_all();
+                }
             }
             // Doubling beyond 31 times is far beyond the longest.
             let doubled = FIRST_DELAY.saturating_mul(1 << (count - 1).min(31));
@@ -146,8 +217,81 @@ impl Bans {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Tables) -> T) -> T {
-        work(&mut self.tables.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.tables())
     }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.shared.tables()
+    }
+
+    /// The tables, with what the file holds now, where that can be known in a moment.
+    fn look_at_file(&self) -> MutexGuard<'_, Tables> {
+        let mut tables = self.tables();
+        if !tables.file.is_kept {
+            return tables;
+        }
+        tables.file.wanted += 1;
+        self.shared.changed.notify_all();
+        if tables.file.is_stuck {
+            return tables;
+        }
+        let this = tables.file.wanted;
+        let is_to_come = |tables: &mut Tables| tables.file.looked < this;
+        let waited = (self.shared.changed).wait_timeout_while(tables, PATIENCE, is_to_come);
+        let (mut tables, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        tables.file.is_stuck = waited.timed_out();
+        tables
+    }
+}
+
+impl Shared {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the file and the table of bans alike, for ever.
+    fn keep(&self, mut file: BanFile) {
+        loop {
+            let has_rest = |tables: &mut Tables| tables.file.is_done();
+            let waited = self.changed.wait_while(self.tables(), has_rest);
+            let tables = waited.unwrap_or_else(PoisonError::into_inner);
+            let (wanted, unsaved) = (tables.file.wanted, tables.file.unsaved.clone());
+            drop(tables);
+            // All that may take long, and nobody's lock is held.
+            let held = match unsaved.is_empty() {
+                true => file.read_if_changed(),
+                false => {
+                    let change = |banned: &mut Banned| {
+                        banned.extend(&unsaved);
+                        tidy(banned);
+                    };
+                    file.change(change).map(Some)
+                }
+            };
+            if let Err(error) = &held {
+                complain(file.path(), error);
+            }
+            let mut tables = self.tables();
+            let tables = &mut *tables;
+            let is_new = |source: &IpAddr, ban: &mut Ban| unsaved.get(source) != Some(ban);
+            tables.file.unsaved.retain(is_new);
+            if let Ok(Some(banned)) = held {
+                tables.banned = banned;
+                tables.banned.extend(&tables.file.unsaved);
+                tidy(&mut tables.banned);
+            }
+            tables.file.looked = wanted;
+            tables.file.is_stuck = false;
+            self.changed.notify_all();
+        }
+    }
+}
+
+fn complain(path: &Path, error: &io::Error) {
+    log::error!(
+        "cannot keep the bans in {}: {error} (setting: ban_file)",
+        path.display()
+    );
 }
 
 impl Tables {
@@ -197,63 +341,19 @@ impl Tables {
             self.failures.remove(&least);
         }
     }
-
-    fn ban(&mut self, source: IpAddr, until: u64) {
-        if let Some(file) = &mut self.file {
-            let changed = file.change(|banned| {
-                banned.insert(source, until);
-                tidy(banned);
-            });
-            match changed {
-                Ok(banned) => {
-                    self.banned = banned;
-                    return;
-                }
-                Err(error) => log::error!(
-                    "cannot keep a ban in {}: {error} (setting: ban_file)",
-                    file.path().display()
-                ),
-            }
-        }
-        self.banned.insert(source, until);
-        tidy(&mut self.banned);
-    }
-
-    fn look_at_file(&mut self) {
-        if let Some(file) = &mut self.file {
-            match file.read_if_changed() {
-                Ok(None) => {}
-                Ok(Some(mut banned)) => {
-                    tidy(&mut banned);
-                    self.banned = banned;
-                }
-                Err(error) => log::error!(
-                    "cannot read {}: {error} (setting: ban_file)",
-                    file.path().display()
-                ),
-            }
-        }
-    }
 }
 
 /// Without the bans that are over, and where there are too many, without those that end soonest.
 pub fn tidy(banned: &mut Banned) {
-    let now = now();
-    banned.retain(|_, until| *until > now);
+    let now = since_boot();
+    banned.retain(|_, ban| ban.left(now) > 0);
     while banned.len() > MOST {
-        let soonest = banned.iter().min_by_key(|(_, until)| **until);
+        let soonest = banned.iter().min_by_key(|(_, ban)| ban.until);
         let Some(source) = soonest.map(|(source, _)| *source) else {
             return;
         };
         banned.remove(&source);
     }
-}
-
-/// Seconds since 1970.
-pub fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use super::Connection;
-use super::admission::most_crowded;
+use super::sessions::most_crowded;
 use crate::os::addresses::source;
 
 /// In the order of their arrival.

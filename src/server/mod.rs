@@ -5,11 +5,13 @@
 //! | file | subject |
 //! |---|---|
 //! | `acceptor` | the one loop that accepts, admits, hands over and obeys signals |
-//! | `admission` | how many sessions there may be |
+//! | `admission` | who may come in |
+//! | `sessions` | the table of live connections and sessions |
 //! | `bans`, `ban_file` | failed logins by address, and who is kept out for them |
 //! | `lobby` | connections whose clients have said nothing yet |
 //! | `pool` | worker threads |
 //! | `listen` | listening sockets |
+//! | `lookup` | host names that are looked up beside the server |
 //! | `privileges` | giving up root |
 //! | `hooks/` | programs of the owner's, run behind what happened |
 //! | `identity` | threads that act as a user of the system |
@@ -27,9 +29,11 @@ pub mod identity;
 pub mod limits;
 pub mod listen;
 pub mod lobby;
+pub mod lookup;
 pub mod pool;
 pub mod privileges;
 pub mod sandbox;
+pub mod sessions;
 pub mod upkeep;
 
 use std::fmt;
@@ -37,7 +41,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
-use admission::{Refused, Slot};
+use admission::Refused;
+use sessions::Row;
 
 use crate::os::ending::Ending;
 use crate::os::stop::Stop;
@@ -47,15 +52,16 @@ pub use admission::Limits;
 /// An admitted control connection.
 #[derive(Debug)]
 pub struct Connection {
-    pub stream: TcpStream,
+    /// The table of sessions knows it, too.
+    pub stream: Arc<TcpStream>,
     pub peer: SocketAddr,
     pub local: SocketAddr,
     /// When it was accepted.
     pub accepted: Instant,
     /// That of the listener it came in by.
     pub front_end: Arc<dyn FrontEnd>,
-    /// Counts this connection for as long as it lives.
-    pub slot: Slot,
+    /// In the table for as long as the connection lives.
+    pub row: Row,
     pub stop: Arc<Stop>,
 }
 
@@ -67,7 +73,7 @@ pub struct Listener {
 }
 
 /// What holds for all connections, whatever their protocol.
-pub trait Policy {
+pub trait Policy: Send + Sync {
     /// The limits at this moment; a reload may change them.
     fn limits(&self) -> Limits;
     /// Whether a client at `peer` is answered that came in at `local`. Must not block.
@@ -75,7 +81,7 @@ pub trait Policy {
     /// # Errors
     /// Why not.
     fn screen(&self, peer: IpAddr, local: IpAddr) -> Result<(), Refused>;
-    /// Reads the configuration again; what is wrong with a new one goes to the log, and the old one stays.
+    /// Reads the configuration again, on a thread of its own; what is wrong with a new one goes to the log, and the old one stays.
     fn reload(&self);
 }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 
+use crate::os::system;
+
 /// Ample, for an overflow would end the whole server; a page of stack that is never touched costs nothing.
 const STACK: usize = 1024 * 1024;
 
@@ -80,7 +82,10 @@ impl Pool {
                     waiting(&idle).push((number, hand_over.clone()));
                     work = match handed_over.recv_timeout(RETIRE_AFTER) {
                         Ok(next) => next,
-                        Err(_) if leaves(&idle, number) => return,
+                        Err(_) if leaves(&idle, number) => {
+                            give_back(&idle);
+                            return;
+                        }
                         // Somebody has just taken this worker out of the idle ones, and hands something over.
                         Err(_) => match handed_over.recv() {
                             Ok(next) => next,
@@ -95,6 +100,13 @@ impl Pool {
 
 fn waiting(idle: &Idle) -> MutexGuard<'_, Vec<(u64, Sender<Work>)>> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The last worker of a crowd gives back what all have taken.
+fn give_back(idle: &Idle) {
+    if waiting(idle).is_empty() {
+        system::give_back_free_memory();
+    }
 }
 
 /// Takes a worker out of the idle ones; false where it is none of them any more.

@@ -113,10 +113,13 @@ impl Policy for Service {
         if let Some(setting) = config.abuse.reach.refusal(peer, local) {
             return Err(Refused::Network(setting));
         }
-        match self.shared.bans.remaining(peer, ban_rules(&config)) {
-            Some(left) => Err(Refused::Banned(left)),
-            None => Ok(()),
+        if let Some(left) = self.shared.bans.remaining(peer, ban_rules(&config)) {
+            return Err(Refused::Banned(left));
         }
+        if let Some(certificate) = &self.shared.certificate {
+            certificate.is_reached_at(local);
+        }
+        Ok(())
     }
 
     fn reload(&self) {

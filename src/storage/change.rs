@@ -1,114 +1,33 @@
 //! What a user changes: uploads begin here, names are made and removed, times and modes set.
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
-use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fstatat, futimens, mkdirat,
-};
+use nix::fcntl::{AT_FDCWD, OFlag};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::storage::disk::acl;
-use crate::storage::disk::durable::{Order, after_change, sync_directory};
-use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
-use crate::storage::disk::names::HeldName;
+use crate::storage::disk::durable::Order;
+use crate::storage::disk::metadata::{Kind, is_same_file, kind};
+use crate::storage::disk::names::{self, HeldName};
 use crate::storage::disk::reserved::{STATE, VERSIONS, is_partial_name, is_reserved};
-use crate::storage::disk::root::{Place, Root, name_of};
+use crate::storage::disk::root::{DIRECTORY, Place, name_of};
 use crate::storage::disk::tree;
 use crate::storage::disk::walk::below;
-use crate::storage::disk::writers::Doomed;
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum;
 use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permission;
 use crate::storage::quota::meter::Meter;
 use crate::storage::retention::arrival;
-use crate::storage::retention::versions::{Copied, Made, Versioning, Versions};
+use crate::storage::retention::versions::Versions;
 use crate::storage::retention::{fresh, lock};
-use crate::storage::rules::Rules;
 use crate::storage::upload::partial::{self, Left};
-use crate::storage::upload::{How, Target, Upload};
 use crate::storage::view::{Located, View};
 
-/// Names that STOU tries: even where a million are taken, the second is free but once in four thousand times.
-const UNIQUE_NAMES_TRIED: usize = 16;
-
 impl View {
-    /// # Errors
-    /// `NotPermitted`, `IsADirectory`, `NotAFile`, `BeyondEnd`; the rest is the kernel's.
-    pub fn begin_upload(&self, path: &VirtualPath, how: How) -> Result<Upload, Error> {
-        self.begin(path, how, false)
-    }
-
-    /// The same for what is not sent, but another file of the server.
-    pub(super) fn begin_upload_of_copy(&self, path: &VirtualPath) -> Result<Upload, Error> {
-        self.begin(path, How::Replace, true)
-    }
-
-    fn begin(&self, path: &VirtualPath, how: How, is_copy: bool) -> Result<Upload, Error> {
-        if self.leads_to_folder(path) {
-            return Err(Error::new(ErrorKind::IsADirectory, path.as_bytes()));
-        }
-        let located = self.locate(path);
-        let target = self.target(path, &located)?;
-        Upload::begin(&Target { is_copy, ..target }, how)
-    }
-
-    /// A new file in the directory whose name begins with `prefix` (RFC 959 STOU): that name itself where it is free, else one
-    /// at random, so that thousands of names which are taken cost no more tries than one.
-    ///
-    /// # Errors
-    /// As [`View::begin_upload`]; `Exists` when no name is found.
-    pub fn begin_unique_upload(
-        &self,
-        directory: &VirtualPath,
-        prefix: &[u8],
-    ) -> Result<Upload, Error> {
-        for attempt in 0..UNIQUE_NAMES_TRIED {
-            let mut name = prefix.to_vec();
-            if attempt > 0 {
-                let random = getrandom::u32();
-                let random = random.map_err(|_| Error::from_errno(Errno::EIO, prefix))?;
-                name.extend(format!(".{random:08x}").into_bytes());
-            }
-            let path = directory.join(&name)?;
-            if self.leads_to_folder(&path) {
-                continue;
-            }
-            let located = self.permitted(&path, Permission::Upload)?;
-            match Upload::begin_unique(&self.target(&path, &located)?) {
-                Err(error) if error.kind == ErrorKind::Exists => {}
-                other => return other,
-            }
-        }
-        Err(Error::new(ErrorKind::Exists, prefix))
-    }
-
-    fn target<'a>(
-        &'a self,
-        path: &'a VirtualPath,
-        located: &Located<'a>,
-    ) -> Result<Target<'a>, Error> {
-        Ok(Target {
-            root: located
-                .root
-                .map_err(|errno| Error::from_errno(errno, path.as_bytes()))?,
-            relative: located.relative,
-            path,
-            permissions: located.permissions,
-            rules: located.rules,
-            modes: self.modes,
-            durable: self.durable,
-            min_free: self.min_free,
-            metered: &self.metered,
-            checksums: self.checksums,
-            holder: self.holder.as_ref(),
-            told: &self.told,
-            is_copy: false,
-        })
-    }
-
     /// Removes the file, and what uploads to its name have left. Not flushed: after a power cut it may be there again for the
     /// few seconds before, which hurts nobody and spares a commit of the journal a file.
     ///
@@ -117,115 +36,39 @@ impl View {
     pub fn remove_file(&self, path: &VirtualPath) -> Result<(), Error> {
         let (located, place) = self.removable(path, Permission::Delete)?;
         self.told.set(&place, None);
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
-        let name = Named {
-            root: located.root.map_err(fail)?,
-            relative: located.relative,
-            directory: place.directory.as_fd(),
-            name: &place.name,
-        };
-        let meter = self.metered.meter(name.directory);
-        let removed = self.unlink(name, located.rules, meter.as_ref());
+        let versions = self.versions(&located).at(path)?;
+        let meter = self.metered.meter(&place.directory);
+        let (directory, lock) = (place.directory.as_fd(), located.rules.lock);
+        let removed = unlink(directory, &place.name, versions, lock, &meter);
+        let may_be_cut_off = matches!(removed, Ok(()) | Err(Unlinked::Refused(Errno::ENOENT)));
         match removed {
-            Ok(()) | Err(Unlinked::Refused(Errno::ENOENT)) => match self.discard_partial(&place) {
-                false => removed,
-                true => Ok(()),
-            },
-            other => other,
+            _ if may_be_cut_off && self.discard_partial(&place) => Ok(()),
+            removed => removed.map_err(|error| error.of(path)),
         }
-        .map_err(|error| error.of(path))
     }
 
     /// Removes what an upload of the account to a name has left, unless somebody works on it: to be continued it would have to
     /// be what the name will stand for. Whether there was any.
     pub(super) fn discard_partial(&self, place: &Place) -> bool {
-        let directory = place.directory.as_fd();
-        let meter = self.metered.meter(directory);
-        let left = partial::discard(directory, &partial::name_of(self.account(), &place.name));
-        let Ok(Some(size)) = left else {
-            return false;
-        };
-        if let Some(meter) = meter {
-            meter.went(size, 1);
-        }
-        true
+        let name = partial::name_of(self.account(), &place.name);
+        let meter = self.metered.meter(&place.directory);
+        partial::discard(place.directory.as_fd(), &name, &meter) == Ok(true)
     }
 
-    /// Takes one name away that is no directory, unless it is locked: of a file that is the user's an old version is left where
-    /// those are kept. Counts what is gone.
-    fn unlink(
-        &self,
-        name: Named<'_>,
-        rules: &Rules,
-        meter: Option<&Meter>,
-    ) -> Result<(), Unlinked> {
-        let Named {
-            directory,
-            name: last,
-            ..
-        } = name;
-        let unlink = || unlinkat(directory, last, UnlinkatFlags::NoRemoveDir);
-        let keeps = rules.versions > 0 && !is_reserved(last);
-        if rules.lock.is_none() && meter.is_none() && !keeps {
-            // An upload that has just been given the name may have to give it back.
-            let _held = HeldName::of(directory, last)?;
-            return unlink().map_err(Unlinked::Refused);
+    /// Where old versions of a file go; None where none are kept.
+    ///
+    /// # Errors
+    /// As [`Root::again`].
+    pub(super) fn versions(&self, of: &Located<'_>) -> Result<Option<Versions>, Errno> {
+        if of.rules.versions == 0 {
+            return Ok(None);
         }
-        let mut copied: Option<Copied> = None;
-        loop {
-            let held = HeldName::of(directory, last)?;
-            let stat = fstatat(directory, last, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-            if let Some(until) = lock::locked_until(&stat, rules.lock) {
-                return Err(Unlinked::Locked(until));
-            }
-            if !keeps || kind(&stat) != Kind::File {
-                let Some(meter) = meter.filter(|_| kind(&stat) == Kind::File) else {
-                    return unlink().map_err(Unlinked::Refused);
-                };
-                let doomed = Doomed::open(directory, last)?;
-                unlink()?;
-                meter.lost(doomed);
-                return Ok(());
-            }
-            let gone = match copied.take() {
-                None => self.versions(name, rules)?.take(directory, last)?,
-                Some(copied) => match copied.of_unchanged(&stat)? {
-                    Made::NeedsCopy => None,
-                    Made::Version(version) => {
-                        unlink()?;
-                        Some(version.stand())
-                    }
-                },
-            };
-            if let Some(gone) = gone {
-                for doomed in gone {
-                    if let Some(meter) = meter {
-                        meter.lost(doomed);
-                    }
-                }
-                return Ok(());
-            }
-            drop(held);
-            copied = Some(self.copy_of(name, rules)?);
-        }
-    }
-
-    /// Where old versions of what has the name go.
-    pub(super) fn versions(&self, of: Named<'_>, rules: &Rules) -> Result<Versions, Errno> {
-        let how = Versioning {
-            most: rules.versions,
+        Ok(Some(Versions {
+            of: (of.root?.again()?, of.relative.to_vec()),
+            most: of.rules.versions,
             durable: self.durable,
-            order: Order::of(of.directory),
             min_free: self.min_free,
-        };
-        Versions::of(of.root, of.relative, how)
-    }
-
-    /// For file systems where a file cannot have a second name. To be called while no name is held.
-    pub(super) fn copy_of(&self, of: Named<'_>, rules: &Rules) -> Result<Copied, Errno> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let old = openat(of.directory, of.name, flags, Mode::empty())?;
-        self.versions(of, rules)?.copy(&old)
+        }))
     }
 
     /// Removes an empty directory. What uploads have left in it does not count. Not flushed, as [`View::remove_file`].
@@ -240,22 +83,13 @@ impl View {
             if errno != Errno::ENOTEMPTY {
                 return Err(errno);
             }
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            let inside = openat(directory, name, flags, Mode::empty())?;
-            let meter = self.metered.meter(inside.as_fd());
-            let Some(left) = partial::claim_all(inside.try_clone().map_err(|_| Errno::EMFILE)?)?
-            else {
-                return Err(errno);
-            };
-            for (name, file) in left {
-                unlinkat(&inside, name.as_slice(), UnlinkatFlags::NoRemoveDir)?;
-                if let Some(meter) = &meter {
-                    meter.went(size_of(&file.stat), 1);
-                }
+            let inside = names::open(directory, name, DIRECTORY)?;
+            match partial::discard_all(inside.as_fd(), &self.metered.meter(&inside))? {
+                true => remove(),
+                false => Err(errno),
             }
-            remove()
         });
-        removed.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+        removed.at(path)
     }
 
     fn removable<'a>(
@@ -265,11 +99,9 @@ impl View {
     ) -> Result<(Located<'a>, Place), Error> {
         let located = self.permitted(path, permission)?;
         if self.leads_to_folder(path) {
-            return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
+            return Err(ErrorKind::IsAFolder.at(path));
         }
-        let place = located.root.and_then(|root| root.place(located.relative));
-        let place = place.map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
-        Ok((located, place))
+        Ok((located, located.place()?))
     }
 
     /// Removes a directory with all in it; `go_on` is asked before each step. Folders within are in the way, and so is a
@@ -283,17 +115,12 @@ impl View {
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<(), Error> {
         self.permitted(path, Permission::Delete)?;
-        let located = self.permitted(path, Permission::Rmdir)?;
-        if self.leads_to_folder(path) {
-            return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
-        }
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
-        let root = located.root.map_err(fail)?;
+        let (located, _) = self.removable(path, Permission::Rmdir)?;
+        let root = located.root()?;
         // Found out before anything is gone; what is stored meanwhile, when its turn comes.
         lock::check_tree(root, located.relative, located.rules.lock, path.as_bytes())?;
         // A root of another user within counts what it has by itself.
-        let mut meter: Option<(Vec<u8>, Option<Meter>)> = None;
-        let mut locked = None;
+        let mut meter: Option<(Vec<u8>, Meter)> = None;
         let removed = tree::remove(
             root,
             located.relative,
@@ -303,46 +130,36 @@ impl View {
                     |state: &[u8]| above.split(|&byte| byte == b'/').any(|one| one == state);
                 if lies_in(STATE) {
                     // What the server remembers of that root is nobody's file.
-                    return unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+                    return Ok(names::unlink(directory, name)?);
                 }
                 if meter.as_ref().is_none_or(|(of, _)| of != above) {
-                    meter = Some((above.to_vec(), self.metered.meter(directory)));
+                    meter = None;
                 }
-                let meter = meter.as_ref().and_then(|(_, meter)| meter.as_ref());
-                let mut rules = *located.rules;
-                if lies_in(VERSIONS) {
-                    // Old versions of that root's files become no versions of ours.
-                    rules.versions = 0;
-                }
+                let (_, meter) =
+                    meter.get_or_insert_with(|| (above.to_vec(), self.metered.meter(directory)));
+                // Old versions of that root's files become no versions of ours.
+                let versions = match lies_in(VERSIONS) || is_reserved(name) {
+                    true => None,
+                    false => self.versions(&Located {
+                        relative: &below(above, name),
+                        ..located
+                    })?,
+                };
                 // Held until it is gone: nobody begins to work on it meanwhile.
                 let _held = match is_partial_name(name) {
                     true => match partial::claim(directory, name, None)? {
                         Left::Partial(file) => Some(file),
-                        Left::Nothing | Left::InUse(_) => return Err(Errno::EBUSY),
+                        Left::Nothing | Left::InUse(_) => return Err(Errno::EBUSY.into()),
                     },
                     false => None,
                 };
-                let name = Named {
-                    root,
-                    relative: &below(above, name),
-                    directory,
-                    name,
-                };
-                self.unlink(name, &rules, meter)
-                    .map_err(|error| match error {
-                        Unlinked::Refused(errno) => errno,
-                        Unlinked::Locked(until) => {
-                            locked = Some(until);
-                            Errno::EPERM
-                        }
-                    })
+                unlink(directory, name, versions, located.rules.lock, meter)
             },
         );
-        match (removed, locked) {
-            (_, Some(until)) => Err(Unlinked::Locked(until).of(path)),
-            (Ok(true), _) => Ok(()),
-            (Ok(false), _) => Err(Error::new(ErrorKind::Shutdown, path.as_bytes())),
-            (Err(errno), _) => Err(fail(errno)),
+        match removed {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ErrorKind::Shutdown.at(path)),
+            Err(error) => Err(error.of(path)),
         }
     }
 
@@ -353,29 +170,19 @@ impl View {
     pub fn make_directory(&self, path: &VirtualPath) -> Result<(), Error> {
         let located = self.permitted(path, Permission::Mkdir)?;
         if self.leads_to_folder(path) {
-            return Err(Error::new(ErrorKind::Exists, path.as_bytes()));
+            return Err(ErrorKind::Exists.at(path));
         }
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
-        let root = located.root.map_err(fail)?;
         if located.relative.is_empty() {
-            return Err(fail(Errno::EEXIST));
+            return Err(Errno::EEXIST.at(path));
         }
-        let place = root.place(located.relative).map_err(fail)?;
+        let place = located.place()?;
         let (directory, name) = (place.directory.as_fd(), place.name.as_slice());
-        mkdirat(directory, name, acl::creation_mode(directory, self.modes)).map_err(fail)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let made = openat(directory, name, flags, Mode::empty()).map_err(fail)?;
-        acl::give_directory(directory, made.as_fd(), self.modes).map_err(fail)?;
-        if self.durable {
-            match Order::of(made.as_fd()) {
-                Order::Each => {
-                    sync_directory(made.as_fd()).and_then(|()| sync_directory(directory))
-                }
-                order => after_change(order, made.as_fd()),
-            }
-            .map_err(fail)?;
-        }
-        Ok(())
+        mkdirat(directory, name, acl::creation_mode(directory, self.modes)).at(path)?;
+        let made = names::open(directory, name, DIRECTORY).at(path)?;
+        acl::give_directory(directory, made.as_fd(), self.modes).at(path)?;
+        let order = Order::of(made.as_fd(), self.durable);
+        order.after_change(&made).at(path)?;
+        order.names_apart(directory).at(path)
     }
 
     /// Sets the time of modification, and that of the last access where one is given, in seconds since 1970. Not flushed:
@@ -389,18 +196,19 @@ impl View {
         modified: i64,
         accessed: Option<i64>,
     ) -> Result<(), Error> {
-        let fd = self.open_for_attributes(path, Attribute::Times)?;
+        let fd = self.open_for_attributes(path, None)?;
         let accessed = accessed.map_or(TimeSpec::UTIME_OMIT, |seconds| TimeSpec::new(seconds, 0));
         let before = fstat(&fd);
         let checksum = checksum::valid_record(fd.as_fd());
         arrival::remember(fd.as_fd());
-        futimens(&fd, &accessed, &TimeSpec::new(modified, 0))
-            .map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
-        if let Some(checksum) = checksum {
-            checksum::store_for_time(fd.as_fd(), checksum, (modified, 0));
+        futimens(&fd, &accessed, &TimeSpec::new(modified, 0)).at(path)?;
+        if let Some(mut checksum) = checksum {
+            // Not for whatever time it has: somebody else may have written to it meanwhile.
+            checksum.modified = (modified, 0);
+            checksum::keep(fd.as_fd(), &checksum);
         }
         if let (Ok(before), Ok(after)) = (before, fstat(&fd)) {
-            fresh::renew(self.account(), &before, &after);
+            fresh::table().renew(self.account(), &before, &after, Instant::now());
         }
         Ok(())
     }
@@ -410,7 +218,7 @@ impl View {
     /// # Errors
     /// `NotPermitted(Chmod)`, `Locked`; the rest is the kernel's.
     pub fn set_mode(&self, path: &VirtualPath, mode: u32) -> Result<(), Error> {
-        let fd = self.open_for_attributes(path, Attribute::Mode(mode))?;
+        let fd = self.open_for_attributes(path, Some(mode))?;
         let mode = Mode::from_bits_truncate(mode & 0o777);
         let set = match fchmod(&fd, mode) {
             // Of a directory that cannot be read.
@@ -420,27 +228,23 @@ impl View {
             }
             other => other,
         };
-        set.map_err(|errno| Error::from_errno(errno, path.as_bytes()))
+        set.at(path)
     }
 
-    /// Files and directories only: opening a device can do something. For its mode a directory which cannot be read is opened
+    /// For the permission bits that are going to be set, or the times. Files and directories only: opening a device can do
+    /// something. For its mode a directory which cannot be read is opened
     /// as a mere path.
-    fn open_for_attributes(
-        &self,
-        path: &VirtualPath,
-        attribute: Attribute,
-    ) -> Result<OwnedFd, Error> {
-        let (permission, mode) = match attribute {
-            Attribute::Times => (Permission::Touch, None),
-            Attribute::Mode(mode) => (Permission::Chmod, Some(mode)),
+    fn open_for_attributes(&self, path: &VirtualPath, mode: Option<u32>) -> Result<OwnedFd, Error> {
+        let permission = match mode {
+            None => Permission::Touch,
+            Some(_) => Permission::Chmod,
         };
         let located = self.permitted(path, permission)?;
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
-        let root = located.root.map_err(fail)?;
-        let stat = root.stat(located.relative, true).map_err(fail)?;
+        let root = located.root()?;
+        let stat = root.stat(located.relative, true).at(path)?;
         match kind(&stat) {
             Kind::File | Kind::Directory => {}
-            _ => return Err(Error::new(ErrorKind::NotAFile, path.as_bytes())),
+            _ => return Err(ErrorKind::NotAFile.at(path)),
         }
         if mode.is_some() || !self.has_just_stored(&stat) {
             lock::check(&stat, located.rules.lock, path.as_bytes())?;
@@ -451,36 +255,28 @@ impl View {
             lock::check_tree(root, relative, lock, path.as_bytes())?;
         }
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let open = |access| root.open_below(located.relative, flags | access, Mode::empty());
+        let open = |access| root.open_below(located.relative, flags | access);
         let opened = match open(OFlag::O_RDONLY) {
             Err(Errno::EACCES) if is_directory && mode.is_some() => {
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-                root.open_below(located.relative, flags, Mode::empty())
+                root.open_below(located.relative, flags)
             }
             // Owners can set the mode of files that they cannot read.
             Err(Errno::EACCES) => open(OFlag::O_WRONLY),
             other => other,
         };
-        let opened = opened.map_err(fail)?;
+        let opened = opened.at(path)?;
         // What has the name by now may be locked.
         match fstat(&opened) {
             Ok(now) if is_same_file(&now, &stat) => Ok(opened),
-            _ => Err(Error::new(ErrorKind::Busy, path.as_bytes())),
+            _ => Err(ErrorKind::Busy.at(path)),
         }
     }
 
     /// Whether the account of this session has stored the file some minutes ago at most.
     pub(super) fn has_just_stored(&self, stat: &FileStat) -> bool {
-        fresh::is_fresh(self.account(), stat)
+        fresh::table().is_fresh(self.account(), stat, Instant::now())
     }
-}
-
-/// What is going to be set.
-#[derive(Clone, Copy)]
-enum Attribute {
-    Times,
-    /// The permission bits.
-    Mode(u32),
 }
 
 /// Whether the mode takes no right from anybody, and lets nobody write but the owner: that harms no file, and is how a directory
@@ -490,13 +286,41 @@ fn only_opens(stat: &FileStat, mode: u32) -> bool {
     old & !new == 0 && new & !old & 0o022 == 0
 }
 
-/// A name: the root that it lies in, its path below, and the directory with its last part.
-#[derive(Clone, Copy)]
-pub(super) struct Named<'a> {
-    pub root: &'a Root,
-    pub relative: &'a [u8],
-    pub directory: BorrowedFd<'a>,
-    pub name: &'a [u8],
+/// Takes one name away that is no directory, unless it is locked: a file becomes an old version where those are kept. Counts
+/// what is gone.
+fn unlink(
+    directory: BorrowedFd<'_>,
+    name: &[u8],
+    versions: Option<Versions>,
+    lock: Option<Duration>,
+    meter: &Meter,
+) -> Result<(), Unlinked> {
+    let mut copied = None;
+    loop {
+        // An upload that has just been given the name may have to give it back.
+        let held = HeldName::of(directory, name)?;
+        let stat = names::stat(directory, name)?;
+        if let Some(until) = lock::locked_until(&stat, lock) {
+            return Err(Unlinked::Locked(until));
+        }
+        if kind(&stat) != Kind::File {
+            return Ok(names::unlink(directory, name)?);
+        }
+        let Some(versions) = &versions else {
+            return Ok(meter.remove(directory, name)?);
+        };
+        if copied.is_none() {
+            if versions.take(directory, name, meter)? {
+                return Ok(());
+            }
+        } else if let Some(version) = versions.make(directory, name, &stat, copied.take())? {
+            names::unlink(directory, name)?;
+            version.stand(meter);
+            return Ok(());
+        }
+        drop(held);
+        copied = versions.copy_of(directory, name)?;
+    }
 }
 
 impl From<Errno> for Unlinked {
@@ -506,6 +330,7 @@ impl From<Errno> for Unlinked {
 }
 
 /// Why a name was not removed.
+#[derive(PartialEq, Eq)]
 enum Unlinked {
     Refused(Errno),
     /// Until when, in seconds since 1970.
@@ -515,8 +340,8 @@ enum Unlinked {
 impl Unlinked {
     fn of(self, path: &VirtualPath) -> Error {
         match self {
-            Self::Refused(errno) => Error::from_errno(errno, path.as_bytes()),
-            Self::Locked(until) => Error::new(ErrorKind::Locked { until }, path.as_bytes()),
+            Self::Refused(errno) => errno.at(path),
+            Self::Locked(until) => ErrorKind::Locked { until }.at(path),
         }
     }
 }

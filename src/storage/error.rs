@@ -5,6 +5,7 @@ use std::io;
 use jiff::Timestamp;
 use nix::errno::Errno;
 
+use crate::os::remedy::remedy;
 use crate::storage::permissions::Permission;
 use crate::storage::rules::Quota as Limit;
 use crate::storage::rules::Usage;
@@ -92,9 +93,43 @@ impl Error {
         }
     }
 
-    /// What the kernel said about the path.
-    pub fn from_errno(errno: Errno, path: &[u8]) -> Self {
-        let kind = match errno {
+    /// What an owner can do about it: the setting that would change it, where the configuration refused; where the system did,
+    /// what to look at there.
+    pub fn advice(&self) -> Option<String> {
+        let setting = match self.kind {
+            ErrorKind::NotPermitted(_) => "access or permissions of the user or folder",
+            ErrorKind::OverQuota { .. } => "quota, quota_files",
+            ErrorKind::Locked { .. } => "lock",
+            ErrorKind::Confined => "sandbox",
+            ErrorKind::NoSpace { .. } | ErrorKind::NoRoom { .. } => "min_free",
+            ErrorKind::NotMounted => "require_mount",
+            _ => {
+                let remedy = self.source.as_ref().and_then(remedy)?;
+                return Some(format!("look at {remedy}"));
+            }
+        };
+        Some(format!("setting: {setting}"))
+    }
+}
+
+/// What goes wrong becomes an error when it is said where.
+pub(super) trait At {
+    type Output;
+    fn at(self, path: &(impl AsRef<[u8]> + ?Sized)) -> Self::Output;
+}
+
+impl At for ErrorKind {
+    type Output = Error;
+    fn at(self, path: &(impl AsRef<[u8]> + ?Sized)) -> Error {
+        Error::new(self, path.as_ref())
+    }
+}
+
+/// What the kernel said about the path.
+impl At for Errno {
+    type Output = Error;
+    fn at(self, path: &(impl AsRef<[u8]> + ?Sized)) -> Error {
+        let kind = match self {
             Errno::ENOENT | Errno::ELOOP => ErrorKind::NotFound,
             Errno::ENOTDIR => ErrorKind::NotADirectory,
             Errno::EISDIR => ErrorKind::IsADirectory,
@@ -114,24 +149,17 @@ impl Error {
             Errno::EINVAL | Errno::EILSEQ => ErrorKind::BadName,
             _ => ErrorKind::Io,
         };
-        Self {
-            kind,
-            path: path.to_vec(),
-            source: Some(errno.into()),
+        Error {
+            source: Some(self.into()),
+            ..kind.at(path)
         }
     }
+}
 
-    /// The setting that would change it, where the configuration refused.
-    pub fn setting_hint(&self) -> Option<&'static str> {
-        match self.kind {
-            ErrorKind::NotPermitted(_) => Some("access or permissions of the user or folder"),
-            ErrorKind::OverQuota { .. } => Some("quota, quota_files"),
-            ErrorKind::Locked { .. } => Some("lock"),
-            ErrorKind::Confined => Some("sandbox"),
-            ErrorKind::NoSpace { .. } | ErrorKind::NoRoom { .. } => Some("min_free"),
-            ErrorKind::NotMounted => Some("require_mount"),
-            _ => None,
-        }
+impl<T, Cause: At> At for Result<T, Cause> {
+    type Output = Result<T, Cause::Output>;
+    fn at(self, path: &(impl AsRef<[u8]> + ?Sized)) -> Self::Output {
+        self.map_err(|cause| cause.at(path))
     }
 }
 

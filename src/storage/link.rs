@@ -6,15 +6,15 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::fstat;
 use nix::unistd::symlinkat;
 
-use crate::storage::disk::durable::{Order, after_change};
+use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{Kind, is_same_file, kind};
 use crate::storage::disk::reserved::is_reserved;
 use crate::storage::disk::root::position;
 use crate::storage::disk::root::{Place, Root};
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permission;
 use crate::storage::view::View;
@@ -27,39 +27,34 @@ impl View {
     pub fn make_link(&self, target: &VirtualPath, link: &VirtualPath) -> Result<(), Error> {
         let here = self.permitted(link, Permission::Symlink)?;
         if self.leads_to_folder(link) {
-            return Err(Error::new(ErrorKind::Exists, link.as_bytes()));
+            return Err(ErrorKind::Exists.at(link));
         }
         // Whoever may not even look is not told what is there.
         self.metadata(target)?;
         let there = self.locate(target);
         if there.folder != here.folder {
-            return Err(Error::new(ErrorKind::CrossesFolders, target.as_bytes()));
+            return Err(ErrorKind::CrossesFolders.at(target));
         }
         if there.relative.is_empty() {
-            return Err(Error::new(ErrorKind::IsAFolder, target.as_bytes()));
+            return Err(ErrorKind::IsAFolder.at(target));
         }
-        let fail = |errno| Error::from_errno(errno, link.as_bytes());
-        let of_target = |errno| Error::from_errno(errno, target.as_bytes());
         // One and the same disk for all steps.
-        let root = here.root.and_then(Root::again).map_err(fail)?;
-        let opened = root.open_below(there.relative, OFlag::O_PATH, Mode::empty());
-        let opened = opened.map_err(of_target)?;
+        let root = here.root()?.again().at(link)?;
+        let opened = root.open_below(there.relative, OFlag::O_PATH);
+        let opened = opened.at(target)?;
         if !matches!(
-            kind(&fstat(&opened).map_err(of_target)?),
+            kind(&fstat(&opened).at(target)?),
             Kind::File | Kind::Directory
         ) {
-            return Err(Error::new(ErrorKind::NotAFile, target.as_bytes()));
+            return Err(ErrorKind::NotAFile.at(target));
         }
-        let place = root.place(here.relative).map_err(fail)?;
+        let place = root.place(here.relative).at(link)?;
         let written = written(&root, &opened, &place)
-            .map_err(of_target)?
-            .ok_or_else(|| Error::new(ErrorKind::Reserved, target.as_bytes()))?;
-        symlinkat(&written, &place.directory, place.name.as_slice()).map_err(fail)?;
-        if self.durable {
-            let order = Order::of(place.directory.as_fd());
-            after_change(order, place.directory.as_fd()).map_err(fail)?;
-        }
-        Ok(())
+            .at(target)?
+            .ok_or_else(|| ErrorKind::Reserved.at(target))?;
+        symlinkat(&written, &place.directory, place.name.as_slice()).at(link)?;
+        let order = Order::of(place.directory.as_fd(), self.durable);
+        order.after_change(&place.directory).at(link)
     }
 }
 
@@ -69,7 +64,7 @@ impl View {
 /// `ENOENT` for what is not below the root, or was moved in this moment; that of readlink(2).
 fn written(root: &Root, target: &OwnedFd, place: &Place) -> Result<Option<PathBuf>, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-    let top = position(&root.open_below(b"", flags, Mode::empty())?)?;
+    let top = position(&root.open_below(b"", flags)?)?;
     let below = |fd: &OwnedFd| -> Result<PathBuf, Errno> {
         let position = position(fd)?;
         let below = position.strip_prefix(&top).map_err(|_| Errno::ENOENT)?;
@@ -85,7 +80,7 @@ fn written(root: &Root, target: &OwnedFd, place: &Place) -> Result<Option<PathBu
     }
     // A position is a name that was true for a moment.
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
-    let again = root.open_below(target_below.as_os_str().as_bytes(), flags, Mode::empty())?;
+    let again = root.open_below(target_below.as_os_str().as_bytes(), flags)?;
     let (again, target) = (fstat(again)?, fstat(target)?);
     if !is_same_file(&again, &target) {
         return Err(Errno::ENOENT);

@@ -11,7 +11,7 @@ use nix::fcntl::readlinkat;
 use crate::storage::disk::entries::Entries;
 use crate::storage::disk::metadata::Kind;
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
-use crate::storage::error::Error;
+use crate::storage::error::{At, Error};
 use crate::storage::metadata::{Asked, Metadata, look};
 use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permissions;
@@ -100,8 +100,7 @@ impl Listing {
             hold(&mut listing.bytes, &mut held, name, Some(Kind::Directory));
         }
         while held.len() < SORTED_UP_TO {
-            let read = listing.read_name();
-            match read.map_err(|errno| Error::from_errno(errno, path.as_bytes()))? {
+            match listing.read_name().at(path)? {
                 Some(kind) => hold(&mut listing.bytes, &mut held, &listing.name, kind),
                 None => {
                     let name = |held: &Held| &listing.bytes[held.from..held.to];
@@ -168,7 +167,7 @@ impl Listing {
                 Err(errno) => {
                     // The directory cannot be read on: say so once.
                     (self.directory, self.rest) = (None, None);
-                    return Some(Err(Error::from_errno(errno, self.path.as_bytes())));
+                    return Some(Err(errno.at(&self.path)));
                 }
             };
             if let Some(metadata) = self.folders.get(&self.name) {
@@ -179,7 +178,7 @@ impl Listing {
                 Err(Errno::ENOENT) => {}
                 Err(errno) => {
                     // One entry that cannot be looked at (a dead network mount) must not hide the others.
-                    let error = Error::from_errno(errno, &self.name);
+                    let error = errno.at(&self.name);
                     log::warn!("a listing leaves out an entry: {error}");
                 }
             }

@@ -60,11 +60,6 @@ impl Metadata {
 
     /// A directory that exists only because a folder lies below it.
     pub fn of_synthetic_directory(configured: Permissions) -> Self {
-        let permissions = if configured.contains(Permission::List) {
-            Permissions::NONE.with(Permission::List)
-        } else {
-            Permissions::NONE
-        };
         Self {
             kind: Kind::Directory,
             size: 0,
@@ -76,7 +71,7 @@ impl Metadata {
             device: 0,
             inode: 0,
             created: None,
-            permissions,
+            permissions: configured.and(Permissions::NONE.with(Permission::List)),
         }
     }
 }

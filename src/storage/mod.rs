@@ -8,7 +8,6 @@
 //! | `metadata` | facts of a file, and what kernel and configuration allow on it |
 //! | `listing` | the entries of a directory |
 //! | `link` | symbolic links that users make |
-//! | `duplicate` | copies of files within the server |
 //! | `path` | paths as a client sees them |
 //! | `permissions` | what a user may do |
 //! | `rules` | what holds in a root or folder: how uploads are made, what is kept |
@@ -21,7 +20,6 @@
 //! | `fuzzing` | doors for the fuzz targets |
 mod change;
 mod disk;
-mod duplicate;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -39,12 +37,11 @@ mod upload;
 mod view;
 
 pub use disk::acl::Modes;
-pub use disk::clock::{Moment, is_set as clock_is_set, settling};
+pub use disk::clock::{Moment, SET_SINCE, is_set as clock_is_set, settling, since_boot};
 pub use disk::metadata::{Kind, forget_identity};
 pub use disk::mount::is_mounted;
 pub use disk::owners::{group_id, group_name, user_name};
 pub use disk::writers::Holder;
-pub use duplicate::Copying;
 pub use error::{Error, ErrorKind};
 pub use integrity::record::{LastUpload, Uploaded, uploaded};
 pub use integrity::verify::{Checked, Told, count_checksums, verify};
@@ -60,6 +57,7 @@ pub use quota::meter::Metered;
 pub use retention::doubt::{Clock, believed, establish};
 pub use retention::prune::{Fate, Pruned, Pruning, prune};
 pub use rules::{Expiry, Quota, Room, Rules, Uploads, Usage};
+pub use upload::copy::Copying;
 pub use upload::sweep::{Partials, count_partials, remove_old_partials};
 pub use upload::{How, Stored, Upload};
 pub use view::{Download, FolderSpec, View, ViewSpec};

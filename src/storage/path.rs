@@ -1,6 +1,6 @@
 //! Paths as a client sees them.
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 
 /// The longest name that Linux file systems take, in bytes (`NAME_MAX`).
 const LONGEST_NAME: usize = 255;
@@ -11,6 +11,18 @@ const LONGEST_PATH: usize = 4095;
 /// component and no NUL; a component is at most 255 bytes long, the whole at most 4095.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VirtualPath(Vec<u8>);
+
+impl Default for VirtualPath {
+    fn default() -> Self {
+        Self::root()
+    }
+}
+
+impl AsRef<[u8]> for VirtualPath {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 impl VirtualPath {
     pub fn root() -> Self {
@@ -44,14 +56,14 @@ impl VirtualPath {
     /// `BadName` for what cannot be one, `NameTooLong`, `Reserved`.
     pub fn join_name(&self, name: &[u8]) -> Result<Self, Error> {
         if matches!(name, b"" | b"." | b"..") || name.contains(&0) || name.contains(&b'/') {
-            return Err(Error::new(ErrorKind::BadName, name));
+            return Err(ErrorKind::BadName.at(name));
         }
         // Whether the old versions can be seen depends on where they are.
         if is_reserved(name) && name != VERSIONS {
-            return Err(Error::new(ErrorKind::Reserved, name));
+            return Err(ErrorKind::Reserved.at(name));
         }
         if !self.has_room_for(name) {
-            return Err(Error::new(ErrorKind::NameTooLong, name));
+            return Err(ErrorKind::NameTooLong.at(name));
         }
         let mut path = Vec::with_capacity(self.0.len() + 1 + name.len());
         path.extend_from_slice(&self.0);

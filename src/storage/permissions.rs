@@ -99,6 +99,11 @@ impl Permissions {
         Self(self.0 & !(1 << permission as u16))
     }
 
+    /// What is in both.
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// The names of all that it holds.
     pub fn names(self) -> Vec<&'static str> {
         Permission::ALL

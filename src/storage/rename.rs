@@ -1,26 +1,24 @@
 //! Moving names, with all that has a say in it: locks, old versions, quotas.
 use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, renameat};
-use nix::sys::stat::{FileStat, fstatat};
+use nix::fcntl::renameat;
+use nix::sys::stat::FileStat;
 
-use crate::storage::change::Named;
-use crate::storage::disk::durable::{Order, after_change, sync_directory};
+use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
-use crate::storage::disk::names::{HeldName, rename_to_new};
-use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::names::{self, HeldName, rename_to_new};
+use crate::storage::disk::root::Place;
 use crate::storage::disk::walk::Missed;
 use crate::storage::disk::writers::Doomed;
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permission;
 use crate::storage::quota::counts;
 use crate::storage::quota::meter::Meter;
-use crate::storage::retention::versions::{Copied, Made};
+use crate::storage::retention::versions::{Copied, Versions};
 use crate::storage::retention::{fresh, lock};
-use crate::storage::rules::Rules;
-use crate::storage::view::View;
+use crate::storage::view::{Located, View};
 
 impl View {
     /// Renames; what has the new name is replaced where the user may overwrite, and never otherwise. Durable: clients
@@ -35,199 +33,164 @@ impl View {
         );
         for path in [from, to] {
             if self.leads_to_folder(path) {
-                return Err(Error::new(ErrorKind::IsAFolder, path.as_bytes()));
+                return Err(ErrorKind::IsAFolder.at(path));
             }
         }
         if source.folder != target.folder {
-            return Err(Error::new(ErrorKind::CrossesFolders, to.as_bytes()));
+            return Err(ErrorKind::CrossesFolders.at(to));
         }
-        let fail = |errno| Error::from_errno(errno, to.as_bytes());
-        let of_source = |errno| Error::from_errno(errno, from.as_bytes());
-        let root = source.root.map_err(of_source)?;
-        let old = root.place(source.relative).map_err(of_source)?;
-        let new = root.place(target.relative).map_err(fail)?;
         let renaming = Renaming {
             view: self,
-            root,
-            rules: source.rules,
-            from: (from, source.relative, &old),
-            to: (to, target.relative, &new),
+            lock: source.rules.lock,
+            versions: self.versions(&target).at(to)?,
             may_replace: target.permissions.contains(Permission::Overwrite),
+            from: End::new(source)?,
+            to: End::new(target)?,
         };
         renaming.run()?;
-        for place in [&old, &new] {
+        let [old, new] = [&renaming.from.place, &renaming.to.place];
+        for place in [old, new] {
             self.discard_partial(place);
             self.told.set(place, None);
         }
-        if self.durable {
-            let order = Order::of(new.directory.as_fd());
-            after_change(order, new.directory.as_fd()).map_err(fail)?;
-            if order == Order::Each {
-                sync_directory(old.directory.as_fd()).map_err(fail)?;
-            }
-        }
-        Ok(())
+        let order = Order::of(new.directory.as_fd(), self.durable);
+        order.after_change(&new.directory).at(to)?;
+        order.names_apart(&old.directory).at(to)
     }
 }
 
-/// One rename, with all that has a say in it: locks, versions, quota. Each end is the path, where that is below the root, and
-/// the directory with the name.
+/// One of the two names.
+struct End<'a> {
+    at: Located<'a>,
+    place: Place,
+}
+
+impl<'a> End<'a> {
+    fn new(at: Located<'a>) -> Result<Self, Error> {
+        let place = at.place()?;
+        Ok(Self { at, place })
+    }
+
+    fn stat(&self) -> Result<FileStat, Error> {
+        names::stat(&self.place.directory, &self.place.name).at(self.at.path)
+    }
+}
+
+/// One rename, with all that has a say in it: locks, versions, quota.
 struct Renaming<'a> {
     view: &'a View,
-    root: &'a Root,
-    rules: &'a Rules,
-    from: (&'a VirtualPath, &'a [u8], &'a Place),
-    to: (&'a VirtualPath, &'a [u8], &'a Place),
+    lock: Option<Duration>,
+    versions: Option<Versions>,
+    from: End<'a>,
+    to: End<'a>,
     may_replace: bool,
 }
 
 impl Renaming<'_> {
     fn run(&self) -> Result<(), Error> {
-        let (from, to) = (self.from.2, self.to.2);
-        let meters = [from, to].map(|place| self.view.metered.meter(place.directory.as_fd()));
-        let is_plain = self.rules.lock.is_none()
-            && self.rules.versions == 0
-            && meters.iter().all(Option::is_none);
-        if is_plain {
-            let _held = self.hold_names()?;
-            return self.rename();
-        }
-        if self.rules.lock.is_some() {
+        let Self { from, to, view, .. } = self;
+        let [here, there] = [from, to].map(|end| view.metered.meter(&end.place.directory));
+        if self.lock.is_some() {
             // Outside the lock on names: a directory may hold much.
-            let inside = kind(&self.stat(from, self.from.0)?) == Kind::Directory;
-            if inside {
-                let path = self.from.0.as_bytes();
-                lock::check_tree(self.root, self.from.1, self.rules.lock, path)?;
+            if kind(&from.stat()?) == Kind::Directory {
+                let (root, path) = (from.at.root()?, from.at.path.as_bytes());
+                lock::check_tree(root, from.at.relative, self.lock, path)?;
             }
         }
-        let moved = self.counted_elsewhere(&meters)?;
+        let moved = match here.counts_as(&there) {
+            true => None,
+            false => self.size()?,
+        };
         let mut copied = None;
         loop {
             let held = self.hold_names()?;
-            if self.try_once(&meters, moved, copied.take())? {
+            if self.try_once([&here, &there], moved, copied.take())? {
                 return Ok(());
             }
             drop(held);
-            let copy = self.view.copy_of(self.target(), self.rules);
-            copied = Some(copy.map_err(|errno| self.failed(errno))?);
+            if let Some(versions) = &self.versions {
+                let copy = versions.copy_of(to.place.directory.as_fd(), &to.place.name);
+                copied = copy.at(to.at.path)?;
+            }
         }
     }
 
     /// False where the file that is replaced has to be copied first, to become an old version.
     fn try_once(
         &self,
-        meters: &[Option<Meter>; 2],
+        [here, there]: [&Meter; 2],
         moved: Option<(u64, u64)>,
         copied: Option<Copied>,
     ) -> Result<bool, Error> {
-        let (from, to) = (self.from.2, self.to.2);
-        let source = self.stat(from, self.from.0)?;
+        let (from, to) = (&self.from, &self.to);
+        let (directory, name) = (to.place.directory.as_fd(), &to.place.name);
+        let source = from.stat()?;
         if !self.view.has_just_stored(&source) {
-            lock::check(&source, self.rules.lock, self.from.0.as_bytes())?;
+            lock::check(&source, self.lock, from.at.path.as_bytes())?;
         }
-        let target = self.stat(to, self.to.0).ok();
+        let target = to.stat().ok();
         let is_same = |target: &FileStat| is_same_file(target, &source);
         let target = target.filter(|target| kind(target) != Kind::Directory && !is_same(target));
         if let Some(target) = &target {
-            lock::check(target, self.rules.lock, self.to.0.as_bytes())?;
+            lock::check(target, self.lock, to.at.path.as_bytes())?;
         }
         let old = target.filter(|target| kind(target) == Kind::File && self.may_replace);
-        let version = match old {
-            Some(old) if self.rules.versions > 0 => {
-                let made = match copied {
-                    Some(copied) => copied.of_unchanged(&old),
-                    None => (self.view.versions(self.target(), self.rules))
-                        .and_then(|versions| versions.link(to.directory.as_fd(), &to.name)),
-                };
-                match made.map_err(|errno| self.failed(errno))? {
-                    Made::Version(version) => Some(version),
-                    Made::NeedsCopy => return Ok(false),
+        let version = match (&old, &self.versions) {
+            (Some(old), Some(versions)) => {
+                let made = versions.make(directory, name, old, copied);
+                match made.at(self.to.at.path)? {
+                    None => return Ok(false),
+                    version => version,
                 }
             }
             _ => None,
         };
-        let [here, there] = meters;
-        if let (Some(there), Some((bytes, files))) = (there, moved) {
+        if let Some((bytes, files)) = moved {
             // What is moved within the user's own does not come on top.
-            let credit = if here.is_some() {
+            let credit = if here.counts() {
                 (bytes, files)
             } else {
                 (0, 0)
             };
-            let grown = there.grow(bytes, files, credit);
-            grown.map_err(|kind| Error::new(kind, self.to.0.as_bytes()))?;
+            there.grow(bytes, files, credit).at(self.to.at.path)?;
         }
-        let doomed = old.and_then(|_| Doomed::open(to.directory.as_fd(), &to.name).ok());
+        let doomed = old.and_then(|_| Doomed::open(directory, name).ok());
         let done = self.rename();
         if let Some((bytes, files)) = moved {
             // Taken from where it was, or given back where it did not come.
             let meter = if done.is_ok() { here } else { there };
-            if let Some(meter) = meter {
-                meter.went(bytes, files);
-            }
+            meter.went(bytes, files);
         }
         done?;
-        if let Ok(renamed) = self.stat(to, self.to.0) {
-            fresh::renew(self.view.account(), &source, &renamed);
+        if let Ok(renamed) = to.stat() {
+            let account = self.view.account();
+            fresh::table().renew(account, &source, &renamed, Instant::now());
         }
-        let gone = match version {
-            Some(version) => version.stand(),
-            None => doomed.into_iter().collect(),
-        };
-        if let Some(there) = there {
-            for doomed in gone {
-                there.lost(doomed);
-            }
+        match (version, doomed) {
+            (Some(version), _) => version.stand(there),
+            (None, Some(doomed)) => there.lost(doomed),
+            (None, None) => {}
         }
         Ok(true)
     }
 
-    /// What is replaced.
-    fn target(&self) -> Named<'_> {
-        let (_, relative, place) = self.to;
-        Named {
-            root: self.root,
-            relative,
-            directory: place.directory.as_fd(),
-            name: &place.name,
-        }
-    }
-
-    fn failed(&self, errno: Errno) -> Error {
-        Error::from_errno(errno, self.to.0.as_bytes())
-    }
-
     fn hold_names(&self) -> Result<(HeldName, Option<HeldName>), Error> {
-        let [from, to] = [self.from.2, self.to.2].map(|place| (&place.directory, &*place.name));
-        HeldName::of_two(from, to).map_err(|errno| self.failed(errno))
+        let [from, to] = [&self.from.place, &self.to.place].map(|at| (&at.directory, &*at.name));
+        HeldName::of_two(from, to).at(self.to.at.path)
     }
 
-    fn stat(&self, place: &Place, path: &VirtualPath) -> Result<FileStat, Error> {
-        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        fstatat(&place.directory, place.name.as_slice(), flags)
-            .map_err(|errno| Error::from_errno(errno, path.as_bytes()))
-    }
-
-    /// Bytes and files that are counted in other areas afterwards; None where that is the same.
-    fn counted_elsewhere(&self, meters: &[Option<Meter>; 2]) -> Result<Option<(u64, u64)>, Error> {
-        let same = match meters {
-            [None, None] => true,
-            [Some(one), Some(other)] => one.counts_as(other),
-            _ => false,
-        };
-        if same {
-            return Ok(None);
-        }
-        let fail = |errno| Error::from_errno(errno, self.from.0.as_bytes());
-        let stat = self.stat(self.from.2, self.from.0)?;
+    /// Bytes and files that are moved.
+    fn size(&self) -> Result<Option<(u64, u64)>, Error> {
+        let at = &self.from.at;
+        let stat = self.from.stat()?;
         match kind(&stat) {
             Kind::File => Ok(Some((size_of(&stat), 1))),
             Kind::Directory => {
                 let mut unread = None;
                 let mut missed = |missed: Missed<'_>| unread = Some(missed.errno);
-                let usage = counts::count_below(self.root, self.from.1, &mut missed);
-                match (usage.map_err(fail)?, unread) {
-                    (_, Some(errno)) => Err(fail(errno)),
+                let usage = counts::count_below(at.root()?, at.relative, &mut missed);
+                match (usage.at(at.path)?, unread) {
+                    (_, Some(errno)) => Err(errno.at(at.path)),
                     (usage, None) => Ok(Some((usage.bytes, usage.files))),
                 }
             }
@@ -236,7 +199,7 @@ impl Renaming<'_> {
     }
 
     fn rename(&self) -> Result<(), Error> {
-        let (from, to) = (self.from.2, self.to.2);
+        let (from, to) = (&self.from.place, &self.to.place);
         let (old, new) = (from.name.as_slice(), to.name.as_slice());
         let (here, there) = (&from.directory, &to.directory);
         let renamed = if self.may_replace {
@@ -244,6 +207,6 @@ impl Renaming<'_> {
         } else {
             rename_to_new(here, old, there, new)
         };
-        renamed.map_err(|errno| self.failed(errno))
+        renamed.at(self.to.at.path)
     }
 }

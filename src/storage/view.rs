@@ -1,8 +1,9 @@
 //! Files as one user may see them: a root, and folders of the host shown at paths below. Front ends speak to this and
 //! to nothing below it.
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -10,17 +11,17 @@ use std::time::UNIX_EPOCH;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, readlinkat};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::{FileStat, fstat};
 use nix::sys::statvfs::fstatvfs;
 
 use crate::storage::disk::acl::Modes;
 use crate::storage::disk::metadata::{Kind, is_writable_directory, kind, size_of};
 use crate::storage::disk::mount::is_mounted;
 use crate::storage::disk::reserved::VERSIONS;
-use crate::storage::disk::root::position;
-use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::root::{Place, Root, position, split};
+use crate::storage::disk::walk::below;
 use crate::storage::disk::writers::Holder;
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::record;
 use crate::storage::listing::{Links, Listing};
 use crate::storage::metadata::{Asked, Metadata, look};
@@ -84,8 +85,7 @@ pub struct Download {
 /// The files of one session.
 #[derive(Debug)]
 pub struct View {
-    root: Root,
-    rules: Rules,
+    /// The first one is the user's root, at `/`.
     folders: Vec<Folder>,
     pub(super) modes: Modes,
     pub(super) durable: bool,
@@ -97,12 +97,19 @@ pub struct View {
     pub(super) told: Told,
 }
 
-/// A folder is opened when it is first needed: a disk that is missing at login may come later, and must not keep
-/// anybody out meanwhile.
+/// A folder other than the user's root is opened when it is first needed: a disk that is missing at login may come later, and
+/// must not keep anybody out meanwhile.
 #[derive(Debug)]
 struct Folder {
     spec: FolderSpec,
     opened: OnceLock<Root>,
+}
+
+impl From<FolderSpec> for Folder {
+    fn from(spec: FolderSpec) -> Self {
+        let opened = OnceLock::new();
+        Self { spec, opened }
+    }
 }
 
 impl Folder {
@@ -124,23 +131,33 @@ impl Folder {
 }
 
 /// Where a virtual path lies.
+#[derive(Clone, Copy)]
 pub(super) struct Located<'a> {
-    /// None: in the user's root. Two paths with the same number lie in the same folder.
-    pub folder: Option<usize>,
+    pub path: &'a VirtualPath,
+    /// Two paths with the same number lie in the same folder.
+    pub folder: usize,
     pub root: Result<&'a Root, Errno>,
     pub relative: &'a [u8],
     pub permissions: Permissions,
     pub rules: &'a Rules,
 }
 
-impl Located<'_> {
-    /// Old versions can be looked at where that is wanted, and never be changed.
-    fn permissions_of_versions(&self) -> Permissions {
-        let seeing = [Permission::List, Permission::Download].into_iter();
-        let shown = seeing.filter(|&permission| {
-            self.rules.show_versions && self.permissions.contains(permission)
-        });
-        shown.fold(Permissions::NONE, Permissions::with)
+impl<'a> Located<'a> {
+    pub fn root(&self) -> Result<&'a Root, Error> {
+        self.root.at(self.path)
+    }
+
+    /// The directory with the last name.
+    pub fn place(&self) -> Result<Place, Error> {
+        self.root()?.place(self.relative).at(self.path)
+    }
+
+    pub fn open(&self, flags: OFlag) -> Result<OwnedFd, Errno> {
+        self.root?.open_below(self.relative, flags)
+    }
+
+    pub fn stat(&self, follow: bool) -> Result<FileStat, Errno> {
+        self.root?.stat(self.relative, follow)
     }
 }
 
@@ -155,22 +172,19 @@ impl View {
     /// When the root cannot be opened. A folder that cannot is found out about when it is entered, and so is a root whose disk
     /// must be mounted and is not.
     pub fn open(spec: &ViewSpec) -> Result<Self, Error> {
-        let root = Root::open_or_guard(&spec.root, spec.rules.require_mount)
-            .map_err(|errno| Error::from_errno(errno, b"/"))?;
+        let root = Root::open_or_guard(&spec.root, spec.rules.require_mount).at(b"/")?;
         if root.is_confined() {
-            return Err(Error::new(ErrorKind::Confined, b"/"));
+            return Err(ErrorKind::Confined.at(b"/"));
         }
-        let folders = spec
-            .folders
-            .iter()
-            .map(|spec| Folder {
-                spec: spec.clone(),
-                opened: OnceLock::new(),
-            })
-            .collect();
-        Ok(Self {
-            root,
+        let first = FolderSpec {
+            path: VirtualPath::root(),
+            root: spec.root.clone(),
             rules: spec.rules,
+        };
+        let mut folders = vec![Folder::from(first)];
+        folders[0].opened = root.into();
+        folders.extend(spec.folders.iter().cloned().map(Folder::from));
+        Ok(Self {
             folders,
             modes: spec.modes,
             durable: spec.durable,
@@ -195,34 +209,28 @@ impl View {
 
     // ---- where things are
 
-    /// The longest folder that the path lies in, or else the root.
+    /// The longest folder that the path lies in.
     pub(super) fn locate<'a>(&'a self, path: &'a VirtualPath) -> Located<'a> {
-        let inside = self
-            .folders
-            .iter()
-            .enumerate()
-            .filter_map(|(index, folder)| {
-                path.below(&folder.spec.path)
-                    .map(|relative| (index, folder, relative))
-            });
-        let mut located = match inside.min_by_key(|(_, _, relative)| relative.len()) {
-            Some((index, folder, relative)) => Located {
-                folder: Some(index),
-                root: folder.root(),
-                relative,
-                permissions: folder.spec.rules.permissions,
-                rules: &folder.spec.rules,
-            },
-            None => Located {
-                folder: None,
-                root: Ok(&self.root),
-                relative: &path.as_bytes()[1..],
-                permissions: self.rules.permissions,
-                rules: &self.rules,
-            },
+        let way_to = |(index, folder): (usize, &'a Folder)| {
+            Some((index, folder, path.below(&folder.spec.path)?))
         };
-        if is_old_version(located.relative) {
-            located.permissions = located.permissions_of_versions();
+        let inside = self.folders.iter().enumerate().rev().filter_map(way_to);
+        let nearest = inside.min_by_key(|(_, _, relative)| relative.len());
+        let (index, folder, relative) = nearest.expect("every path lies in the root");
+        let mut located = Located {
+            path,
+            folder: index,
+            root: folder.root(),
+            relative,
+            permissions: folder.spec.rules.permissions,
+            rules: &folder.spec.rules,
+        };
+        if is_old_version(relative) {
+            // Those can be looked at where that is wanted, and never be changed.
+            located.permissions = match located.rules.show_versions {
+                true => located.permissions.and(Permissions::READ_ONLY),
+                false => Permissions::NONE,
+            };
         }
         located
     }
@@ -262,13 +270,9 @@ impl View {
         permission: Permission,
     ) -> Result<Located<'a>, Error> {
         let located = self.locate(path);
-        if located.permissions.contains(permission) {
-            Ok(located)
-        } else {
-            Err(Error::new(
-                ErrorKind::NotPermitted(permission),
-                path.as_bytes(),
-            ))
+        match located.permissions.contains(permission) {
+            true => Ok(located),
+            false => Err(ErrorKind::NotPermitted(permission).at(path)),
         }
     }
 
@@ -277,21 +281,16 @@ impl View {
     }
 
     pub fn permits_anywhere(&self, permission: Permission) -> bool {
-        let mut folders = self
-            .folders
-            .iter()
-            .map(|folder| folder.spec.rules.permissions);
-        self.rules.permissions.contains(permission)
-            || folders.any(|permissions| permissions.contains(permission))
+        let mut rules = self.folders.iter().map(|folder| &folder.spec.rules);
+        rules.any(|rules| rules.permissions.contains(permission))
     }
 
     /// Where the path lies on the host, for logs.
     pub fn host_path(&self, path: &VirtualPath) -> PathBuf {
         let located = self.locate(path);
-        match (located.folder, located.root) {
-            (_, Ok(root)) => root.host_path(located.relative),
-            (Some(index), Err(_)) => self.folders[index].spec.root.clone(),
-            (None, Err(_)) => self.root.host_path(b""),
+        match located.root {
+            Ok(root) => root.host_path(located.relative),
+            Err(_) => self.folders[located.folder].spec.root.clone(),
         }
     }
 
@@ -300,19 +299,15 @@ impl View {
     pub fn real_path(&self, path: &VirtualPath) -> PathBuf {
         let located = self.locate(path);
         let open = |relative: &[u8]| {
-            let root = located.root.as_ref().map_err(|errno| *errno)?;
-            let opened = root.open_below(relative, OFlag::O_PATH, Mode::empty())?;
+            let opened = located.root?.open_below(relative, OFlag::O_PATH)?;
             match fstat(&opened)?.st_nlink {
                 0 => Err(Errno::ENOENT),
                 _ => position(&opened),
             }
         };
         let of_directory = || {
-            let slash = located.relative.iter().rposition(|&byte| byte == b'/');
-            let (directory, name) = located.relative.split_at(slash.unwrap_or(0));
-            let name = name.strip_prefix(b"/").unwrap_or(name);
-            let directory = open(directory)?;
-            Ok::<_, Errno>(directory.join(std::ffi::OsStr::from_bytes(name)))
+            let (directory, name) = split(located.relative);
+            open(directory).map(|directory| directory.join(OsStr::from_bytes(name)))
         };
         let found = open(located.relative).or_else(|_| of_directory());
         found.unwrap_or_else(|_| self.host_path(path))
@@ -320,18 +315,13 @@ impl View {
 
     /// Whether the path is the root, or a folder is shown there or below it: what stays where it is.
     pub(super) fn leads_to_folder(&self, path: &VirtualPath) -> bool {
-        let is_here = |folder: &Folder| folder.spec.path.below(path).is_some();
-        path.file_name().is_none() || self.folders.iter().any(is_here)
+        let mut folders = self.folders.iter();
+        folders.any(|folder| folder.spec.path.below(path).is_some())
     }
 
     pub(super) fn is_above_folder(&self, path: &VirtualPath) -> bool {
-        self.folders.iter().any(|folder| {
-            folder
-                .spec
-                .path
-                .below(path)
-                .is_some_and(|below| !below.is_empty())
-        })
+        let mut below = (self.folders.iter()).filter_map(|folder| folder.spec.path.below(path));
+        below.any(|below| !below.is_empty())
     }
 
     // ---- looking
@@ -349,7 +339,7 @@ impl View {
     /// # Errors
     /// As [`View::metadata`].
     pub fn metadata_or_partial(&self, path: &VirtualPath) -> Result<Metadata, Error> {
-        self.metadata_to_tell(path, &|_, _| ())
+        self.metadata_to_tell(path, false)
     }
 
     /// The same, for a client that is told the length: what it appends begins there.
@@ -357,35 +347,30 @@ impl View {
     /// # Errors
     /// As [`View::metadata`].
     pub fn metadata_with_length(&self, path: &VirtualPath) -> Result<Metadata, Error> {
-        self.metadata_to_tell(path, &|place, length| self.told.set(place, length))
+        self.metadata_to_tell(path, true)
     }
 
-    fn metadata_to_tell(
-        &self,
-        path: &VirtualPath,
-        tell: &dyn Fn(&Place, Option<u64>),
-    ) -> Result<Metadata, Error> {
+    fn metadata_to_tell(&self, path: &VirtualPath, tells: bool) -> Result<Metadata, Error> {
         let located = self.locate(path);
-        let place = || {
-            let root = located.root.as_ref().ok()?;
-            root.place(located.relative).ok()
-        };
         let error = match self.metadata(path) {
             Err(error) if error.kind == ErrorKind::NotFound => error,
             other => {
-                if let Some(place) = (!self.told.is_empty()).then(place).flatten() {
-                    tell(&place, None);
+                if tells
+                    && !self.told.is_empty()
+                    && let Ok(place) = located.place()
+                {
+                    self.told.set(&place, None);
                 }
                 return other;
             }
         };
-        let Some(place) = place() else {
+        let Ok(place) = located.place() else {
             return Err(error);
         };
         let name = partial::name_of(self.account(), &place.name);
         let left = partial::told(place.directory.as_fd(), &name);
-        if left.is_some() || !self.told.is_empty() {
-            tell(&place, left.as_ref().map(size_of));
+        if tells && (left.is_some() || !self.told.is_empty()) {
+            self.told.set(&place, left.as_ref().map(size_of));
         }
         let left = left.ok_or(error)?;
         Ok(Metadata::new(&left, located.permissions, false))
@@ -401,35 +386,20 @@ impl View {
 
     fn look(&self, path: &VirtualPath, follow: bool) -> Result<Metadata, Error> {
         let located = self.locate(path);
-        let seeing = [Permission::List, Permission::Download, Permission::Upload];
-        if !seeing
-            .into_iter()
-            .any(|permission| located.permissions.contains(permission))
-        {
-            return Err(Error::new(
-                ErrorKind::NotPermitted(Permission::List),
-                path.as_bytes(),
-            ));
+        let seeing = Permissions::READ_ONLY.with(Permission::Upload);
+        if located.permissions.and(seeing) == Permissions::NONE {
+            return Err(ErrorKind::NotPermitted(Permission::List).at(path));
         }
-        let stat = located
-            .root
-            .and_then(|root| root.stat(located.relative, follow));
-        match stat {
+        match located.stat(follow) {
             Ok(stat) => {
                 // A root and a folder stay where they are, whatever the directory above allows.
-                let parent_writable = match (
-                    located.root,
-                    self.leads_to_folder(path) || located.relative.is_empty(),
-                ) {
-                    (Ok(root), false) => parent_is_writable(root, located.relative),
-                    _ => false,
-                };
+                let parent_writable = !self.leads_to_folder(path) && parent_is_writable(&located);
                 Ok(Metadata::new(&stat, located.permissions, parent_writable))
             }
             Err(Errno::ENOENT | Errno::ENOTDIR) if self.is_above_folder(path) => {
                 Ok(Metadata::of_synthetic_directory(located.permissions))
             }
-            Err(errno) => Err(Error::from_errno(errno, path.as_bytes())),
+            Err(errno) => Err(errno.at(path)),
         }
     }
 
@@ -444,12 +414,9 @@ impl View {
         is_writable: bool,
     ) -> Result<Metadata, Error> {
         let located = self.locate(path);
-        let look = |root: &Root| {
-            let opened = root.open_below(located.relative, OFlag::O_PATH, Mode::empty())?;
-            look(opened.as_fd(), b"", asked)
-        };
-        let found = located.root.and_then(look);
-        let (stat, created) = found.map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
+        let opened = located.open(OFlag::O_PATH);
+        let found = opened.and_then(|opened| look(opened.as_fd(), b"", asked));
+        let (stat, created) = found.at(path)?;
         let metadata = Metadata::new(&stat, located.permissions, is_writable);
         Ok(Metadata {
             created,
@@ -459,23 +426,14 @@ impl View {
 
     /// Where a link leads, as it is written.
     pub fn link_target(&self, path: &VirtualPath) -> Option<Vec<u8>> {
-        let located = self.locate(path);
-        let place = located.root.ok()?.place(located.relative).ok()?;
-        Some(
-            readlinkat(&place.directory, place.name.as_slice())
-                .ok()?
-                .into_vec(),
-        )
+        let Place { directory, name } = self.locate(path).place().ok()?;
+        let target = readlinkat(&directory, name.as_slice()).ok()?;
+        Some(target.into_vec())
     }
 
     /// When it was created, in seconds since 1970, where the file system knows.
     pub fn created(&self, path: &VirtualPath) -> Option<i64> {
-        let located = self.locate(path);
-        let fd = located
-            .root
-            .ok()?
-            .open_below(located.relative, OFlag::O_PATH, Mode::empty())
-            .ok()?;
+        let fd = self.locate(path).open(OFlag::O_PATH).ok()?;
         let created = File::from(fd).metadata().ok()?.created().ok()?;
         i64::try_from(created.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
     }
@@ -487,19 +445,16 @@ impl View {
     pub fn check_directory(&self, path: &VirtualPath) -> Result<(), Error> {
         let metadata = self.metadata(path)?;
         if metadata.kind != Kind::Directory {
-            return Err(Error::new(ErrorKind::NotADirectory, path.as_bytes()));
+            return Err(ErrorKind::NotADirectory.at(path));
         }
         if metadata.device != 0 {
             // Only entering tells whether the kernel allows to enter.
             let located = self.locate(path);
-            let inside = [located.relative, b"/."].concat();
-            let inside = if located.relative.is_empty() {
-                b"."
-            } else {
-                inside.as_slice()
+            let inside = Located {
+                relative: &below(located.relative, b"."),
+                ..located
             };
-            let entered = located.root.and_then(|root| root.stat(inside, true));
-            entered.map_err(|errno| Error::from_errno(errno, path.as_bytes()))?;
+            inside.stat(true).at(path)?;
         }
         Ok(())
     }
@@ -512,20 +467,13 @@ impl View {
         let located = self.permitted(path, Permission::List)?;
         let folders = self.folders_in(path);
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
-        let opened = located
-            .root
-            .and_then(|root| root.open_below(located.relative, flags, Mode::empty()));
-        let directory = match opened {
+        let directory = match located.open(flags) {
             Ok(directory) => Some(directory),
             Err(Errno::ENOENT | Errno::ENOTDIR) if self.is_above_folder(path) => None,
-            Err(errno) => return Err(Error::from_errno(errno, path.as_bytes())),
+            Err(errno) => return Err(errno.at(path)),
         };
-        let writable = match &directory {
-            Some(directory) if asked.contains(Asked::PERMISSIONS) => {
-                fstat(directory).is_ok_and(|stat| is_writable_directory(&stat))
-            }
-            _ => false,
-        };
+        let writable =
+            asked.contains(Asked::PERMISSIONS) && directory.as_ref().is_some_and(is_writable);
         let shows_versions = located.rules.show_versions && located.relative.is_empty();
         Listing::new(
             directory,
@@ -541,13 +489,10 @@ impl View {
     fn folders_in(&self, directory: &VirtualPath) -> BTreeMap<Vec<u8>, Metadata> {
         let mut found = BTreeMap::new();
         for folder in &self.folders {
-            let below = folder
-                .spec
-                .path
-                .below(directory)
-                .filter(|below| !below.is_empty());
-            let name = below.and_then(|below| below.split(|&byte| byte == b'/').next());
-            let Some((name, Ok(path))) = name.map(|name| (name, directory.join_name(name))) else {
+            let below = folder.spec.path.below(directory).unwrap_or_default();
+            let name = below.split(|&byte| byte == b'/').next().unwrap_or_default();
+            // It lies elsewhere, or is this directory itself.
+            let Ok(path) = directory.join_name(name) else {
                 continue;
             };
             // A folder whose disk is missing is shown all the same.
@@ -563,29 +508,22 @@ impl View {
     /// `NotPermitted(Download)`, `IsADirectory`, `NotAFile`, `NotFound`, `Denied`.
     pub fn open_for_reading(&self, path: &VirtualPath) -> Result<Download, Error> {
         let located = self.permitted(path, Permission::Download)?;
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
         let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         if (located.root).is_ok_and(|root| root.is_special(located.relative)) {
-            return Err(Error::new(ErrorKind::NotAFile, path.as_bytes()));
+            return Err(ErrorKind::NotAFile.at(path));
         }
-        let opened = located
-            .root
-            .and_then(|root| root.open_below(located.relative, flags, Mode::empty()));
-        let fd = match opened {
+        let fd = match located.open(flags) {
             Err(Errno::ENOENT) if self.is_above_folder(path) => {
-                return Err(Error::new(ErrorKind::IsADirectory, path.as_bytes()));
+                return Err(ErrorKind::IsADirectory.at(path));
             }
-            other => other.map_err(fail)?,
+            other => other.at(path)?,
         };
-        let stat = fstat(&fd).map_err(fail)?;
-        match kind(&stat) {
-            Kind::File => Ok(Download {
-                file: File::from(fd),
-                size: u64::try_from(stat.st_size).unwrap_or(0),
-            }),
-            Kind::Directory => Err(Error::new(ErrorKind::IsADirectory, path.as_bytes())),
-            _ => Err(Error::new(ErrorKind::NotAFile, path.as_bytes())),
-        }
+        let stat = fstat(&fd).at(path)?;
+        must_be_file(&stat).at(path)?;
+        Ok(Download {
+            file: File::from(fd),
+            size: size_of(&stat),
+        })
     }
 
     /// Bytes that the user may still write where the path lies: what is free of the disk, but for what stays free, or what is
@@ -595,27 +533,19 @@ impl View {
     /// When neither the path nor its directory is there.
     pub fn available(&self, path: &VirtualPath) -> Result<u64, Error> {
         let located = self.locate(path);
-        let fail = |errno| Error::from_errno(errno, path.as_bytes());
-        let root = located.root.map_err(fail)?;
-        let fd = match root.open_below(located.relative, OFlag::O_PATH, Mode::empty()) {
-            Err(Errno::ENOENT) => root.place(located.relative).map(|place| place.directory),
-            other => other,
+        let fd = match located.open(OFlag::O_PATH) {
+            Err(Errno::ENOENT) => located.place()?.directory,
+            other => other.at(path)?,
         };
-        let disk = fstatvfs(fd.map_err(fail)?).map_err(fail)?;
+        let disk = fstatvfs(fd).at(path)?;
         let free = available(&disk, self.min_free);
         Ok(self.metered.left()?.map_or(free, |left| left.min(free)))
     }
-}
 
-impl View {
     /// Bytes that no file can be longer than, wherever it lies, whatever it replaces and however much of it is there.
     pub fn most_room(&self) -> u64 {
-        let folders = self.folders.iter();
-        let roots = [Ok(&self.root)]
-            .into_iter()
-            .chain(folders.map(Folder::root));
-        let room = roots.filter_map(|root| {
-            let directory = root.ok()?.open_below(b"", OFlag::O_PATH, Mode::empty());
+        let room = self.folders.iter().filter_map(|folder| {
+            let directory = folder.root().ok()?.open_below(b"", OFlag::O_PATH);
             let disk = fstatvfs(directory.ok()?).ok()?;
             let size = disk.blocks().saturating_mul(disk.fragment_size());
             Some(size.saturating_sub(self.min_free.of(size)))
@@ -625,9 +555,20 @@ impl View {
     }
 }
 
-fn parent_is_writable(root: &Root, relative: &[u8]) -> bool {
-    let stat = root
-        .place(relative)
-        .and_then(|place| fstat(&place.directory));
-    stat.is_ok_and(|stat| is_writable_directory(&stat))
+/// # Errors
+/// `IsADirectory`, `NotAFile`.
+pub(super) fn must_be_file(stat: &FileStat) -> Result<(), ErrorKind> {
+    match kind(stat) {
+        Kind::File => Ok(()),
+        Kind::Directory => Err(ErrorKind::IsADirectory),
+        Kind::Symlink | Kind::Other => Err(ErrorKind::NotAFile),
+    }
+}
+
+fn parent_is_writable(located: &Located<'_>) -> bool {
+    (located.place()).is_ok_and(|place| is_writable(&place.directory))
+}
+
+fn is_writable(directory: &OwnedFd) -> bool {
+    fstat(directory).is_ok_and(|stat| is_writable_directory(&stat))
 }

@@ -145,6 +145,12 @@ impl Certificate {
         now() < self.not_before
     }
 
+    /// When its life begins, in seconds since 1970.
+    #[cfg(test)]
+    pub fn valid_from(&self) -> i64 {
+        self.not_before
+    }
+
     /// The last day of its life, as `2036-11-24`.
     pub fn last_day(&self) -> String {
         day(self.not_after)

@@ -2,6 +2,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::TcpStream;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use rustls::ServerConnection;
@@ -9,9 +10,10 @@ use rustls::server::{Accepted, Acceptor, ServerConfig};
 
 use super::duplex::Duplex;
 use super::inbound::Inbound;
-use super::stream::Encryption;
+use super::stream::{Encryption, Stream};
 use super::suites::is_chacha;
 use super::tickets::{Cached, Owner, SessionId, Tickets};
+use crate::os::ready::Want;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,15 +161,6 @@ impl fmt::Display for HandshakeError {
 
 impl std::error::Error for HandshakeError {}
 
-/// What a handshake waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    Input,
-    Output,
-    /// Nothing more: it is done.
-    Nothing,
-}
-
 /// A handshake on a non-blocking socket.
 pub struct Handshake {
     state: State,
@@ -198,11 +191,27 @@ impl Handshake {
         }
     }
 
-    /// Goes as far as it can without waiting.
+    /// Runs its course; from then on everything on the stream is encrypted. `wait` returns once the socket is ready for what
+    /// is wanted of it, or with what ended the wait.
     ///
     /// # Errors
     /// Why there will be no encryption; the client has been told as far as it can be.
-    pub fn step(&mut self, mut socket: &TcpStream) -> Result<Need, HandshakeError> {
+    pub fn run<E: From<HandshakeError>>(
+        mut self,
+        stream: &mut Stream,
+        mut wait: impl FnMut(BorrowedFd<'_>, Want) -> Result<(), E>,
+    ) -> Result<(), E> {
+        while let Some(want) = self.step(stream.socket())? {
+            wait(stream.fd(), want)?;
+        }
+        if let Some(encryption) = self.finish() {
+            stream.encrypt(encryption);
+        }
+        Ok(())
+    }
+
+    /// Goes as far as it can without waiting: what the socket must be ready for, or None at the end.
+    fn step(&mut self, mut socket: &TcpStream) -> Result<Option<Want>, HandshakeError> {
         loop {
             match &mut self.state {
                 State::Greeting(acceptor) => {
@@ -211,7 +220,7 @@ impl Handshake {
                         copy: &mut self.greeting,
                     };
                     match would_wait(acceptor.read_tls(&mut copying))? {
-                        None => return Ok(Need::Input),
+                        None => return Ok(Some(Want::Input)),
                         Some(0) => return Err(HandshakeError::Closed),
                         Some(_) => {}
                     }
@@ -236,15 +245,15 @@ impl Handshake {
                         opened.map_err(|error| HandshakeError::of(error, &self.greeting))?;
                     match flushed {
                         Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                            return Ok(Need::Output);
+                            return Ok(Some(Want::Output));
                         }
                         other => other.map_err(HandshakeError::Io)?,
                     }
                     if over {
-                        return Ok(Need::Nothing);
+                        return Ok(None);
                     }
                     match would_wait(inbound.fill(socket))? {
-                        None => return Ok(Need::Input),
+                        None => return Ok(Some(Want::Input)),
                         Some(0) => return Err(HandshakeError::Closed),
                         Some(_) => {}
                     }
@@ -252,14 +261,14 @@ impl Handshake {
                 State::Running(connection) => {
                     while connection.wants_write() {
                         if would_wait(connection.write_tls(&mut socket))?.is_none() {
-                            return Ok(Need::Output);
+                            return Ok(Some(Want::Output));
                         }
                     }
                     if !connection.is_handshaking() {
-                        return Ok(Need::Nothing);
+                        return Ok(None);
                     }
                     match would_wait(connection.read_tls(&mut socket))? {
-                        None => return Ok(Need::Input),
+                        None => return Ok(Some(Want::Input)),
                         Some(0) => return Err(HandshakeError::Closed),
                         Some(_) => {}
                     }
@@ -290,7 +299,7 @@ impl Handshake {
     }
 
     /// What encrypts the connection from now on; None before the end of the handshake.
-    pub fn finish(self) -> Option<Encryption> {
+    fn finish(self) -> Option<Encryption> {
         match self.state {
             State::Running(connection) if !connection.is_handshaking() => {
                 Some(Encryption::Duplex(Box::new(Duplex::new(connection))))

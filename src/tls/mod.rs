@@ -28,9 +28,9 @@ mod suites;
 mod tickets;
 
 pub use certificate::{Certificate, CertificateError, Source};
-pub use handshake::{Answers, Handshake, HandshakeError, Need, Purpose};
+pub use handshake::{Answers, Handshake, HandshakeError, Purpose};
 pub use sealing::{Cipher, Sealing};
-pub use self_signed::{Made, ensure, renew};
+pub use self_signed::{Kept, Made, ensure, renew};
 pub use service::{Reuse, Settings, Tls};
 pub use socket::is_truncated;
 pub use stream::{Encryption, Stream};

@@ -2,6 +2,7 @@
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use rustls::{CommonState, ConnectionTrafficSecrets, HandshakeKind, ProtocolVersion};
 use zeroize::Zeroizing;
@@ -30,14 +31,14 @@ impl Encryption {
 /// A connection and what encrypts it, if anything does.
 #[derive(Debug)]
 pub struct Stream {
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
     encryption: Option<Encryption>,
 }
 
 impl Stream {
-    pub fn clear(socket: TcpStream) -> Self {
+    pub fn clear(socket: impl Into<Arc<TcpStream>>) -> Self {
         Self {
-            socket,
+            socket: socket.into(),
             encryption: None,
         }
     }
@@ -55,7 +56,7 @@ impl Stream {
         &self.socket
     }
 
-    pub fn into_socket(self) -> TcpStream {
+    pub fn into_socket(self) -> Arc<TcpStream> {
         self.socket
     }
 
@@ -111,7 +112,7 @@ impl Stream {
     ///
     /// # Errors
     /// When it is in the clear, or rustls keeps the keys.
-    pub fn into_sealing(self) -> io::Result<(TcpStream, Sealing)> {
+    pub fn into_sealing(self) -> io::Result<(Arc<TcpStream>, Sealing)> {
         let kind = self.sealing_kind();
         let (Some((tls13, cipher)), Some(Encryption::Duplex(duplex))) = (kind, self.encryption)
         else {
@@ -169,7 +170,7 @@ impl Stream {
     /// been truncated); `InvalidData` for records that were not the client's; else those of read(2).
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.encryption {
-            None => (&self.socket).read(buffer),
+            None => (&*self.socket).read(buffer),
             Some(Encryption::Duplex(duplex)) => duplex.read(&self.socket, buffer),
             Some(Encryption::Inbound(inbound)) => inbound.read(&self.socket, buffer),
         }
@@ -181,7 +182,7 @@ impl Stream {
     /// `WouldBlock` when none were taken; else those of write(2).
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.encryption {
-            None => (&self.socket).write(bytes),
+            None => (&*self.socket).write(bytes),
             Some(Encryption::Duplex(duplex)) => duplex.write(&self.socket, bytes),
             Some(Encryption::Inbound(_)) => Err(ErrorKind::Unsupported.into()),
         }

@@ -22,7 +22,8 @@ const THERE: &str = "10.99.0.2";
 /// The same, of this link alone.
 pub const LINK_LOCAL: &str = "fe80::1";
 
-fn ip(arguments: &str) {
+/// ip(8), in the network of the calling thread.
+pub fn ip(arguments: &str) {
     run_client(Command::new("ip").args(arguments.split(' ')), 20).succeeded();
 }
 

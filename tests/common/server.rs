@@ -99,6 +99,16 @@ impl Builder {
         ))
     }
 
+    /// Lets the usual user read and write the served directory, with these keys of theirs: as [`Self::anonymous`], where the log is
+    /// to have a line for each thing that is done.
+    pub fn user(self, keys: &str) -> Self {
+        let password = thriftpd::accounts::Password::from_clear(PASSWORD).unwrap();
+        self.configuration(&format!(
+            "[[user]]\nname = \"{USER}\"\npassword = \"{}\"\nroot = \"{{root}}\"\n{keys}\n",
+            password.to_phc()
+        ))
+    }
+
     /// With a configuration: takes the usual user and directory from the command line all the same.
     pub fn with_flag_user(mut self) -> Self {
         self.flag_user = true;
@@ -556,6 +566,11 @@ impl Server {
     /// Bytes of memory the server holds right now.
     pub fn resident_bytes(&self) -> u64 {
         self.bytes_of("VmRSS:")
+    }
+
+    /// Of them, those that are not a file's: heaps and stacks.
+    pub fn anonymous_bytes(&self) -> u64 {
+        self.bytes_of("RssAnon:")
     }
 
     /// The most bytes of memory that the server has ever held.

@@ -186,9 +186,9 @@ fn record(
 
 /// A server with these settings of its users.
 fn serve(settings: &str, root: &Path) -> Server {
-    let user = "[anonymous]\nroot = \"{root}\"\naccess = \"read-write\"\n";
     Server::build()
-        .configuration(&format!("{settings}\n{user}"))
+        .user("")
+        .keys(&format!("{settings}\n"))
         .serving(root)
         .start()
 }

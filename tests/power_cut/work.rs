@@ -136,7 +136,7 @@ impl Work {
 
 pub fn connect(server: &Server) -> Client {
     let mut client = server.connect();
-    client.login_as("ftp", "x").expect(230);
+    client.login();
     client.expect("TYPE I", 200);
     client
 }

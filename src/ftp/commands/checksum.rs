@@ -13,16 +13,17 @@ use crate::ftp::protocol::hash;
 use crate::ftp::protocol::range::{Range, parse_range};
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::protocol::xcrc::{FileRange, parse_file_range};
-use crate::ftp::session::{Refusal, Session};
+use crate::ftp::refusal::Refusal;
+use crate::ftp::session::Session;
 use crate::observe::printable;
 use crate::storage::Download;
 use crate::storage::integrity::checksum::{Algorithm, Stopped, compute, stored};
 
 /// The bytes of the file as they are, whatever the representation type (§3): a range counts those.
 pub fn hash(session: &mut Session, argument: &[u8]) -> Answer {
-    let start = std::mem::take(&mut session.restart);
-    let last = session.range_last.take();
-    let algorithm = session.algorithm;
+    let start = std::mem::take(&mut session.steps.restart);
+    let last = session.steps.range_last.take();
+    let algorithm = session.parameters.algorithm;
     let Download { file, size } = session.view()?.open_for_reading(&session.path(argument)?)?;
     let end = end_of_range(start, last, size)?;
     if start == end && start > 0 {
@@ -145,12 +146,12 @@ fn answer(
 pub fn rang(session: &mut Session, argument: &[u8]) -> Answer {
     match parse_range(argument) {
         Some(Range::Whole) => {
-            session.restart = 0;
+            session.steps.restart = 0;
             Ok(Reply::new(350, "The whole file again."))
         }
         Some(Range::Octets { first, last }) => {
-            session.restart = first;
-            session.range_last = Some(last);
+            session.steps.restart = first;
+            session.steps.range_last = Some(last);
             Ok(Reply::new(
                 350,
                 format!("The next RETR or HASH starts at {first} and ends with {last}."),
@@ -167,19 +168,19 @@ pub fn rang(session: &mut Session, argument: &[u8]) -> Answer {
 pub fn options(session: &mut Session, value: &[u8]) -> Answer {
     let name = hash::parse_options(value).ok();
     let selected = name.and_then(|name| match name {
-        None => Some(session.algorithm),
+        None => Some(session.parameters.algorithm),
         Some(name) => Algorithm::named(name),
     });
     match selected {
         Some(algorithm) => {
-            session.algorithm = algorithm;
+            session.parameters.algorithm = algorithm;
             Ok(Reply::new(200, algorithm.name()))
         }
         None => Err(Refusal::new(
             501,
             format!(
                 "Unknown algorithm; it stays {}. FEAT tells all.",
-                session.algorithm.name()
+                session.parameters.algorithm.name()
             ),
         )),
     }
@@ -189,6 +190,6 @@ pub fn options(session: &mut Session, value: &[u8]) -> Answer {
 pub fn feat_line(session: &Session) -> String {
     hash::feat_line(
         &Algorithm::ALL.map(Algorithm::name),
-        session.algorithm.name(),
+        session.parameters.algorithm.name(),
     )
 }

@@ -5,7 +5,8 @@ use crate::ftp::data::Outcome;
 use crate::ftp::data::watch::Watch;
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::protocol::two_names::parse_two_names;
-use crate::ftp::session::{Refusal, Session};
+use crate::ftp::refusal::Refusal;
+use crate::ftp::session::Session;
 use crate::observe::printable;
 use crate::storage::{Copying, VirtualPath};
 
@@ -13,12 +14,12 @@ use crate::storage::{Copying, VirtualPath};
 pub fn cpfr(session: &mut Session, argument: &[u8]) -> Answer {
     let path = session.path(argument)?;
     session.view()?.open_for_reading(&path)?;
-    session.copy_source = Some(path);
+    session.steps.copy_source = Some(path);
     Ok(Reply::new(350, "Ready for SITE CPTO."))
 }
 
 pub fn cpto(session: &mut Session, argument: &[u8]) -> Answer {
-    let Some(from) = session.copy_source.take() else {
+    let Some(from) = session.steps.copy_source.take() else {
         return Err(Refusal::new(503, "SITE CPFR must come right before."));
     };
     let to = session.path(argument)?;

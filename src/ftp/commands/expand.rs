@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use crate::ftp::protocol::glob::{Pattern, is_pattern};
-use crate::ftp::session::Refusal;
+use crate::ftp::refusal::Refusal;
 use crate::storage::{Asked, Entry, Kind, Links, View, VirtualPath};
 
 /// How many names of a listing one name costs that a pattern looks at: by its path, and nobody is listened to meanwhile.

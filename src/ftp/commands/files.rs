@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use super::{Answer, transfer};
 use crate::ftp::data::Outcome;
+use crate::ftp::parameters::Representation;
 use crate::ftp::protocol::mff::{Fact, MffError, parse_mff};
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::protocol::time::{format_timeval, parse_timeval};
-use crate::ftp::session::{Refusal, Representation, Session};
+use crate::ftp::refusal::Refusal;
+use crate::ftp::session::Session;
 use crate::observe::printable;
 use crate::observe::transfer_log::Direction;
 use crate::storage::{Kind, VirtualPath};
@@ -19,12 +21,12 @@ const ASCII_SIZE_BOUND: u64 = 64 * 1024 * 1024;
 pub fn rnfr(session: &mut Session, argument: &[u8]) -> Answer {
     let path = session.path(argument)?;
     session.view()?.symlink_metadata(&path)?;
-    session.rename_source = Some(path);
+    session.steps.rename_source = Some(path);
     Ok(Reply::new(350, "Ready for RNTO."))
 }
 
 pub fn rnto(session: &mut Session, argument: &[u8]) -> Answer {
-    let Some(from) = session.rename_source.take() else {
+    let Some(from) = session.steps.rename_source.take() else {
         return Err(Refusal::new(503, "RNFR must come right before."));
     };
     let to = session.path(argument)?;
@@ -50,7 +52,7 @@ pub fn dele(session: &mut Session, argument: &[u8]) -> Answer {
         duration: Duration::ZERO,
         sha256: None,
     };
-    transfer::log_transfer(session, "DELE", &host_path, Direction::Deleted, &done);
+    transfer::record(session, "DELE", &host_path, Direction::Deleted, &done)?;
     Ok(Reply::new(250, "File deleted."))
 }
 
@@ -65,7 +67,7 @@ pub fn size(session: &mut Session, argument: &[u8]) -> Answer {
     if metadata.kind != Kind::File {
         return Err(Refusal::new(550, "Only files have a size."));
     }
-    if session.representation == Representation::Image {
+    if session.parameters.representation == Representation::Image {
         return Ok(Reply::new(213, metadata.size.to_string()));
     }
     match transfer::ascii_size(&view, &path, ASCII_SIZE_BOUND)? {

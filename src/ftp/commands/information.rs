@@ -2,7 +2,8 @@
 use super::{Answer, Feature, VERBS, checksum, find};
 use crate::ftp::protocol::facts::Facts;
 use crate::ftp::protocol::reply::Reply;
-use crate::ftp::session::{Refusal, Session};
+use crate::ftp::refusal::Refusal;
+use crate::ftp::session::Session;
 use crate::observe::printable;
 
 pub fn feat(session: &mut Session, _: &[u8]) -> Answer {
@@ -12,10 +13,11 @@ pub fn feat(session: &mut Session, _: &[u8]) -> Answer {
             Feature::None => None,
             Feature::Line(line) => Some(line.as_bytes().to_vec()),
             Feature::Secure(line) => session
+                .connection
                 .security
                 .is_offered()
                 .then(|| line.as_bytes().to_vec()),
-            Feature::Facts => Some(session.facts.feat_line().into_bytes()),
+            Feature::Facts => Some(session.parameters.facts.feat_line().into_bytes()),
             Feature::Algorithms => Some(checksum::feat_line(session).into_bytes()),
         })
         .collect();
@@ -31,8 +33,8 @@ pub fn opts(session: &mut Session, argument: &[u8]) -> Answer {
     let value = words.next().unwrap_or_default();
     match what.as_slice() {
         b"MLST" => {
-            session.facts = Facts::parse_options(value);
-            Ok(Reply::new(200, session.facts.options_reply()))
+            session.parameters.facts = Facts::parse_options(value);
+            Ok(Reply::new(200, session.parameters.facts.options_reply()))
         }
         b"HASH" => checksum::options(session, value),
         b"UTF8" | b"UTF-8" => match value.trim_ascii().to_ascii_uppercase().as_slice() {
@@ -129,19 +131,19 @@ pub fn not_offered(_: &mut Session, _: &[u8]) -> Answer {
 
 /// The state of the session (RFC 959 §4.1.3 STAT without an argument).
 pub fn state(session: &Session) -> Reply {
-    let mut lines = vec![format!("Connected from {}", session.peer)];
+    let mut lines = vec![format!("Connected from {}", session.connection.peer)];
     if let Ok(visitor) = session.visitor() {
         lines.push(format!("Logged in as {}", printable(&visitor.name)));
     }
     lines.push(format!(
         "Type: {:?}; structure: file; mode: stream",
-        session.representation
+        session.parameters.representation
     ));
-    lines.push(format!("Idle time-out: {} s", session.idle.as_secs()));
+    lines.push(format!("Idle time-out: {} s", session.idle().as_secs()));
     lines.push(format!(
         "Control connection: {}; data connections: {}",
-        session.control.stream().describe(),
-        if session.security.private_data {
+        session.connection.control.stream().describe(),
+        if session.connection.security.private_data {
             "encrypted"
         } else {
             "in the clear"

@@ -18,7 +18,8 @@ use crate::ftp::protocol::list::{
 };
 use crate::ftp::protocol::reply::{Reply, middle_line_into, opening_line_into};
 use crate::ftp::protocol::visible_into;
-use crate::ftp::session::{Refusal, Session};
+use crate::ftp::refusal::Refusal;
+use crate::ftp::session::Session;
 use crate::observe::printable;
 use crate::storage::{
     self, Asked, Entry, Kind, Links, Listing, Metadata, Permission, View, VirtualPath, group_name,
@@ -46,10 +47,10 @@ pub fn stat(session: &mut Session, argument: &[u8]) -> Answer {
     }
     let mut lister = Lister::for_argument(session, argument, Style::Long)?;
     let code = if lister.is_directory { 212 } else { 213 };
-    opening_line_into(code, "Listing:", session.control.output());
+    opening_line_into(code, "Listing:", session.connection.control.output());
     let mut lines = Vec::new();
     let mut more = true;
-    while more && !session.ended {
+    while more && !session.connection.ended {
         lines.clear();
         more = lister.produce(&mut lines).unwrap_or_else(|error| {
             log::error!(
@@ -64,20 +65,20 @@ pub fn stat(session: &mut Session, argument: &[u8]) -> Answer {
             .filter(|line| !line.is_empty())
         {
             middle_line_into(
-                session.control.output(),
+                session.connection.control.output(),
                 line.strip_suffix(b"\r").unwrap_or(line),
             );
         }
-        session.ended = session.control.flush_if_large().is_err();
+        session.connection.ended = session.connection.control.flush_if_large().is_err();
         if lister.seen % BETWEEN_GLANCES == 0 {
-            match interrupted(&mut session.control) {
+            match interrupted(&mut session.connection.control) {
                 Interruption::None => {}
                 Interruption::Abort => {
                     // The reply has begun with its code and must end with it.
                     session.reply(&Reply::new(code, "The listing was aborted."));
                     return Ok(Reply::new(226, "Abort successful."));
                 }
-                Interruption::Lost => session.ended = true,
+                Interruption::Lost => session.connection.ended = true,
             }
         }
     }
@@ -199,7 +200,7 @@ impl Waiting {
 impl Lister {
     fn for_argument(session: &Session, argument: &[u8], style: Style) -> Result<Self, Refusal> {
         let view = session.view()?;
-        let here = session.visitor()?.directory.clone();
+        let here = session.parameters.directory.clone();
         let (flags, typed) = flags_and_path(session, argument)?;
         let typed = &*session.without_tilde(typed);
         let start = session.path_or_here(typed)?;
@@ -483,7 +484,7 @@ pub fn mlsd(session: &mut Session, argument: &[u8]) -> Answer {
             "MLSD lists directories; MLST tells of a file.",
         ));
     }
-    let facts = session.facts;
+    let facts = session.parameters.facts;
     let asked = asked_for(&facts);
     let mut listing = view.list(&path, asked, Links::Left)?;
     must_have_data_port(session)?;
@@ -553,10 +554,11 @@ pub fn mlst(session: &mut Session, argument: &[u8]) -> Answer {
         Ok(metadata) => metadata,
         Err(error) => view.symlink_metadata(&path).map_err(|_| error)?,
     };
-    let metadata = with_creation(&view, &session.facts, &path, metadata);
+    let metadata = with_creation(&view, &session.parameters.facts, &path, metadata);
     let mut line = Vec::new();
     let kind = fact_type(metadata.kind);
-    fact_line(&session.facts, path.as_bytes(), kind, &metadata, &mut line);
+    let facts = &session.parameters.facts;
+    fact_line(facts, path.as_bytes(), kind, &metadata, &mut line);
     let line = line.strip_suffix(b"\r\n").unwrap_or(&line).to_vec();
     Ok(Reply::multi(250, "Facts:", vec![line], "End"))
 }

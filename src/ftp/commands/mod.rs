@@ -16,12 +16,13 @@ mod parameters;
 mod security;
 mod site;
 mod transfer;
-mod uploaded;
 mod work;
 
 use super::protocol::command::Command;
 use super::protocol::reply::Reply;
-use super::session::{Login, Refusal, Session};
+use super::refusal::Refusal;
+use super::session::{Login, Session};
+use crate::observe::limit::PACED;
 use crate::observe::printable;
 use crate::storage::Permission;
 
@@ -319,15 +320,15 @@ pub fn run(session: &mut Session, command: &Command) {
     let is_answered_at_once = verb.is_some_and(|verb| verb.during == During::AnsweredAtOnce);
     if !is_answered_at_once {
         if verb.is_none_or(|verb| !verb.uses_rename_source) {
-            session.rename_source = None;
+            session.steps.rename_source = None;
         }
         if command.verb != b"SITE" {
-            session.copy_source = None;
+            session.steps.copy_source = None;
         }
     }
     let forgets_range = verb.is_none_or(|verb| verb.marker == Marker::Stays);
-    if forgets_range && session.range_last.take().is_some() {
-        session.restart = 0;
+    if forgets_range && session.steps.range_last.take().is_some() {
+        session.steps.restart = 0;
     }
     let Some(verb) = verb else {
         let text = format!("There is no command {}.", printable(&command.verb));
@@ -340,12 +341,17 @@ pub fn run(session: &mut Session, command: &Command) {
     };
     let answer = allowed(session, verb, argument).and_then(|()| (verb.handler)(session, argument));
     if matches!(verb.marker, Marker::Used | Marker::UsedAsRange) {
-        session.restart = 0;
-        session.range_last = None;
+        session.steps.restart = 0;
+        session.steps.range_last = None;
     }
     let reply = answer.unwrap_or_else(|refusal| {
         if let Some(reason) = &refusal.reason {
-            log::warn!("{}: {} refused: {reason}", session.who(), verb.name);
+            // Before a login it makes the client wait, and each user whose settings are wrong has a line.
+            let target = match session.visitor() {
+                Ok(_) => module_path!(),
+                Err(_) => PACED,
+            };
+            log::warn!(target: target, "{}: {} refused: {reason}", session.who(), verb.name);
         }
         refusal.reply
     });
@@ -371,7 +377,7 @@ fn allowed(session: &Session, verb: &Verb, argument: &[u8]) -> Result<(), Refusa
     if verb.takes_argument() && argument.is_empty() {
         return Err(Refusal::new(501, format!("Syntax: {}", verb.syntax)));
     }
-    if verb.marker == Marker::Used && session.range_last.is_some() {
+    if verb.marker == Marker::Used && session.steps.range_last.is_some() {
         // What is received ends where it ends: taking the start alone would cut the file there.
         return Err(Refusal::new(504, "RANG is for RETR and HASH."));
     }

@@ -21,7 +21,7 @@ pub fn cwd(session: &mut Session, argument: &[u8]) -> Answer {
 }
 
 pub fn cdup(session: &mut Session, _: &[u8]) -> Answer {
-    let parent = session.visitor()?.directory.parent();
+    let parent = session.parameters.directory.parent();
     go_to(session, parent)
 }
 
@@ -33,7 +33,7 @@ fn go_to(session: &mut Session, path: VirtualPath) -> Answer {
         &path,
         b" is the current directory.",
     );
-    session.visitor_mut()?.directory = path;
+    session.parameters.directory = path;
     Ok(reply)
 }
 
@@ -41,7 +41,7 @@ pub fn pwd(session: &mut Session, _: &[u8]) -> Answer {
     Ok(quoted(
         257,
         b"",
-        &session.visitor()?.directory,
+        &session.parameters.directory,
         b" is the current directory.",
     ))
 }

@@ -3,13 +3,14 @@ use super::Answer;
 use crate::config::TlsMode;
 use crate::ftp::protocol::numbers::parse_decimal;
 use crate::ftp::protocol::reply::Reply;
+use crate::ftp::refusal::Refusal;
 use crate::ftp::security::AfterReply;
-use crate::ftp::session::{Login, Refusal, Session};
+use crate::ftp::session::{Login, Session};
 
 /// The handshake follows the reply. Who was logged in before is asked again (RFC 2228 §3), for what came in the clear may
 /// have come from anybody.
 pub fn auth(session: &mut Session, argument: &[u8]) -> Answer {
-    if !session.security.is_offered() {
+    if !session.connection.security.is_offered() {
         return Err(Refusal::new(502, "There is no TLS here.")
             .logged("AUTH, but there is no TLS (setting: tls.mode)"));
     }
@@ -19,7 +20,7 @@ pub fn auth(session: &mut Session, argument: &[u8]) -> Answer {
         b"TLS-P" | b"SSL" => true,
         _ => return Err(Refusal::new(504, "Only AUTH TLS is offered.")),
     };
-    if session.control.stream().is_encrypted() {
+    if session.connection.control.stream().is_encrypted() {
         return Err(Refusal::new(
             503,
             "The control connection is encrypted already.",
@@ -28,10 +29,10 @@ pub fn auth(session: &mut Session, argument: &[u8]) -> Answer {
     if !matches!(session.login, Login::Greeted) {
         session.reinitialize();
     }
-    session.security.reset();
-    session.security.private_data = private_data;
-    session.security.has_begun = true;
-    session.after_reply = Some(AfterReply::Encrypt);
+    session.connection.security.reset();
+    session.connection.security.private_data = private_data;
+    session.connection.security.has_begun = true;
+    session.connection.after_reply = Some(AfterReply::Encrypt);
     Ok(Reply::new(
         234,
         "AUTH command successful; begin the TLS handshake.",
@@ -40,7 +41,7 @@ pub fn auth(session: &mut Session, argument: &[u8]) -> Answer {
 
 /// TLS has buffers of its own: whatever is asked for, it is 0 (RFC 4217 §8).
 pub fn pbsz(session: &mut Session, argument: &[u8]) -> Answer {
-    if !session.control.stream().is_encrypted() {
+    if !session.connection.control.stream().is_encrypted() {
         return Err(Refusal::new(503, "AUTH must come first."));
     }
     match parse_decimal(argument).map(u32::try_from) {
@@ -51,12 +52,12 @@ pub fn pbsz(session: &mut Session, argument: &[u8]) -> Answer {
 
 /// Clients that say it without PBSZ mean what they say: there is but one buffer size.
 pub fn prot(session: &mut Session, argument: &[u8]) -> Answer {
-    if !session.security.has_begun {
+    if !session.connection.security.has_begun {
         return Err(Refusal::new(503, "AUTH must come first."));
     }
     match argument.to_ascii_uppercase().as_slice() {
         b"P" => {
-            session.security.private_data = true;
+            session.connection.security.private_data = true;
             Ok(Reply::new(
                 200,
                 "Protection level set to P: data connections are encrypted.",
@@ -67,7 +68,7 @@ pub fn prot(session: &mut Session, argument: &[u8]) -> Answer {
             "Data connections must be encrypted here.",
         )),
         b"C" => {
-            session.security.private_data = false;
+            session.connection.security.private_data = false;
             Ok(Reply::new(
                 200,
                 "Protection level set to C: data connections are in the clear.",
@@ -80,7 +81,7 @@ pub fn prot(session: &mut Session, argument: &[u8]) -> Answer {
 
 /// For routers that look into the control connection to find the data ports; the password has gone by encrypted.
 pub fn ccc(session: &mut Session, _: &[u8]) -> Answer {
-    if !session.control.stream().is_encrypted() {
+    if !session.connection.control.stream().is_encrypted() {
         return Err(Refusal::new(
             533,
             "The control connection is in the clear already.",
@@ -90,7 +91,7 @@ pub fn ccc(session: &mut Session, _: &[u8]) -> Answer {
         return Err(Refusal::new(534, "The control connection stays encrypted.")
             .logged("CCC (setting: tls.allow_ccc)"));
     }
-    session.after_reply = Some(AfterReply::StopEncryption);
+    session.connection.after_reply = Some(AfterReply::StopEncryption);
     Ok(Reply::new(
         200,
         "CCC command successful: in the clear from now on.",

@@ -6,7 +6,8 @@ use super::{Answer, copies};
 use crate::ftp::protocol::numbers::{parse_decimal, parse_octal_mode};
 use crate::ftp::protocol::reply::Reply;
 use crate::ftp::protocol::site_utime::parse_site_utime;
-use crate::ftp::session::{Refusal, Session};
+use crate::ftp::refusal::Refusal;
+use crate::ftp::session::Session;
 use crate::observe::printable;
 
 struct Subcommand {
@@ -75,7 +76,7 @@ pub fn site(session: &mut Session, argument: &[u8]) -> Answer {
     let (name, rest) = split_word(argument).unwrap_or((argument, b""));
     let name = name.to_ascii_uppercase();
     if name != b"CPTO" {
-        session.copy_source = None;
+        session.steps.copy_source = None;
     }
     match SUBCOMMANDS.iter().find(|known| known.name == name) {
         Some(known) => (known.handler)(session, rest),
@@ -122,13 +123,13 @@ fn idle(session: &mut Session, argument: &[u8]) -> Answer {
     if argument.is_empty() {
         return Ok(Reply::new(
             200,
-            format!("The idle time-out is {} s.", session.idle.as_secs()),
+            format!("The idle time-out is {} s.", session.idle().as_secs()),
         ));
     }
     let longest = session.config.timeouts.idle.as_secs();
     match parse_decimal(argument) {
         Some(seconds) if (SHORTEST_IDLE.min(longest)..=longest).contains(&seconds) => {
-            session.idle = Duration::from_secs(seconds);
+            session.parameters.idle = Some(Duration::from_secs(seconds));
             Ok(Reply::new(
                 200,
                 format!("The idle time-out is {seconds} s now."),
@@ -152,9 +153,13 @@ fn who(session: &mut Session, _: &[u8]) -> Answer {
         .sessions
         .of_user(user.as_bytes())
         .into_iter()
-        .filter(|(id, _)| !anonymous || *id == session.row.id())
+        .filter(|(id, _)| !anonymous || *id == session.connection.row.id())
         .map(|(id, seen)| {
-            let mine = if id == session.row.id() { "*" } else { " " };
+            let mine = if id == session.connection.row.id() {
+                "*"
+            } else {
+                " "
+            };
             let doing = if seen.doing.is_empty() {
                 b"idle".to_vec()
             } else {
@@ -162,9 +167,11 @@ fn who(session: &mut Session, _: &[u8]) -> Answer {
             };
             let minutes = now.duration_since(seen.since).as_secs() / 60;
             format!(
-                "{mine}{id} {} {minutes} min: {}",
+                "{mine}{id} {} {minutes} min: {}; {} bytes received, {} sent",
                 seen.peer.ip(),
-                printable(&doing)
+                printable(&doing),
+                seen.received,
+                seen.sent
             )
             .into_bytes()
         });

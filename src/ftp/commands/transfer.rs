@@ -3,21 +3,25 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Answer;
 use super::interrupts::Interrupts;
-use super::uploaded;
 use crate::ftp::data::open::{DataPort, OpenError, open};
 use crate::ftp::data::receive::{self, Receiver};
 use crate::ftp::data::watch::Watch;
 use crate::ftp::data::{Outcome, secure, send};
+use crate::ftp::parameters::Representation;
 use crate::ftp::protocol::numbers::{parse_allo, parse_decimal};
 use crate::ftp::protocol::reply::Reply;
-use crate::ftp::session::{Refusal, Representation, Session};
+use crate::ftp::refusal::Refusal;
+use crate::ftp::security::AfterReply;
+use crate::ftp::session::Session;
 use crate::observe::printable;
-use crate::observe::transfer_log::{Direction, Entry};
+use crate::observe::transfer_log::Direction;
 use crate::service::rates::Pace;
+use crate::service::record::{Record, Stored};
 use crate::storage::integrity::checksum::Stopped;
 use crate::storage::{Download, How, Upload, View, VirtualPath};
 use crate::tls::{Purpose, Stream, is_truncated};
@@ -48,32 +52,34 @@ pub fn transfer(
 ) -> Result<Transferred, Refusal> {
     must_have_data_port(session)?;
     let protection = session.protection();
-    let port = std::mem::take(&mut session.data_port).taken_in();
-    session.control.queue(&Reply::new(150, opening));
+    let port = std::mem::take(&mut session.parameters.data_port).taken_in();
+    session.connection.control.queue(&Reply::new(150, opening));
     let from = session.active_from();
     let timeouts = session.config.timeouts;
-    if session.control.flush().is_err() && !may_hang_up {
-        session.ended = true;
+    if session.connection.control.flush().is_err() && !may_hang_up {
+        session.connection.ended = true;
     }
-    session.row.set_doing(what.as_bytes());
+    session.connection.row.set_doing(what.as_bytes());
     let throttle = session.throttle(purpose);
     let (least, slow) = (session.config.abuse.min_rate, session.config.abuse.slow);
-    let (admission, most) = (
-        session.service.shared.admission.clone(),
-        session.config.sessions,
-    );
-    let is_busy = || admission.sessions() * 2 > most;
+    let (sessions, most) = (&session.service.shared.sessions, session.config.sessions);
+    let is_busy = || sessions.count() * 2 > most;
+    let moved = Arc::clone(session.connection.row.moved());
     let started = Instant::now();
-    let mut interrupts = Interrupts::new(&mut session.control, what, may_hang_up);
+    let mut interrupts = Interrupts::new(&mut session.connection.control, what, may_hang_up);
     let begun = interrupts.begin().into_result();
     let pace = Pace::new(least, slow, &is_busy);
     let mut watch = Watch::new(
         &mut interrupts,
-        &session.stop,
+        &session.connection.stop,
         timeouts.stalled,
         throttle,
         pace,
-    );
+    )
+    .counting(match purpose {
+        Purpose::Receiving => &moved.received,
+        _ => &moved.sent,
+    });
     let opened = begun
         .map_err(OpenError::Interrupted)
         .and_then(|()| open(port, from, timeouts.data_connect, &mut watch))
@@ -89,13 +95,13 @@ pub fn transfer(
         Ok(stream) => work(stream, &mut watch),
         Err(OpenError::Interrupted(outcome)) => outcome,
         Err(error) => {
-            session.row.set_doing(b"");
+            session.connection.row.set_doing(b"");
             return Err(Refusal::new(error.code(), error.to_string())
                 .logged(format!("no data connection: {error}")));
         }
     };
     let bytes = watch.bytes();
-    session.row.set_doing(b"");
+    session.connection.row.set_doing(b"");
     Ok(Transferred {
         outcome,
         bytes,
@@ -107,13 +113,13 @@ pub fn transfer(
 /// Refuses before anything is touched what cannot be done for want of a data connection, or of its encryption (RFC 4217
 /// §9).
 pub fn must_have_data_port(session: &mut Session) -> Result<(), Refusal> {
-    if session.must_protect_data() && !session.security.private_data {
+    if session.must_protect_data() && !session.connection.security.private_data {
         return Err(Refusal::new(
             521,
             "Data connections must be encrypted here: use PROT P.",
         ));
     }
-    let error = match session.data_port {
+    let error = match session.parameters.data_port {
         DataPort::None => OpenError::NothingAgreed,
         DataPort::Expired => OpenError::Expired,
         _ => return Ok(()),
@@ -143,14 +149,14 @@ pub fn conclude(session: &mut Session, outcome: Outcome, done: impl AsRef<[u8]>)
             "Too slow while others wait; transfer ended.",
         )),
         Outcome::ControlLost => {
-            session.ended = true;
+            session.connection.ended = true;
             Err(Refusal::new(
                 426,
                 "The control connection was closed during the transfer.",
             ))
         }
         Outcome::Ended(why) => {
-            session.ended = true;
+            session.connection.ended = true;
             Err(Refusal::new(421, why))
         }
         Outcome::ShutDown => Err(Refusal::new(
@@ -172,12 +178,12 @@ pub fn conclude(session: &mut Session, outcome: Outcome, done: impl AsRef<[u8]>)
 // ---- to the client
 
 pub fn retr(session: &mut Session, argument: &[u8]) -> Answer {
-    let offset = std::mem::take(&mut session.restart);
-    let last = session.range_last.take();
+    let offset = std::mem::take(&mut session.steps.restart);
+    let last = session.steps.range_last.take();
     let path = session.path(argument)?;
     let view = session.view()?;
     let Download { file, size } = view.open_for_reading(&path)?;
-    let ascii = session.representation == Representation::Ascii;
+    let ascii = session.parameters.representation == Representation::Ascii;
     not_restarted_in_ascii(ascii, offset > 0 || last.is_some())?;
     let end = end_of_range(offset, last, size)?;
     must_have_data_port(session)?;
@@ -195,13 +201,8 @@ pub fn retr(session: &mut Session, argument: &[u8]) -> Answer {
             send::file(stream, &file, offset, end, by_kernel, watch)
         }
     })?;
-    log_transfer(
-        session,
-        "RETR",
-        &view.host_path(&path),
-        Direction::Outgoing,
-        &sent,
-    );
+    let host_path = view.host_path(&path);
+    record(session, "RETR", &host_path, Direction::Outgoing, &sent)?;
     conclude(
         session,
         sent.outcome,
@@ -234,7 +235,7 @@ pub fn end_of_range(start: u64, last: Option<u64>, size: u64) -> Result<u64, Ref
 // ---- from the client
 
 pub fn stor(session: &mut Session, argument: &[u8]) -> Answer {
-    let offset = std::mem::take(&mut session.restart);
+    let offset = std::mem::take(&mut session.steps.restart);
     let how = if offset == 0 {
         How::Replace
     } else {
@@ -245,16 +246,16 @@ pub fn stor(session: &mut Session, argument: &[u8]) -> Answer {
 
 /// A marker before APPE has no meaning of its own: the end of the file is where APPE starts (lftp sends one).
 pub fn appe(session: &mut Session, argument: &[u8]) -> Answer {
-    session.restart = 0;
+    session.steps.restart = 0;
     store(session, "APPE", argument, How::Append)
 }
 
 fn store(session: &mut Session, verb: &str, argument: &[u8], how: How) -> Answer {
     // Whatever becomes of it: what was announced was this one.
-    let announced = session.announced.take();
+    let announced = session.steps.announced.take();
     let path = session.path(argument)?;
     let view = session.view()?;
-    let ascii = session.representation == Representation::Ascii;
+    let ascii = session.parameters.representation == Representation::Ascii;
     if let How::At(offset) = how {
         not_restarted_in_ascii(ascii, offset > 0)?;
     }
@@ -269,16 +270,16 @@ fn store(session: &mut Session, verb: &str, argument: &[u8], how: How) -> Answer
 
 /// A name of the server's choice, told in the form of RFC 1123 §4.1.2.9.
 pub fn stou(session: &mut Session, prefix: &[u8]) -> Answer {
-    let offset = std::mem::take(&mut session.restart);
+    let offset = std::mem::take(&mut session.steps.restart);
     if offset > 0 {
         return Err(Refusal::new(
             554,
             format!("STOU makes a new file, which cannot start at {offset}: use REST 0 or STOR."),
         ));
     }
-    let announced = session.announced.take();
+    let announced = session.steps.announced.take();
     must_have_data_port(session)?;
-    let directory = session.visitor()?.directory.clone();
+    let directory = session.parameters.directory.clone();
     let prefix = if prefix.is_empty() {
         b"file".as_slice()
     } else {
@@ -311,7 +312,7 @@ fn receive_into(
     let account = &visitor.account;
     let (may_hang_up, strict) = (account.accept_hangup, account.strict_allo);
     let may_be_truncated = account.accept_missing_close_notify;
-    let ascii = session.representation == Representation::Ascii;
+    let ascii = session.parameters.representation == Representation::Ascii;
     let host_path = upload.host_path().to_owned();
     let name = upload.path().clone();
     let durable = upload.is_durable();
@@ -373,10 +374,17 @@ fn receive_into(
     }
     let size = stored.as_ref().map_or(0, |stored| stored.size);
     received.sha256 = stored.and_then(|stored| stored.sha256);
-    log_transfer(session, verb, &host_path, Direction::Incoming, &received);
+    record(session, verb, &host_path, Direction::Incoming, &received)?;
     if received.outcome.is_complete() {
-        let (bytes, sha256) = ((size, received.bytes), received.sha256.as_deref());
-        uploaded::follow_up(session, &name, &host_path, bytes, sha256)?;
+        let stored = Stored {
+            path: &name,
+            host_path: &host_path,
+            size,
+            received: received.bytes,
+            sha256: received.sha256.as_deref(),
+        };
+        let program = session.service.note_upload(session.visitor()?, &stored);
+        session.connection.after_reply = program.map(|run| AfterReply::Run(Box::new(run)));
     }
     let done = if durable {
         "Transfer complete. Stored and synced to disk"
@@ -435,55 +443,37 @@ impl Announced {
     }
 }
 
-pub fn log_transfer(
+/// Writes to the logs what came of it.
+///
+/// # Errors
+/// 530, of a session that nobody is logged in to.
+pub fn record(
     session: &Session,
     verb: &str,
     host_path: &Path,
     direction: Direction,
     done: &Transferred,
-) {
-    let file = host_path.as_os_str().as_encoded_bytes();
-    let seconds = done.duration.as_secs_f64();
-    let rate = done.bytes as f64 / 1_048_576.0 / seconds.max(1e-6);
-    let checksum = done
-        .sha256
-        .as_ref()
-        .map(|digest| format!(" sha256={digest}"));
-    let level = if done.outcome.is_complete() {
-        log::Level::Info
-    } else {
-        log::Level::Warn
+) -> Result<(), Refusal> {
+    let record = Record {
+        verb,
+        host_path,
+        direction,
+        ascii: session.parameters.representation == Representation::Ascii,
+        bytes: done.bytes,
+        duration: done.duration,
+        complete: done.outcome.is_complete(),
+        end: &done.outcome.describe(),
+        sha256: done.sha256.as_deref(),
     };
-    log::log!(
-        level,
-        "{}: {verb} {} {} bytes {seconds:.3} s {rate:.1} MiB/s {}{}",
-        session.who(),
-        printable(file),
-        done.bytes,
-        done.outcome.describe(),
-        checksum.unwrap_or_default()
-    );
-    if let Ok(visitor) = session.visitor() {
-        session.log_to_file(&Entry {
-            duration: done.duration,
-            peer: session.peer.ip(),
-            bytes: done.bytes,
-            file,
-            ascii: session.representation == Representation::Ascii,
-            direction,
-            anonymous: visitor.anonymous,
-            user: &visitor.name,
-            complete: done.outcome.is_complete(),
-            sha256: done.sha256.as_deref(),
-        });
-    }
+    session.service.record(session.visitor()?, &record);
+    Ok(())
 }
 
 // ---- what comes before a transfer, and what ends it
 
 /// One that is refused takes the one before with it: the client knows, and starts at the beginning.
 pub fn rest(session: &mut Session, argument: &[u8]) -> Answer {
-    session.restart = 0;
+    session.steps.restart = 0;
     let Some(offset) = parse_decimal(argument) else {
         return Err(Refusal::new(
             501,
@@ -494,8 +484,11 @@ pub fn rest(session: &mut Session, argument: &[u8]) -> Answer {
     if i64::try_from(offset).is_err() {
         return Err(Refusal::new(501, "No file is that long."));
     }
-    not_restarted_in_ascii(session.representation == Representation::Ascii, offset > 0)?;
-    session.restart = offset;
+    not_restarted_in_ascii(
+        session.parameters.representation == Representation::Ascii,
+        offset > 0,
+    )?;
+    session.steps.restart = offset;
     Ok(Reply::new(
         350,
         format!("Restarting at {offset}. Send STOR or RETR."),
@@ -515,7 +508,7 @@ fn not_restarted_in_ascii(ascii: bool, partial: bool) -> Result<(), Refusal> {
 
 /// Without a transfer under way there is nothing to abort but an agreed data port.
 pub fn abor(session: &mut Session, _: &[u8]) -> Answer {
-    session.data_port = DataPort::None;
+    session.parameters.data_port = DataPort::None;
     Ok(Reply::new(226, "No transfer to abort."))
 }
 
@@ -525,7 +518,7 @@ pub fn allo(session: &mut Session, argument: &[u8]) -> Answer {
     let Some(bytes) = parse_allo(argument) else {
         return Err(Refusal::new(501, "Syntax: ALLO <bytes> [R bytes]"));
     };
-    let free = session.view()?.available(&session.visitor()?.directory)?;
+    let free = session.view()?.available(&session.parameters.directory)?;
     if bytes > session.view()?.most_room() {
         return Err(Refusal::new(
             552,
@@ -533,7 +526,7 @@ pub fn allo(session: &mut Session, argument: &[u8]) -> Answer {
         )
         .logged(format!("ALLO of {bytes} bytes, {free} are free")));
     }
-    session.announced = Some(bytes);
+    session.steps.announced = Some(bytes);
     let text = match bytes > free {
         true => format!(
             "{bytes} bytes are noted: {free} are free here, and more where they are there in part, replace something or lie elsewhere."

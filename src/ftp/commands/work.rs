@@ -6,7 +6,8 @@ use super::interrupts::Interrupts;
 use super::transfer::Transferred;
 use crate::ftp::data::Outcome;
 use crate::ftp::data::watch::Watch;
-use crate::ftp::session::{Refusal, Session};
+use crate::ftp::refusal::Refusal;
+use crate::ftp::session::Session;
 use crate::service::rates::{Pace, Throttle};
 
 /// Lets `work` run, which glances at the watch between its steps and tells it of its bytes, for STAT. `what` is its
@@ -30,18 +31,18 @@ pub fn watched(
     work: &mut dyn FnMut(&mut Watch<'_>) -> Outcome,
 ) -> Transferred {
     // Replies to what came before must not wait for the end.
-    if session.control.flush().is_err() {
-        session.ended = true;
+    if session.connection.control.flush().is_err() {
+        session.connection.ended = true;
     }
-    session.row.set_doing(what.as_bytes());
+    session.connection.row.set_doing(what.as_bytes());
     let started = Instant::now();
-    let mut interrupts = Interrupts::new(&mut session.control, what, false);
+    let mut interrupts = Interrupts::new(&mut session.connection.control, what, false);
     let begun = interrupts.begin().into_result();
     let patience = session.config.timeouts.stalled;
     let nobody_waits = || false;
     let mut watch = Watch::new(
         &mut interrupts,
-        &session.stop,
+        &session.connection.stop,
         patience,
         Throttle::default(),
         Pace::new(0, patience, &nobody_waits),
@@ -51,7 +52,7 @@ pub fn watched(
         Err(outcome) => outcome,
     };
     let bytes = watch.bytes();
-    session.row.set_doing(b"");
+    session.connection.row.set_doing(b"");
     Transferred {
         outcome,
         bytes,

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -29,7 +29,7 @@ const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 /// What came of the offer.
 pub enum Offered {
     /// What is written to the socket is sealed by the kernel.
-    Taken(TcpStream),
+    Taken(Arc<TcpStream>),
     /// Everything is as it was.
     Declined(Stream),
     /// The kernel declined when the keys had been given away: the connection is of no use any more.

@@ -15,9 +15,9 @@ use super::Outcome;
 use super::watch::Watch;
 use crate::accounts::Networks;
 use crate::config::PortRange;
+use crate::observe::origin::{self, Origin};
 use crate::os::addresses::{canonical, is_same_host, with_port};
 use crate::os::ready::Want;
-use crate::os::seldom::Seldom;
 use crate::os::socket::accept;
 use crate::tls::HandshakeError;
 
@@ -77,8 +77,6 @@ pub struct PassivePort {
     deadline: Instant,
     /// Who came instead of the client, and when.
     refused: Option<(SocketAddr, Instant)>,
-    /// What the log says of others who have tried to connect.
-    strangers: Seldom,
 }
 
 impl PassivePort {
@@ -110,7 +108,6 @@ impl PassivePort {
                         watched_from: now + UNWATCHED,
                         deadline: now + wait,
                         refused: None,
-                        strangers: Seldom::default(),
                     });
                 }
                 // A port of a range that is not ours to bind is as good as taken.
@@ -157,13 +154,12 @@ impl PassivePort {
                         return Ok(Some(stream));
                     }
                     self.refused.get_or_insert((address, Instant::now()));
-                    self.strangers.warn(|| {
-                        format!(
-                            "data port {}: a connection from {address} was refused: the control connection is from {} (setting: data_from of the user)",
-                            self.port,
-                            self.peer.ip()
-                        )
-                    });
+                    let _about = origin::enter(Origin::Stranger(Some(address.ip())));
+                    log::warn!(
+                        "data port {}: a connection from {address} was refused: the control connection is from {} (setting: data_from of the user)",
+                        self.port,
+                        self.peer.ip()
+                    );
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return Ok(None),
@@ -237,6 +233,12 @@ impl fmt::Display for OpenError {
             ),
             Self::Interrupted(outcome) => write!(f, "No data connection: {}.", outcome.describe()),
         }
+    }
+}
+
+impl From<HandshakeError> for OpenError {
+    fn from(error: HandshakeError) -> Self {
+        Self::Handshake(error)
     }
 }
 

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::open::OpenError;
 use super::watch::Watch;
-use crate::os::ready::Want;
 use crate::os::socket;
-use crate::tls::{Answers, Handshake, Need, Purpose, SessionId, Stream};
+use crate::tls::{Answers, Handshake, Purpose, SessionId, Stream};
 
 /// How a session's data connections are encrypted.
 #[derive(Clone, Debug)]
@@ -32,25 +31,14 @@ pub fn encrypt(
     // The messages of a handshake are small and wait for one another: none may wait for an acknowledgement.
     let _ = stream.socket().set_nodelay(true);
     let deadline = Instant::now() + time;
-    let mut handshake =
-        Handshake::new(Arc::clone(&protection.answers), purpose, protection.session);
-    loop {
-        let want = match handshake
-            .step(stream.socket())
-            .map_err(OpenError::Handshake)?
-        {
-            Need::Input => Want::Input,
-            Need::Output => Want::Output,
-            Need::Nothing => break,
-        };
-        let came = watch.wait_until(stream.fd(), want, deadline);
-        if !came.map_err(OpenError::Interrupted)? {
-            return Err(OpenError::HandshakeTimedOut);
+    let handshake = Handshake::new(Arc::clone(&protection.answers), purpose, protection.session);
+    handshake.run(stream, |fd, want| {
+        match watch.wait_until(fd, want, deadline) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(OpenError::HandshakeTimedOut),
+            Err(outcome) => Err(OpenError::Interrupted(outcome)),
         }
-    }
-    if let Some(encryption) = handshake.finish() {
-        stream.encrypt(encryption);
-    }
+    })?;
     // The client's system may hold its first bytes back until it knows that its last message has come.
     socket::acknowledge_now(stream.fd());
     if protection.must_resume && !stream.is_resumed() {

@@ -2,6 +2,7 @@
 //! the clock.
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Outcome;
@@ -54,6 +55,8 @@ pub struct Watch<'a> {
     bytes: u64,
     throttle: Throttle,
     pace: Pace<'a>,
+    /// What others may see of the bytes.
+    counter: Option<&'a AtomicU64>,
 }
 
 impl<'a> Watch<'a> {
@@ -71,7 +74,14 @@ impl<'a> Watch<'a> {
             bytes: 0,
             throttle,
             pace,
+            counter: None,
         }
+    }
+
+    /// Counts there what is moved, too.
+    pub fn counting(self, counter: &'a AtomicU64) -> Self {
+        let counter = Some(counter);
+        Self { counter, ..self }
     }
 
     /// Bytes that the transfer has moved over the data connection.
@@ -81,6 +91,9 @@ impl<'a> Watch<'a> {
 
     pub fn add(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+        if let Some(counter) = self.counter {
+            counter.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
         self.throttle.add(bytes as u64);
         self.pace.add(bytes as u64);
     }

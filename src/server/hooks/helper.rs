@@ -14,6 +14,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
 };
 
+use crate::observe::log_lines;
 use crate::os::ready::{Want, wait};
 use crate::os::system;
 
@@ -42,6 +43,7 @@ impl Helper {
             drop(server);
             obey(&helper, run);
             end();
+            log_lines::end();
             // Nothing of the server's is to be undone here.
             system::leave();
         }
@@ -86,6 +88,8 @@ fn obey(orders: &OwnedFd, mut run: impl FnMut(usize, Vec<Vec<u8>>)) {
         .into_iter()
         .collect();
     let _ = of_server.thread_block();
+    // What programs say is limited as what the server says.
+    log_lines::write_behind();
     let mut order = vec![0; LONGEST];
     loop {
         match recv(orders.as_raw_fd(), &mut order, MsgFlags::empty()) {

@@ -94,11 +94,11 @@ impl Hooks {
         }
     }
 
-    /// Waits a moment for those that run.
-    pub fn end(&self) {
+    /// No more are run. Waits at most so long for those that do; the process beside the server goes on waiting for
+    /// [`TIME_AT_THE_END`].
+    pub fn end(&self, time: Duration) {
         if let Some(helper) = &self.helper {
-            // A little more than the other side waits itself.
-            helper.end(TIME_AT_THE_END + Duration::from_secs(1));
+            helper.end(time);
         }
     }
 }

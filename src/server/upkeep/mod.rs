@@ -6,8 +6,9 @@ pub mod prune;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
 use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::observe::printable;
 use crate::storage::{
     Clock, Error, ErrorKind, Moment, Partials, Usage, close_counts, establish, is_left_by_the_dead,
-    remove_old_partials, rescan_counts, settling,
+    remove_old_partials, rescan_counts, settling, since_boot,
 };
 use areas::{as_owner, counted, directories};
 use prune::{CLOCK_ADVICE, last_believed, prune_all};
@@ -118,23 +119,27 @@ fn misdated(then: &Moment, now: &Moment) -> Option<RangeInclusive<i64>> {
     (moved.abs() > SLIGHT).then_some(then.time..=until)
 }
 
-/// Sleeps while the system does, too: a day is a day.
 fn sleep(pause: Duration) {
-    let end = Moment::now()
-        .since_boot
-        .saturating_add_unsigned(pause.as_secs());
+    sleep_by(pause, since_boot, |left| {
+        let flags = ClockNanosleepFlags::empty();
+        match clock_nanosleep(ClockId::CLOCK_BOOTTIME, flags, &TimeSpec::new(left, 0)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => std::thread::sleep(Duration::from_secs(left.unsigned_abs())),
+        }
+    });
+}
+
+/// Sleeps while the system does, too: a day is a day. `now` tells the seconds since the boot, those included in which the system was
+/// suspended; `nap` sleeps so many seconds, or less.
+fn sleep_by(pause: Duration, now: impl Fn() -> i64, nap: impl Fn(i64)) {
+    let end = now().saturating_add_unsigned(pause.as_secs());
     loop {
-        let left = end.saturating_sub(Moment::now().since_boot);
+        let left = end.saturating_sub(now());
         if left <= 0 {
             return;
         }
-        let left = TimeSpec::new(left, 0);
         // Whatever ends it early, there is a rest to sleep.
-        let flags = ClockNanosleepFlags::empty();
-        match clock_nanosleep(ClockId::CLOCK_BOOTTIME, flags, &left) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => std::thread::sleep(pause),
-        }
+        nap(left);
     }
 }
 
@@ -182,12 +187,30 @@ fn count_at_rest(area: &Path) {
 /// Between two tries to count what is being changed.
 const BETWEEN_COUNTS: Duration = Duration::from_secs(30);
 
-/// At the end of the server: what it has counted is all there is.
-pub fn close(config: &Config, identities: bool) {
-    for area in counted(config) {
-        as_owner(config, &area, identities, || {
-            close_counts(&area);
-        });
+/// At the end of the server: what it has counted is all there is. A disk that hangs is waited for until the deadline; what is
+/// stored there is counted anew at the next start.
+pub fn close(config: &Arc<Config>, identities: bool, deadline: Instant) {
+    let closing: Vec<_> = counted(config)
+        .into_iter()
+        .filter_map(|area| {
+            let (config, shown) = (Arc::clone(config), area.clone());
+            let (tell, told) = bounded(1);
+            let close = move || {
+                as_owner(&config, &area, identities, || close_counts(&area));
+                let _ = tell.send(());
+            };
+            let thread = std::thread::Builder::new().stack_size(256 * 1024);
+            thread.spawn(close).ok()?;
+            Some((shown, told))
+        })
+        .collect();
+    for (area, told) in closing {
+        if told.recv_deadline(deadline).is_err() {
+            log::warn!(
+                "{}: the disk does not answer; what is stored there is counted anew at the next start",
+                area.display()
+            );
+        }
     }
 }
 
@@ -223,7 +246,26 @@ fn report(shown: &str, removed: Result<Partials, Error>) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
+
+    #[test]
+    fn a_day_is_over_when_the_system_was_suspended_for_it() {
+        let clock = Cell::new(1000);
+        let naps = RefCell::new(Vec::new());
+        sleep_by(
+            DAY,
+            || clock.get(),
+            |left| {
+                // Woken early by a signal, then suspended for a week.
+                let passed = [3600, 7 * 86_400][naps.borrow().len()];
+                naps.borrow_mut().push(left);
+                clock.set(clock.get() + passed);
+            },
+        );
+        assert_eq!(*naps.borrow(), [86_400, 86_400 - 3600]);
+    }
 
     #[test]
     fn what_was_stored_before_the_clock_was_set_is_known_by_its_time() {

@@ -66,7 +66,7 @@ impl Modes {
 /// # Errors
 /// Those of writing. What the file system does not know stays as it is.
 pub fn give(directory: BorrowedFd<'_>, file: BorrowedFd<'_>, modes: Modes) -> Result<(), Errno> {
-    match default_of(directory).and_then(|default| combined(default, modes.file)) {
+    match read(directory, DEFAULT).and_then(|default| combined(default, modes.file)) {
         Some(list) => tolerated(system::set_attribute(file, ACCESS, &list))?,
         None => set_mode(file, modes.of_files())?,
     }
@@ -75,7 +75,7 @@ pub fn give(directory: BorrowedFd<'_>, file: BorrowedFd<'_>, modes: Modes) -> Re
 
 /// The mode to create a directory with in another; the owner may do all in it until [`give_directory`].
 pub fn creation_mode(parent: BorrowedFd<'_>, modes: Modes) -> Mode {
-    let mode = match default_of(parent) {
+    let mode = match read(parent, DEFAULT) {
         Some(_) => modes.directory,
         None => modes.of_directories(),
     };
@@ -94,7 +94,7 @@ pub fn give_directory(
 ) -> Result<(), Errno> {
     const SET_GROUP: u32 = 0o2000;
     let made = fstat(directory)?.st_mode & 0o7777;
-    let wanted = match default_of(parent) {
+    let wanted = match read(parent, DEFAULT) {
         Some(_) => (made & (modes.directory | !0o700)) | (modes.directory & 0o7000),
         None => modes.of_directories() | (made & SET_GROUP),
     };
@@ -116,21 +116,17 @@ pub fn take_over(old: BorrowedFd<'_>, file: BorrowedFd<'_>, mode: u32) -> Result
     }
 }
 
-/// Sets the permission bits of a file and takes away a list that it may have got when it was created.
-fn set_mode(file: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
+/// Sets the permission bits of a file and takes away a list that it may have got when it was created, and set-user-ID and its
+/// like.
+///
+/// # Errors
+/// As [`give`].
+pub fn set_mode(file: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
     if system::attribute(file, ACCESS, 0).is_ok() {
         // A list that says no more than a mode becomes one.
         return tolerated(system::set_attribute(file, ACCESS, &minimal(mode)));
     }
-    tolerated(fchmod(file, Mode::from_bits_truncate(mode)))
-}
-
-/// Takes set-user-ID and its like away and leaves the rest of the mode as it is.
-///
-/// # Errors
-/// As [`give`].
-pub fn take_special_bits(file: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
-    set_mode(file, mode & 0o777)
+    tolerated(fchmod(file, Mode::from_bits_truncate(mode & 0o777)))
 }
 
 fn give_group(file: BorrowedFd<'_>, group: Option<u32>) -> Result<(), Errno> {
@@ -146,10 +142,6 @@ fn tolerated(result: Result<(), Errno>) -> Result<(), Errno> {
         Err(Errno::EPERM | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(()),
         other => other,
     }
-}
-
-fn default_of(directory: BorrowedFd<'_>) -> Option<Vec<u8>> {
-    read(directory, DEFAULT)
 }
 
 /// None where there is no list, or nobody who could tell.

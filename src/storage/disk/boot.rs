@@ -1,10 +1,10 @@
 //! Whether what an unfinished file seems to hold is there. While the system runs the kernel knows; behind a power cut a file system
 //! may show the length of a file whose last blocks never reached the disk. So unfinished files carry a mark that tells in
-//! which boot they are written, and whether at a pace that bounds what may be missing.
+//! which boot they are written, and whether at a pace that bounds what may be missing; and what they are to replace, so that
+//! what is continued later is not mixed with another file.
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
@@ -14,11 +14,11 @@ use crate::storage::disk::durable::UNSURE;
 use crate::storage::disk::metadata::size_of;
 use crate::storage::disk::system;
 
-/// The boot, and `paced` or `unpaced`.
+/// The boot, `paced` or `unpaced`, and the [identity] of what is to be replaced, where there is any.
 const MARK: &CStr = c"user.thriftpd.boot";
 
 /// More than the longest mark has, in bytes.
-const LONGEST: usize = 64;
+const LONGEST: usize = 192;
 
 /// What the kernel calls this boot (random(4)); None where /proc is missing.
 pub fn this_boot() -> Option<&'static str> {
@@ -30,13 +30,28 @@ pub fn this_boot() -> Option<&'static str> {
     boot.as_deref()
 }
 
-/// To be said of an unfinished file before a byte is written to it.
-pub fn mark(file: BorrowedFd<'_>, paced: bool) {
+/// To be said of an unfinished file before a byte is written to it. `replaces`: the finished file whose name it is to get.
+pub fn mark(file: BorrowedFd<'_>, paced: bool, replaces: Option<&FileStat>) {
     if let Some(boot) = this_boot() {
         let pace = if paced { "paced" } else { "unpaced" };
+        let replaced = replaces.map(identity).unwrap_or_default();
+        let mark = format!("{boot} {pace} {replaced}");
         // Where it cannot be kept, the times have to do.
-        let _ = system::set_attribute(file, MARK, format!("{boot} {pace}").as_bytes());
+        let _ = system::set_attribute(file, MARK, mark.as_bytes());
     }
+}
+
+/// Inode, size and time of modification. Inodes are used again.
+fn identity(stat: &FileStat) -> String {
+    let (ino, size) = (stat.st_ino, stat.st_size);
+    format!("{ino} {size} {}.{:09}", stat.st_mtime, stat.st_mtime_nsec)
+}
+
+/// The boot, the pace and what is to be replaced.
+fn parsed(mark: &[u8]) -> Option<(&str, &str, &str)> {
+    let (boot, rest) = std::str::from_utf8(mark).ok()?.split_once(' ')?;
+    let (pace, replaced) = rest.split_once(' ').unwrap_or((rest, ""));
+    Some((boot, pace, replaced))
 }
 
 /// To be said of a file that is finished.
@@ -55,29 +70,47 @@ pub fn sure_length(file: BorrowedFd<'_>, stat: &FileStat) -> u64 {
 }
 
 fn sure_by_mark(mark: &[u8], this_boot: Option<&str>, size: u64) -> u64 {
-    let mark = std::str::from_utf8(mark).ok();
-    match (mark.and_then(|mark| mark.split_once(' ')), this_boot) {
-        (Some((boot, _)), Some(this)) if boot == this => size,
-        (Some((_, "paced")), _) => size.saturating_sub(UNSURE),
+    match (parsed(mark), this_boot) {
+        (Some((boot, _, _)), Some(this)) if boot == this => size,
+        (Some((_, "paced", _)), _) => size.saturating_sub(UNSURE),
         _ => 0,
     }
+}
+
+/// Whether the unfinished file is for sure of an upload that was to replace the finished file, which has not changed since. Where
+/// that cannot be noted, it is if no clock was wrong.
+pub fn is_to_replace(file: BorrowedFd<'_>, unfinished: &FileStat, finished: &FileStat) -> bool {
+    match system::attribute(file, MARK, LONGEST) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
+        mark => {
+            let mark = mark.unwrap_or_default();
+            return parsed(&mark).is_some_and(|(_, _, replaced)| replaced == identity(finished));
+        }
+    }
+    let modified = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
+    // Clients set the time of modification, and the time of change with it.
+    let changed = (finished.st_ctime, finished.st_ctime_nsec);
+    modified(unfinished) >= modified(finished).min(changed)
 }
 
 /// By its time of modification, for file systems without attributes: after this boot began, and not in the future, where a
 /// clock that is not set yet would put it.
 fn was_written_in_this_boot(stat: &FileStat) -> bool {
-    let (Ok(now), Ok(up)) = (
-        SystemTime::now().duration_since(UNIX_EPOCH),
-        clock_gettime(ClockId::CLOCK_BOOTTIME),
-    ) else {
+    let clocks = [ClockId::CLOCK_REALTIME, ClockId::CLOCK_BOOTTIME].map(clock_gettime);
+    let [Ok(now), Ok(up)] = clocks else {
         return false;
     };
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let now = now.tv_sec();
     (now - up.tv_sec()..=now).contains(&stat.st_mtime)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::os::fd::AsFd as _;
+
+    use nix::sys::stat::fstat;
+
     use super::*;
 
     #[test]
@@ -88,9 +121,38 @@ mod tests {
         assert_eq!(sure_by_mark(b"1-2 unpaced", this, size), size);
         assert_eq!(sure_by_mark(b"3-4 paced", this, size), size - UNSURE);
         assert_eq!(sure_by_mark(b"3-4 paced", None, size), size - UNSURE);
+        assert_eq!(
+            sure_by_mark(b"3-4 paced 5 6 7.8", this, size),
+            size - UNSURE
+        );
         assert_eq!(sure_by_mark(b"3-4 paced", this, 1000), 0);
         for mark in [&b"3-4 unpaced"[..], b"3-4", b"", b"\xff paced"] {
             assert_eq!(sure_by_mark(mark, this, size), 0, "{mark:?}");
         }
+    }
+
+    #[test]
+    fn a_partial_is_to_replace_what_had_the_name_and_no_other_whatever_the_clock_says() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let finished = directory.path().join("file");
+        let stored = |contents: &str| {
+            fs::write(&finished, contents).unwrap();
+            fstat(File::open(&finished).unwrap()).unwrap()
+        };
+        let one = stored("one");
+        let partial = File::create(directory.path().join("partial")).unwrap();
+        let is_to_replace =
+            |one| super::is_to_replace(partial.as_fd(), &fstat(&partial).unwrap(), one);
+        if system::attribute(partial.as_fd(), MARK, LONGEST) == Err(Errno::EOPNOTSUPP) {
+            assert!(is_to_replace(&one));
+            return;
+        }
+        mark(partial.as_fd(), true, None);
+        assert!(!is_to_replace(&one), "it was for a new name");
+        mark(partial.as_fd(), true, Some(&one));
+        // A clock that was not set put it into 1970.
+        partial.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert!(is_to_replace(&one));
+        assert!(!is_to_replace(&stored("two")), "of the same inode and size");
     }
 }

@@ -19,6 +19,12 @@ pub fn now() -> i64 {
     now.saturating_add(ahead().unwrap_or(0)).max(0)
 }
 
+/// Seconds since the boot. They count sleep, and nobody can set them.
+pub fn since_boot() -> i64 {
+    let skipped = i64::try_from((SETTLING - settling()).as_secs()).unwrap_or(0);
+    seconds(ClockId::CLOCK_BOOTTIME) + skipped
+}
+
 fn seconds(clock: ClockId) -> i64 {
     clock_gettime(clock).map_or(0, |time| time.tv_sec())
 }
@@ -48,9 +54,7 @@ impl Moment {
     }
 
     pub fn now() -> Self {
-        let skipped = i64::try_from((SETTLING - settling()).as_secs()).unwrap_or(0);
-        let since_boot = seconds(ClockId::CLOCK_BOOTTIME) + skipped;
-        Self::new(now(), since_boot, this_boot().unwrap_or_default())
+        Self::new(now(), since_boot(), this_boot().unwrap_or_default())
     }
 
     /// By how many seconds the time of day was moved between an earlier moment of the same boot and this one; None where

@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
@@ -42,6 +42,7 @@ use nix::sys::stat::{Mode, fstat, major, minor};
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
 use nix::unistd::{fdatasync, fsync, syncfs};
 
+use crate::storage::disk::root::DIRECTORY;
 use crate::storage::disk::system;
 
 /// How names and contents reach the disk together.
@@ -53,6 +54,8 @@ pub enum Order {
     WholeJournal,
     /// Each file and each directory is flushed for itself.
     Each,
+    /// Nothing is flushed: the account is not durable.
+    Never,
 }
 
 /// What was found out of ext4 disks: by device and by the number that the file system gives itself, for another disk may come
@@ -60,8 +63,11 @@ pub enum Order {
 static DISKS: Mutex<BTreeMap<(dev_t, String), Order>> = Mutex::new(BTreeMap::new());
 
 impl Order {
-    /// Of the disk on which a file or a directory is.
-    pub fn of(file: BorrowedFd<'_>) -> Self {
+    /// Of an account, on the disk on which a file or a directory is.
+    pub fn of(file: BorrowedFd<'_>, durable: bool) -> Self {
+        if !durable {
+            return Self::Never;
+        }
         match fstatfs(file) {
             Ok(disk) if disk.filesystem_type() == XFS_SUPER_MAGIC => Self::Journal,
             Ok(disk) if disk.filesystem_type() == EXT4_SUPER_MAGIC => {
@@ -171,82 +177,73 @@ fn counts_fast_commits(information: &str) -> bool {
     information.lines().filter_map(count).any(|count| count > 0)
 }
 
-/// Flushes, and with it everything that was done before: the journal's order sees to that.
-fn commit(order: Order, file: BorrowedFd<'_>) -> Result<(), Errno> {
-    match order {
-        Order::WholeJournal => syncfs(file),
-        Order::Journal | Order::Each => fsync(file),
+impl Order {
+    /// Makes the contents of a file durable that has its name, or never gets one, and with it everything that was done before:
+    /// the journal's order sees to that.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn contents(self, file: impl AsFd) -> Result<(), Errno> {
+        match self {
+            Self::WholeJournal => syncfs(file),
+            Self::Journal | Self::Each => fsync(file),
+            Self::Never => Ok(()),
+        }
     }
-}
 
-/// Makes the contents of a file durable that has its name, or never gets one.
-///
-/// # Errors
-/// Those of writing.
-pub fn contents(order: Order, file: &File) -> Result<(), Errno> {
-    commit(order, file.as_fd())
-}
-
-/// Makes a file's contents safe to be given a name.
-///
-/// # Errors
-/// Those of writing.
-pub fn before_rename(order: Order, file: &File) -> Result<(), Errno> {
-    match order {
-        Order::Journal => write_all(file),
-        // With mode and owner, which the name is to show from the first moment.
-        Order::WholeJournal | Order::Each => commit(order, file.as_fd()),
+    /// Makes a file's contents safe to be given a name.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn before_rename(self, file: &File) -> Result<(), Errno> {
+        match self {
+            Self::Journal => write_all(file),
+            // With mode and owner, which the name is to show from the first moment.
+            other => other.contents(file),
+        }
     }
-}
 
-/// Makes a file and the name that it has been given durable.
-///
-/// # Errors
-/// Those of writing.
-pub fn after_rename(order: Order, file: &File, directory: BorrowedFd<'_>) -> Result<(), Errno> {
-    match order {
-        Order::Journal | Order::WholeJournal => commit(order, file.as_fd()),
-        Order::Each => sync_directory(directory),
+    /// Makes a file and the name that it has been given durable.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn after_rename(self, file: &File, directory: impl AsFd) -> Result<(), Errno> {
+        match self {
+            Self::Each => self.names_apart(directory),
+            other => other.contents(file),
+        }
     }
-}
 
-/// Makes names in a directory durable that were given or taken, of one that was made in it too.
-///
-/// # Errors
-/// Those of writing.
-pub fn after_change(order: Order, directory: BorrowedFd<'_>) -> Result<(), Errno> {
-    match (order, open_for_sync(directory)?) {
-        (_, None) => Ok(()),
-        (Order::Each, Some(readable)) => sync_readable(&readable),
-        (order, Some(readable)) => commit(order, readable.as_fd()),
+    /// Makes names in a directory durable that were given or taken, of one that was made in it too. One that may be written
+    /// but not read cannot be opened for that; its entry then reaches the disk with the file's own commit on journalling file
+    /// systems.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn after_change(self, directory: impl AsFd) -> Result<(), Errno> {
+        if self == Self::Never {
+            return Ok(());
+        }
+        let readable = match openat(directory, ".", DIRECTORY, Mode::empty()) {
+            Err(Errno::EACCES) => return Ok(()),
+            other => other?,
+        };
+        match (self, self.contents(&readable)) {
+            // Some network and FUSE file systems cannot flush directories.
+            (Self::Each, Err(Errno::EINVAL | Errno::ENOSYS)) => Ok(()),
+            (_, flushed) => flushed,
+        }
     }
-}
 
-/// Makes a directory's entries durable. One that may be written but not read cannot be opened for that; its entry then
-/// reaches the disk with the file's own commit on journalling file systems.
-///
-/// # Errors
-/// Those of writing.
-pub fn sync_directory(directory: BorrowedFd<'_>) -> Result<(), Errno> {
-    match open_for_sync(directory)? {
-        Some(readable) => sync_readable(&readable),
-        None => Ok(()),
-    }
-}
-
-fn open_for_sync(directory: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    match openat(directory, ".", flags, Mode::empty()) {
-        Err(Errno::EACCES) => Ok(None),
-        other => other.map(Some),
-    }
-}
-
-fn sync_readable(directory: &OwnedFd) -> Result<(), Errno> {
-    match fsync(directory) {
-        // Some network and FUSE file systems cannot flush directories.
-        Err(Errno::EINVAL | Errno::ENOSYS) => Ok(()),
-        other => other,
+    /// The same where no other commit does it.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn names_apart(self, directory: impl AsFd) -> Result<(), Errno> {
+        match self {
+            Self::Each => self.after_change(directory),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -383,11 +380,11 @@ mod tests {
         let file = File::create(directory.path().join("file")).unwrap();
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let opened = nix::fcntl::open(directory.path(), flags, Mode::empty()).unwrap();
-        let order = Order::of(opened.as_fd());
-        assert_eq!(order, Order::of(file.as_fd()));
+        let order = Order::of(opened.as_fd(), true);
+        assert_eq!(order, Order::of(file.as_fd(), true));
         let left = std::fs::read_dir(directory.path()).unwrap().count();
         assert_eq!(left, 1, "nothing is left of what was done to find out");
-        after_change(order, opened.as_fd()).unwrap();
+        order.after_change(&opened).unwrap();
     }
 
     #[test]
@@ -401,7 +398,7 @@ mod tests {
             assert!((number << 20) - pace.written <= 2 * WINDOW + (1 << 20));
         }
         assert_eq!(file.metadata().unwrap().len(), 100 << 20);
-        before_rename(Order::of(file.as_fd()), &file).unwrap();
+        Order::of(file.as_fd(), true).before_rename(&file).unwrap();
     }
 
     /// However short its connections are: what nobody has waited for stays within the last bytes.

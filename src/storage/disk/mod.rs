@@ -16,7 +16,7 @@
 //! | `reserved` | names of the server's own files |
 //! | `copy` | copying from file to file inside the kernel |
 //! | `durable` | getting onto the disk what was written |
-//! | `boot` | how much of an unfinished file is sure to be there after a power cut |
+//! | `boot` | how much of an unfinished file is sure to be there after a power cut, and what it is to replace |
 //! | `system` | the system calls that no safe wrapper offers |
 pub mod acl;
 pub mod boot;

@@ -1,11 +1,44 @@
-//! Names: what holds one while it is looked at and then given or taken away, and giving it in one step.
+//! Names: what is done to one in its directory, and what holds it while it is looked at and then given or taken away.
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, RenameFlags, renameat, renameat2};
-use nix::sys::stat::{fstat, fstatat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+/// Follows no link, waits for nobody at the other end of a FIFO, and makes no terminal ours.
+const CAREFULLY: OFlag = OFlag::O_NOFOLLOW
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_NOCTTY)
+    .union(OFlag::O_CLOEXEC);
+
+/// Opens what has the name, whatever it is. A file that is made by it is for the server alone at first.
+///
+/// # Errors
+/// Those of openat(2); nothing is followed.
+pub fn open(directory: impl AsFd, name: &[u8], flags: OFlag) -> Result<File, Errno> {
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    openat(directory, name, flags | CAREFULLY, mode).map(File::from)
+}
+
+/// Facts of what has the name; of a link itself.
+///
+/// # Errors
+/// Those of fstatat(2).
+pub fn stat(directory: impl AsFd, name: &[u8]) -> Result<FileStat, Errno> {
+    fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+}
+
+/// Takes the name of anything but a directory away.
+///
+/// # Errors
+/// Those of unlinkat(2).
+pub fn unlink(directory: impl AsFd, name: &[u8]) -> Result<(), Errno> {
+    unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)
+}
 
 /// Device and inode of a directory, and a name in it.
 pub type Key = (u64, u64, Vec<u8>);
@@ -99,19 +132,17 @@ pub fn key(directory: impl AsFd, name: &[u8]) -> Result<Key, Errno> {
 pub fn rename_to_new(from: impl AsFd, old: &[u8], to: impl AsFd, new: &[u8]) -> Result<(), Errno> {
     match renameat2(&from, old, &to, new, RenameFlags::RENAME_NOREPLACE) {
         // File systems that cannot do it in one step (vfat of old kernels, some FUSE ones).
-        Err(Errno::EINVAL | Errno::ENOSYS) => {
-            match fstatat(&to, new, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(_) => Err(Errno::EEXIST),
-                Err(_) => renameat(&from, old, &to, new),
-            }
-        }
+        Err(Errno::EINVAL | Errno::ENOSYS) => match stat(&to, new) {
+            Ok(_) => Err(Errno::EEXIST),
+            Err(_) => renameat(&from, old, &to, new),
+        },
         other => other,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
+    use std::fs;
     use std::sync::mpsc;
     use std::thread;
 

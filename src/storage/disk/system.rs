@@ -1,5 +1,6 @@
 //! The system calls that no safe wrapper offers: the only `unsafe` of the room.
 use std::ffi::CStr;
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
@@ -7,6 +8,11 @@ use nix::NixPath as _;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::stat::FileStat;
+
+/// What the kernel said, of an error of the standard library.
+pub fn errno_of(error: io::Error) -> Errno {
+    Errno::try_from(error).unwrap_or(Errno::EIO)
+}
 
 /// Starts writing a range of the file to the disk, and waits for what of it is under way already where `wait` is set; says
 /// nothing of metadata (sync_file_range(2)).
@@ -140,19 +146,11 @@ pub fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno>
 /// # Errors
 /// `ENODATA` where there is none, `ERANGE` where it is longer, `EOPNOTSUPP` where the file system has none.
 pub fn attribute(file: BorrowedFd<'_>, name: &CStr, room: usize) -> Result<Vec<u8>, Errno> {
-    let mut value = vec![0; room];
-    // SAFETY: the descriptor and the name are borrowed for the call; the kernel writes at most as many bytes as the
-    // exclusively borrowed buffer has.
-    let length = unsafe {
-        libc::fgetxattr(
-            file.as_raw_fd(),
-            name.as_ptr(),
-            value.as_mut_ptr().cast(),
-            value.len(),
-        )
-    };
-    value.truncate(Errno::result(length)?.unsigned_abs());
-    Ok(value)
+    filled(room, |value, size| {
+        // SAFETY: the descriptor and the name are borrowed for the call; the kernel writes at most as many bytes as the
+        // buffer has.
+        unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value, size) }
+    })
 }
 
 /// The same of what has a name; links are followed (getxattr(2)).
@@ -160,17 +158,19 @@ pub fn attribute(file: BorrowedFd<'_>, name: &CStr, room: usize) -> Result<Vec<u
 /// # Errors
 /// As [`attribute`]; `ENOENT`.
 pub fn attribute_of_path(path: &CStr, name: &CStr, room: usize) -> Result<Vec<u8>, Errno> {
+    filled(room, |value, size| {
+        // SAFETY: path and name are borrowed for the call; the kernel writes at most as many bytes as the buffer has.
+        unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value, size) }
+    })
+}
+
+/// What a call fills an exclusively borrowed buffer with.
+fn filled(
+    room: usize,
+    fill: impl FnOnce(*mut libc::c_void, usize) -> isize,
+) -> Result<Vec<u8>, Errno> {
     let mut value = vec![0; room];
-    // SAFETY: path and name are borrowed for the call; the kernel writes at most as many bytes as the exclusively borrowed
-    // buffer has.
-    let length = unsafe {
-        libc::getxattr(
-            path.as_ptr(),
-            name.as_ptr(),
-            value.as_mut_ptr().cast(),
-            value.len(),
-        )
-    };
+    let length = fill(value.as_mut_ptr().cast(), value.len());
     value.truncate(Errno::result(length)?.unsigned_abs());
     Ok(value)
 }
@@ -209,32 +209,4 @@ pub fn identity_for_files() -> (u32, u32) {
     // SAFETY: a number that nobody has changes nothing; the calls take one number and tell the one in force.
     let (uid, gid) = unsafe { (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)) };
     (uid as u32, gid as u32)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs::File;
-    use std::io::Write as _;
-    use std::os::fd::AsFd as _;
-
-    use super::*;
-
-    #[test]
-    fn attributes_are_kept_and_missing_ones_told() {
-        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let mut file = File::create(directory.path().join("file")).unwrap();
-        file.write_all(b"contents").unwrap();
-        sync_file_range(file.as_fd(), 0, 8, true).unwrap();
-        let name = c"user.thriftpd.test";
-        match set_attribute(file.as_fd(), name, b"value") {
-            Err(Errno::EOPNOTSUPP) => return,
-            other => other.unwrap(),
-        }
-        assert_eq!(attribute(file.as_fd(), name, 100), Ok(b"value".to_vec()));
-        assert_eq!(attribute(file.as_fd(), name, 2), Err(Errno::ERANGE));
-        assert_eq!(
-            attribute(file.as_fd(), c"user.thriftpd.none", 9),
-            Err(Errno::ENODATA)
-        );
-    }
 }

@@ -7,7 +7,7 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::storage::disk::metadata::is_same_file;
-use crate::storage::disk::root::{DIRECTORY, Place, Root};
+use crate::storage::disk::root::{DIRECTORY, Place, Root, split};
 use crate::storage::disk::walk::{below, names};
 
 /// A directory on the way down.
@@ -29,19 +29,19 @@ impl Level {
     }
 }
 
-/// How one name that is no directory is removed: it is told the directory, the path of that below the root, and the name.
-pub type Unlink<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, &[u8], &[u8]) -> Result<(), Errno>;
+/// How one name is removed: it is told the directory, the path of that below the root, and the name. `EISDIR` for a directory.
+pub type Unlink<'a, E> = &'a mut dyn FnMut(BorrowedFd<'_>, &[u8], &[u8]) -> Result<(), E>;
 
 /// Removes what lies at `relative`, which must be a directory; `Ok(false)` when `go_on` said no.
 ///
 /// # Errors
 /// The first thing that cannot be removed; what was removed before is gone.
-pub fn remove(
+pub fn remove<E: From<Errno> + PartialEq>(
     root: &Root,
     relative: &[u8],
     go_on: &mut dyn FnMut() -> bool,
-    unlink: Unlink<'_>,
-) -> Result<bool, Errno> {
+    unlink: Unlink<'_, E>,
+) -> Result<bool, E> {
     let root = &root.again()?;
     let place = root.place(relative)?;
     let mut current = open_directory(&place.directory, &place.name)?;
@@ -51,42 +51,35 @@ pub fn remove(
             return Ok(false);
         }
         let Some(name) = level.names.pop() else {
-            let done = level.relative.rsplit(|&byte| byte == b'/').next();
-            let done = done.unwrap_or_default().to_vec();
+            let (_, done) = split(&level.relative);
+            let done = done.to_vec();
             levels.pop();
             let Some(parent) = levels.last() else { break };
-            current = root.open_below(&parent.relative, DIRECTORY, Mode::empty())?;
+            current = root.open_below(&parent.relative, DIRECTORY)?;
             if !is_same_file(&fstat(&current)?, &parent.stat) {
                 // Somebody has moved it, and put another in its place.
-                return Err(Errno::EBUSY);
+                return Err(Errno::EBUSY.into());
             }
-            gone(unlinkat(
-                &current,
-                done.as_slice(),
-                UnlinkatFlags::RemoveDir,
-            ))?;
+            match unlinkat(&current, done.as_slice(), UnlinkatFlags::RemoveDir) {
+                Err(Errno::ENOENT) => {}
+                other => other?,
+            }
             continue;
         };
         match unlink(current.as_fd(), &level.relative, &name) {
-            Err(Errno::EISDIR) => {
+            Err(error) if error == Errno::EISDIR.into() => {
                 current = open_directory(&current, &name)?;
                 let relative = below(&level.relative, &name);
                 levels.push(Level::new(relative, &current)?);
             }
-            other => gone(other)?,
+            // What somebody else has removed meanwhile is gone as well.
+            Err(error) if error == Errno::ENOENT.into() => {}
+            other => other?,
         }
     }
     let Place { directory, name } = place;
     unlinkat(&directory, name.as_slice(), UnlinkatFlags::RemoveDir)?;
     Ok(true)
-}
-
-/// What somebody else has removed meanwhile is gone as well.
-fn gone(result: Result<(), Errno>) -> Result<(), Errno> {
-    match result {
-        Err(Errno::ENOENT) => Ok(()),
-        other => other,
-    }
 }
 
 fn open_directory(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {

@@ -1,13 +1,13 @@
 //! Going through a tree: one directory open at a time, however deep it is; no link is followed.
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::sys::stat::FileStat;
 
 use crate::storage::disk::metadata::{Kind, kind};
+use crate::storage::disk::names::stat;
 use crate::storage::disk::root::{DIRECTORY, Root, without_trace};
 
 /// What is met on the way: anything but a directory.
@@ -29,26 +29,11 @@ pub struct Missed<'a> {
 /// Who is shown all that.
 pub type Visit<'a> = dyn FnMut(Result<&Met<'_>, Missed<'_>>) -> ControlFlow<()> + 'a;
 
-/// Shows all that lies below a directory to `visit`, until it breaks. `enter` is asked for each directory's path below the
-/// root. What vanishes meanwhile or may not be read is passed over.
+/// Shows all that lies below a directory to `visit`, and what of it may not be read, until it breaks. `enter` is asked for each
+/// directory's path below the root. What vanishes meanwhile is passed over.
 ///
 /// # Errors
 /// When the directory itself cannot be opened.
-pub fn walk(
-    root: &Root,
-    from: &[u8],
-    enter: &dyn Fn(&[u8]) -> bool,
-    visit: &mut dyn FnMut(&Met<'_>) -> ControlFlow<()>,
-) -> Result<(), Errno> {
-    walk_all(root, from, enter, &mut |met| {
-        met.map_or(ControlFlow::Continue(()), &mut *visit)
-    })
-}
-
-/// The same, telling also of what may not be read.
-///
-/// # Errors
-/// As [`walk`].
 pub fn walk_all(
     root: &Root,
     from: &[u8],
@@ -57,18 +42,14 @@ pub fn walk_all(
 ) -> Result<(), Errno> {
     // All of it on one disk, whatever is mounted meanwhile.
     let root = &root.again()?;
-    let open = |relative: &[u8]| {
-        without_trace(DIRECTORY, |flags| {
-            root.open_below(relative, flags, Mode::empty())
-        })
-    };
+    let open = |relative: &[u8]| without_trace(DIRECTORY, |flags| root.open_below(relative, flags));
     walk_by(&open, from, enter, visit)
 }
 
 /// The same within the file system that is mounted at the root: of what is mounted below `visit` is told that it is `EXDEV`.
 ///
 /// # Errors
-/// As [`walk`].
+/// As [`walk_all`].
 pub fn walk_mount(
     root: &Root,
     from: &[u8],
@@ -101,7 +82,7 @@ fn walk_by(
                 Err(errno) if missed(visit, &relative, *errno).is_break() => return Ok(()),
                 Err(_) => break,
             };
-            let stat = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+            let stat = stat(&directory, name);
             let goes_on = match &stat {
                 Ok(stat) if kind(stat) == Kind::Directory => {
                     let below = below(&relative, name);
@@ -130,9 +111,9 @@ fn walk_by(
 ///
 /// # Errors
 /// `EMFILE`; each name may be one of readdir(3).
-pub fn names(directory: &OwnedFd) -> Result<impl Iterator<Item = Result<Vec<u8>, Errno>>, Errno> {
-    let copy = directory.try_clone().map_err(|_| Errno::EMFILE)?;
-    let names = Dir::from_fd(copy)?.into_iter();
+pub fn names(directory: impl AsFd) -> Result<impl Iterator<Item = Result<Vec<u8>, Errno>>, Errno> {
+    let copy = directory.as_fd().try_clone_to_owned();
+    let names = Dir::from_fd(copy.map_err(|_| Errno::EMFILE)?)?.into_iter();
     let names = names.map(|entry| Ok(entry?.file_name().to_bytes().to_vec()));
     Ok(names.filter(|name| !matches!(name.as_deref(), Ok(b"." | b".."))))
 }

@@ -8,17 +8,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::ops::Deref;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::stat::{FileStat, fstat};
 
 use crate::storage::disk::metadata::size_of;
+use crate::storage::disk::names;
 
 /// How long a writer must have moved nothing before another session of its account may have it ended.
 const QUIET: Duration = Duration::from_secs(10);
@@ -64,14 +65,13 @@ type Count = Box<dyn FnOnce(u64) + Send>;
 
 struct Writer {
     holder: Option<Holder>,
-    progress: Arc<Progress>,
+    progress: Progress,
     /// Names that the file has lost, and what counts that.
     lost: Vec<(Doomed, Count)>,
 }
 
 /// When a writer last moved something, in milliseconds of [`clock`].
-#[derive(Debug)]
-struct Progress(AtomicU64);
+type Progress = Arc<AtomicU64>;
 
 /// Of a writer that is not to be disturbed any more.
 const NEVER: u64 = u64::MAX;
@@ -94,12 +94,12 @@ fn written() -> MutexGuard<'static, BTreeMap<Key, Writer>> {
 
 /// Keeps everybody in this process from writing to a file, which need not be open.
 #[derive(Debug)]
-pub struct Reserved(Key, Arc<Progress>);
+pub struct Reserved(Key, Progress);
 
 impl Reserved {
     /// None: somebody writes to it.
     pub fn new(stat: &FileStat, holder: Option<&Holder>) -> Option<Self> {
-        let progress = Arc::new(Progress(AtomicU64::new(clock())));
+        let progress = Arc::new(AtomicU64::new(clock()));
         let mut written = written();
         if written.contains_key(&key(stat)) {
             return None;
@@ -162,12 +162,12 @@ impl Claimed {
 
     /// To be told whenever something was moved.
     pub fn moved(&self) {
-        self.reserved.1.0.store(clock(), Ordering::Relaxed);
+        self.reserved.1.store(clock(), Ordering::Relaxed);
     }
 
     /// From now on the writer is not ended for another.
     pub fn settle(&self) {
-        self.reserved.1.0.store(NEVER, Ordering::Relaxed);
+        self.reserved.1.store(NEVER, Ordering::Relaxed);
     }
 }
 
@@ -202,14 +202,13 @@ pub fn is_written_to(file: BorrowedFd<'_>, stat: &FileStat) -> bool {
 
 /// A file that is about to lose a name.
 #[derive(Debug)]
-pub struct Doomed(OwnedFd);
+pub struct Doomed(File);
 
 impl Doomed {
     /// # Errors
     /// Those of openat(2); nothing is followed.
     pub fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Self, Errno> {
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(directory, name, flags, Mode::empty()).map(Self)
+        names::open(directory, name, OFlag::O_PATH).map(Self)
     }
 
     /// To be called when the name is gone: tells `count` how many bytes are gone with it. That is now, or when nobody writes to the
@@ -239,7 +238,7 @@ pub fn give_way(stat: &FileStat, account: &str) -> bool {
         let Some(writer) = written.get(&key(stat)) else {
             return true;
         };
-        let moved = writer.progress.0.load(Ordering::Relaxed);
+        let moved = writer.progress.load(Ordering::Relaxed);
         let is_quiet = moved.saturating_add(QUIET.as_millis() as u64) <= clock();
         let holder = writer.holder.as_ref();
         match holder.filter(|holder| is_quiet && *holder.account == *account) {
@@ -343,7 +342,7 @@ mod tests {
         let progress = Arc::clone(&claimed.reserved.1);
         *ended.lock().unwrap() = Some(claimed);
         assert!(!give_way(&stat, "anna"), "it has just moved something");
-        let set = |time: u64| progress.0.store(time, Ordering::Relaxed);
+        let set = |time: u64| progress.store(time, Ordering::Relaxed);
         set(clock() - QUIET.as_millis() as u64);
         ended.lock().unwrap().as_ref().unwrap().settle();
         assert!(!give_way(&stat, "anna"), "it is about to be the file");

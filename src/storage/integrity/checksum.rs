@@ -9,6 +9,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
 
+use blake2::Blake2b;
+use blake2::digest::consts::U8;
 use md5::{Digest as _, Md5};
 use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -113,12 +115,17 @@ impl std::fmt::Debug for Digest {
     }
 }
 
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+fn hexadecimal(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(2 * bytes.len());
     for digit in bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
         text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
     }
     text
+}
+
+/// What tells a few texts apart, in 16 hexadecimal digits.
+pub(in crate::storage) fn brief(bytes: &[u8]) -> String {
+    hexadecimal(&Blake2b::<U8>::digest(bytes))
 }
 
 /// Why a checksum was not computed to the end.
@@ -274,30 +281,20 @@ pub fn store(file: &File, digest: &str) -> bool {
     keep(file.as_fd(), &record)
 }
 
-/// Stores what held before for the time that the file was given now. Not for whatever time it has: somebody else may have
-/// written to it meanwhile.
-pub(in crate::storage) fn store_for_time(
-    file: BorrowedFd<'_>,
-    record: Record,
-    modified: Modified,
-) -> bool {
-    keep(file, &Record { modified, ..record })
-}
-
 /// Takes away what is stored: the file is going to hold something else.
 pub(in crate::storage) fn forget(file: BorrowedFd<'_>) {
     // Where there is none, none is kept.
     let _ = system::remove_attribute(file, ATTRIBUTE);
 }
 
-fn keep(file: BorrowedFd<'_>, record: &Record) -> bool {
+/// Stores a record as it is. Whether it is kept.
+pub(in crate::storage) fn keep(file: BorrowedFd<'_>, record: &Record) -> bool {
     system::set_attribute(file, ATTRIBUTE, record.encode().as_bytes()).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 
@@ -390,37 +387,6 @@ mod tests {
             assert_eq!(Record::parse(bad.as_bytes()), None, "{bad:?}");
         }
         assert_eq!(Record::parse(b"\xff"), None);
-    }
-
-    #[test]
-    fn a_stored_checksum_holds_until_the_file_changes() {
-        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let path = directory.path().join("file");
-        fs::write(&path, "abc").unwrap();
-        let file = File::options().read(true).write(true).open(&path).unwrap();
-        assert_eq!(stored(&file), None);
-        if !store(&file, &ABC[0].1.to_uppercase()) {
-            return crate::skips::skip("no extended attributes here");
-        }
-        assert_eq!(stored(&file).as_deref(), Some(ABC[0].1));
-        let time = file.metadata().unwrap().modified().unwrap();
-        file.set_len(4).unwrap();
-        file.set_modified(time).unwrap();
-        assert_eq!(stored(&file), None, "of another size");
-        file.set_len(3).unwrap();
-        file.set_modified(time).unwrap();
-        assert!(stored(&file).is_some());
-        file.set_modified(time + Duration::from_nanos(1)).unwrap();
-        assert_eq!(stored(&file), None, "of another time");
-
-        let record = record(file.as_fd()).unwrap().unwrap();
-        file.set_modified(UNIX_EPOCH).unwrap();
-        assert!(store_for_time(file.as_fd(), record, (0, 0)));
-        assert!(stored(&file).is_some());
-        system::set_attribute(file.as_fd(), ATTRIBUTE, b"nonsense").unwrap();
-        assert_eq!(stored(&file), None);
-        system::set_attribute(file.as_fd(), ATTRIBUTE, &[b'x'; 999]).unwrap();
-        assert_eq!(stored(&file), None);
     }
 
     #[test]

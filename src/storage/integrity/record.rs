@@ -15,20 +15,17 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use blake2::Blake2b;
-use blake2::digest::Digest as _;
-use blake2::digest::consts::U8;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::{Mode, fstat};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::fstat;
 
 use crate::storage::disk::clock::now;
 use crate::storage::disk::metadata::{Kind, kind, size_of};
-use crate::storage::disk::reserved::STATE;
 use crate::storage::disk::root::Root;
-use crate::storage::error::Error;
-use crate::storage::integrity::checksum::hexadecimal;
-use crate::storage::quota::state::open_state;
+use crate::storage::disk::system::errno_of;
+use crate::storage::error::{At, Error};
+use crate::storage::integrity::checksum::brief;
+use crate::storage::quota::state::{open_state, read_state};
 use crate::storage::rules::Usage;
 
 const HOUR: i64 = 3600;
@@ -109,7 +106,7 @@ impl Uploaded {
         for (hour, Usage { bytes, files }) in &self.hours {
             let _ = writeln!(body, "{hour} {bytes} {files}");
         }
-        let (length, digest) = (body.len(), digest(body.as_bytes()));
+        let (length, digest) = (body.len(), brief(body.as_bytes()));
         let mut text = String::with_capacity(HEAD + length);
         let _ = write!(text, "thriftpd-uploads 1 {length} {digest}\n{body}");
         text
@@ -122,7 +119,7 @@ impl Uploaded {
         let (length, sum) = head.strip_prefix("thriftpd-uploads 1 ")?.split_once(' ')?;
         // A longer record may have been there before.
         let body = body.get(..length.parse().ok()?)?;
-        if digest(body) != sum {
+        if brief(body) != sum {
             return None;
         }
         let mut uploaded = Self::default();
@@ -146,10 +143,6 @@ impl Uploaded {
         }
         Some(uploaded)
     }
-}
-
-fn digest(bytes: &[u8]) -> String {
-    hexadecimal(&Blake2b::<U8>::digest(bytes))
 }
 
 /// A file system may not tell upper from lower case, and not take every character.
@@ -199,13 +192,13 @@ pub(in crate::storage) fn note(
     size: u64,
     received: u64,
 ) -> Result<(), Errno> {
-    let file = File::from(open_state(root, &name_of(user))?);
+    let file = open_state(root, &name_of(user))?;
     locked(file, FlockArg::LockExclusive, |file| {
         let mut uploaded = contents(file)?;
         let (time, path) = (now(), path.to_vec());
         uploaded.note(LastUpload { time, size, path }, received);
         let written = file.write_all_at(uploaded.text().as_bytes(), 0);
-        written.map_err(|error| errno_of(&error))
+        written.map_err(errno_of)
     })
 }
 
@@ -215,18 +208,12 @@ pub(in crate::storage) fn note(
 /// # Errors
 /// `NotMounted` while a file system is required at the directory and none is there; when it or the record cannot be read.
 pub fn uploaded(top: &Path, require_mount: bool, user: &str) -> Result<Uploaded, Error> {
-    let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
-    let root = Root::open_or_guard(top, require_mount).map_err(fail)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let state = root.open_below(STATE, flags | OFlag::O_DIRECTORY, Mode::empty());
-    let opened =
-        state.and_then(|state| openat(state, name_of(user).as_slice(), flags, Mode::empty()));
-    match opened {
-        Err(Errno::ENOENT) => Ok(Uploaded::default()),
-        other => other
-            .and_then(|file| locked(file.into(), FlockArg::LockShared, contents))
-            .map_err(fail),
-    }
+    let root = Root::open_or_guard(top, require_mount).at(top.as_os_str().as_encoded_bytes())?;
+    let file = match read_state(&root, &name_of(user)) {
+        Err(Errno::ENOENT) => return Ok(Uploaded::default()),
+        other => other.at(top.as_os_str().as_encoded_bytes())?,
+    };
+    locked(file, FlockArg::LockShared, contents).at(top.as_os_str().as_encoded_bytes())
 }
 
 /// Where the file system has no locks, what happens in the same moment may be counted once.
@@ -250,12 +237,8 @@ fn contents(file: &File) -> Result<Uploaded, Errno> {
     }
     let mut text = vec![0; size_of(&stat).min(LONGEST) as usize];
     let read = file.read_exact_at(&mut text, 0);
-    read.map_err(|error| errno_of(&error))?;
+    read.map_err(errno_of)?;
     Ok(Uploaded::parse(&text).unwrap_or_default())
-}
-
-fn errno_of(error: &std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 #[cfg(test)]

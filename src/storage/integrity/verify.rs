@@ -5,14 +5,15 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, fstat};
 
 use crate::storage::disk::metadata::{Kind, is_unchanged, kind};
+use crate::storage::disk::names;
 use crate::storage::disk::reserved::{STATE, is_partial_name};
-use crate::storage::disk::root::Root;
+use crate::storage::disk::root::{Root, split};
 use crate::storage::disk::walk::{Met, Missed, below, walk_all};
-use crate::storage::error::Error;
+use crate::storage::error::{At, Error};
 use crate::storage::integrity::checksum::{self, Algorithm, Record, Stopped};
 
 /// How often a file is read that changes while it is read.
@@ -83,9 +84,8 @@ fn each_file(
     require_mount: bool,
     visit: &mut dyn FnMut(&Root, Result<&Met<'_>, Missed<'_>>),
 ) -> Result<(), Error> {
-    let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
-    let root = Root::open_or_guard(top, require_mount).map_err(fail)?;
-    let enter = |directory: &[u8]| directory.rsplit(|&byte| byte == b'/').next() != Some(STATE);
+    let root = Root::open_or_guard(top, require_mount).at(top.as_os_str().as_encoded_bytes())?;
+    let enter = |directory: &[u8]| split(directory).1 != STATE;
     let is_of_users = |met: &Met<'_>| kind(met.stat) == Kind::File && !is_partial_name(met.name);
     walk_all(&root, b"", &enter, &mut |met| {
         if met.as_ref().map_or(true, |met| is_of_users(met)) {
@@ -93,17 +93,12 @@ fn each_file(
         }
         ControlFlow::Continue(())
     })
-    .map_err(fail)
+    .at(top.as_os_str().as_encoded_bytes())
 }
 
 /// The file, its facts and what is stored with it.
 fn open(met: &Met<'_>) -> Result<(File, FileStat, Option<Record>), Errno> {
-    let flags = OFlag::O_RDONLY
-        | OFlag::O_NOFOLLOW
-        | OFlag::O_NONBLOCK
-        | OFlag::O_NOCTTY
-        | OFlag::O_CLOEXEC;
-    let file = File::from(openat(met.directory, met.name, flags, Mode::empty())?);
+    let file = names::open(met.directory, met.name, OFlag::O_RDONLY)?;
     let stat = fstat(&file)?;
     let record = match kind(&stat) {
         Kind::File => checksum::record(file.as_fd())?,
@@ -165,72 +160,4 @@ fn matches(
 
 fn why(errno: Errno) -> String {
     std::io::Error::from(errno).to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::symlink;
-    use std::time::{Duration, UNIX_EPOCH};
-
-    use super::*;
-
-    /// SHA-256 of `abc`.
-    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-
-    fn stored(path: &Path) -> bool {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, "abc").unwrap();
-        let file = File::open(path).unwrap();
-        file.set_modified(UNIX_EPOCH).unwrap();
-        checksum::store(&file, ABC)
-    }
-
-    fn overwrite(path: &Path, contents: &str, seconds: u64) {
-        fs::write(path, contents).unwrap();
-        let time = UNIX_EPOCH + Duration::from_secs(seconds);
-        File::open(path).unwrap().set_modified(time).unwrap();
-    }
-
-    #[test]
-    fn what_no_longer_matches_is_told_apart() {
-        let top = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let outside = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let at = |name: &str| top.path().join(name);
-        if !stored(&at("good")) {
-            return crate::skips::skip("no extended attributes here");
-        }
-        stored(&at("d/e/damaged"));
-        for name in ["changed", "grown", "touched", ".thriftpd/state"] {
-            stored(&at(name));
-        }
-        stored(&outside.path().join("elsewhere"));
-        symlink(outside.path(), at("link")).unwrap();
-        symlink(outside.path().join("elsewhere"), at("d/link")).unwrap();
-        fs::write(at("plain"), "x").unwrap();
-        fs::write(at(".thriftpd-x.partial"), "x").unwrap();
-        overwrite(&at("d/e/damaged"), "abd", 0);
-        overwrite(&at("changed"), "abd", 1);
-        overwrite(&at("grown"), "abcd", 0);
-        overwrite(&at("touched"), "abc", 1);
-
-        let (files, bytes) = (5, 12);
-        let counted = count_checksums(top.path(), false).unwrap();
-        assert_eq!(counted, Checked { files, bytes });
-        let mut told = Vec::new();
-        verify(top.path(), false, &mut |what| {
-            told.push(format!("{what:?}"))
-        })
-        .unwrap();
-        told.sort();
-        let found = [
-            format!("Changed({:?})", at("changed")),
-            format!("Changed({:?})", at("grown")),
-            format!("Damaged({:?})", at("d/e/damaged")),
-        ];
-        assert_eq!(told[..3], found);
-        let counted = ["Read(3)"; 4].into_iter().chain(["Verified"; 2]);
-        assert!(told[3..].iter().eq(counted.chain(["WithoutChecksum"])));
-        assert!(verify(&at("none"), false, &mut |_| {}).is_err());
-    }
 }

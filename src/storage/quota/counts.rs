@@ -24,12 +24,13 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{FileStat, fstat, stat};
 
-use crate::storage::disk::durable::{self, Order};
+use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::reserved::STATE;
-use crate::storage::disk::root::Root;
+use crate::storage::disk::root::{Root, split};
+use crate::storage::disk::system::errno_of;
 use crate::storage::disk::walk::{Missed, walk_all};
-use crate::storage::error::Error;
+use crate::storage::error::{At, Error};
 use crate::storage::quota::state::open_state;
 use crate::storage::rules::Usage;
 
@@ -55,14 +56,13 @@ pub(in crate::storage) struct Counts {
     base: Usage,
     /// What has changed since, in bytes and files.
     pub(in crate::storage) change: (i64, i64),
-    pub(in crate::storage) known: bool,
     /// Changes under way.
     open: usize,
     /// Grows with each change that begins.
     turn: u64,
     /// The file says that this process changes something.
     busy: bool,
-    /// Of the file when it was read last: another disk may be there by now.
+    /// Of the file when it was read last, if it was: another disk may be there by now.
     stamp: Option<Stamp>,
     /// A thread saves what has changed.
     has_saver: bool,
@@ -76,17 +76,16 @@ pub(in crate::storage) struct Counts {
 type Stamp = (u64, u64, i64, i64);
 
 fn stamp(stat: &FileStat) -> Stamp {
-    let FileStat {
-        st_dev,
-        st_ino,
-        st_mtime,
-        st_mtime_nsec,
-        ..
-    } = *stat;
-    (st_dev, st_ino, st_mtime, st_mtime_nsec)
+    let (device, inode) = (stat.st_dev, stat.st_ino);
+    (device, inode, stat.st_mtime, stat.st_mtime_nsec)
 }
 
 impl Counts {
+    /// Whether the file was read.
+    pub(in crate::storage) fn is_known(&self) -> bool {
+        self.stamp.is_some()
+    }
+
     pub(in crate::storage) fn total(&self) -> Usage {
         self.base.plus(self.change.0, self.change.1)
     }
@@ -199,6 +198,10 @@ impl Area {
         directory.starts_with(self.real.get().unwrap_or(&self.path))
     }
 
+    fn stamp(&self) -> Option<Stamp> {
+        stat(&self.kept_in).ok().as_ref().map(stamp)
+    }
+
     fn root(&self) -> Result<Root, Errno> {
         Root::open_or_guard(&self.path, self.guarded.load(Ordering::Relaxed))
     }
@@ -218,7 +221,7 @@ impl Area {
     /// The counts' file, locked for other processes; for other threads it is by `self.file`.
     fn open(&self) -> Result<Flock<File>, Errno> {
         let root = self.root()?.again()?;
-        let file = File::from(open_state(&root, FILE.as_bytes())?);
+        let file = open_state(&root, FILE.as_bytes())?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
     }
 
@@ -227,7 +230,7 @@ impl Area {
     fn sync(&self, step: Step) -> Result<(), Errno> {
         let file = self.open()?;
         let mut kept = read(&file);
-        let is_first = locked(&self.counts).stamp.is_none() && SERVES.load(Ordering::Relaxed);
+        let is_first = !locked(&self.counts).is_known() && SERVES.load(Ordering::Relaxed);
         let died = |record: &&mut Record| is_first && (record.open > 0 || record.dirty);
         let is_inexact = match kept.as_mut().filter(died) {
             None => false,
@@ -263,7 +266,6 @@ impl Area {
         counts.base = record.usage;
         counts.change.0 -= change.0;
         counts.change.1 -= change.1;
-        counts.known = true;
         counts.busy = is_busy;
         counts.marked |= is_busy && !kept.is_some_and(|record| record.dirty);
         counts.stamp = fstat(&*file).ok().as_ref().map(stamp);
@@ -312,7 +314,7 @@ impl Area {
 
     /// To be called before anything changes: what is counted in memory alone is lost with the process, and the file says so.
     pub(in crate::storage) fn begin(self: &Arc<Self>) {
-        let now = stat(&self.kept_in).ok().as_ref().map(stamp);
+        let now = self.stamp();
         {
             let mut counts = locked(&self.counts);
             counts.open += 1;
@@ -381,8 +383,11 @@ impl Area {
             // Somebody removes the area, or what was kept there: it is not made again before something else changes.
             let mut counts = locked(&self.counts);
             if counts.open == 0 {
-                (counts.change, counts.known, counts.stamp) = ((0, 0), false, None);
-                (counts.busy, counts.has_saver, counts.marked) = (false, false, false);
+                let turn = counts.turn;
+                *counts = Counts {
+                    turn,
+                    ..Counts::default()
+                };
             }
             return Ok(counts.open == 0);
         }
@@ -394,13 +399,13 @@ impl Area {
 
     /// What is stored now.
     pub(in crate::storage) fn usage(&self) -> Result<Usage, Errno> {
-        let now = stat(&self.kept_in).ok().as_ref().map(stamp);
+        let now = self.stamp();
         let known = {
             let counts = locked(&self.counts);
-            if counts.known && counts.stamp == now {
+            if counts.is_known() && counts.stamp == now {
                 return Ok(counts.total());
             }
-            counts.known.then(|| counts.total())
+            counts.is_known().then(|| counts.total())
         };
         // Another process may have counted. One whose disk hangs holds the file: what is known has to do.
         let file = match (self.file.try_lock(), known) {
@@ -440,7 +445,7 @@ impl Area {
             if self.turns(now, &counts) != before {
                 return Ok(None);
             }
-            (counts.base, counts.change, counts.known) = (usage, (0, 0), true);
+            (counts.base, counts.change) = (usage, (0, 0));
         }
         write(&file, Record { usage, ..now })?;
         Ok(Some(usage))
@@ -492,11 +497,11 @@ fn read(file: &File) -> Option<Record> {
 
 fn write(file: &File, record: Record) -> Result<(), Errno> {
     let written = file.write_all_at(record.text().as_bytes(), 0);
-    written.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+    written.map_err(errno_of)
 }
 
 fn flush(file: &File) -> Result<(), Errno> {
-    durable::contents(Order::of(file.as_fd()), file)
+    Order::of(file.as_fd(), true).contents(file)
 }
 
 /// Counts what lies below a directory: regular files, but for the server's own state. `unread` is told of what cannot be looked
@@ -511,7 +516,7 @@ pub fn count_below(
 ) -> Result<Usage, Errno> {
     let mut usage = Usage::default();
     // Of roots within this one, too.
-    let enter = |path: &[u8]| path.rsplit(|&byte| byte == b'/').next() != Some(STATE);
+    let enter = |path: &[u8]| split(path).1 != STATE;
     walk_all(root, relative, &enter, &mut |met| {
         match met {
             Ok(met) if kind(met.stat) == Kind::File => {
@@ -537,15 +542,14 @@ pub fn guard(areas: impl Iterator<Item = (PathBuf, bool)>) {
 /// # Errors
 /// `Busy` while something goes on changing; when the directory cannot be read or the counts not be written.
 pub fn rescan(path: &Path) -> Result<Usage, Error> {
-    let fail = |errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes());
     let area = Area::at(path);
     for _ in 0..LOOKS {
-        if let Some(counted) = area.count_anew().map_err(fail)? {
+        if let Some(counted) = area.count_anew().at(path.as_os_str().as_encoded_bytes())? {
             return Ok(counted);
         }
         std::thread::sleep(BETWEEN_LOOKS);
     }
-    Err(fail(Errno::EBUSY))
+    Err(Errno::EBUSY.at(path.as_os_str().as_encoded_bytes()))
 }
 
 /// Waits until no process changes what is counted in the area any more, so that the file tells all; some seconds at most.
@@ -573,7 +577,7 @@ pub fn is_left_by_the_dead(path: &Path) -> bool {
     let area = Area::at(path);
     {
         let _file = locked(&area.file);
-        let is_new = locked(&area.counts).stamp.is_none();
+        let is_new = !locked(&area.counts).is_known();
         // Where nobody has counted yet that is done when somebody wants to know.
         if is_new && area.open().is_ok_and(|file| read(&file).is_some()) {
             if let Err(errno) = area.sync(Step::Looks) {
@@ -605,8 +609,7 @@ pub fn usage(areas: &[PathBuf]) -> Result<Usage, Error> {
             Err(errno) if is_away(errno) => return Ok(total),
             usage => usage,
         };
-        let usage =
-            usage.map_err(|errno| Error::from_errno(errno, path.as_os_str().as_encoded_bytes()))?;
+        let usage = usage.at(path.as_os_str().as_encoded_bytes())?;
         Ok(total.and(usage))
     })
 }
@@ -616,38 +619,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-
-    #[test]
-    fn what_others_did_is_found_by_a_rescan_and_after_a_crash() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().canonicalize().unwrap();
-        let areas = [path.clone()];
-        serve();
-        assert_eq!(usage(&areas).unwrap(), Usage::default());
-        fs::write(path.join("file"), "123").unwrap();
-        assert_eq!(usage(&areas).unwrap().bytes, 0);
-        assert_eq!(rescan(&path).unwrap().bytes, 3);
-        assert_eq!(usage(&areas).unwrap(), Usage { bytes: 3, files: 1 });
-        let died = Record {
-            usage: Usage { bytes: 9, files: 9 },
-            ..Record::default()
-        };
-        for (open, dirty, bytes) in [(1, false, 3), (0, true, 3), (0, false, 9)] {
-            let died = Record {
-                open,
-                dirty,
-                ..died
-            };
-            fs::write(path.join(".thriftpd/quota"), died.text()).unwrap();
-            // As another process finds it.
-            *locked(&Area::at(&path).counts) = Counts::default();
-            if is_left_by_the_dead(&path) {
-                assert_eq!(usage(&areas).unwrap().bytes, 9, "meanwhile");
-                rescan(&path).unwrap();
-            }
-            assert_eq!(usage(&areas).unwrap().bytes, bytes);
-        }
-    }
 
     #[test]
     fn the_state_of_an_area_within_another_is_nobodys_file() {

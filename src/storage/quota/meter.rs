@@ -1,8 +1,11 @@
 //! How much users may have: what they store is counted as it comes ([`counts`](crate::storage::quota::counts)), and refused beyond their limit.
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard};
 
+use nix::errno::Errno;
+
+use crate::storage::disk::names;
 use crate::storage::disk::root::position;
 use crate::storage::disk::writers::Doomed;
 use crate::storage::error::{Error, ErrorKind};
@@ -20,31 +23,25 @@ pub struct Metered {
 }
 
 impl Metered {
-    /// The meter of a directory; None where nobody counts.
-    pub fn meter(&self, directory: BorrowedFd<'_>) -> Option<Meter> {
+    /// The meter of a directory or, where a link leads there, of a file itself. It counts nothing where nobody counts.
+    pub fn meter(&self, directory: impl AsFd) -> Meter {
         if self.counted.is_empty() {
-            return None;
+            return Meter::default();
         }
-        let here = position(directory).ok()?;
-        let counted = self.counted.iter().map(|path| Area::at(path));
-        let counted: Vec<Arc<Area>> = counted.filter(|area| area.holds(&here)).collect();
-        if counted.is_empty() {
-            return None;
-        }
-        for area in &counted {
-            area.begin();
-        }
-        let own: Vec<Arc<Area>> = self.own.iter().map(|path| Area::at(path)).collect();
-        let limited = own.iter().any(|area| area.holds(&here));
-        Some(Meter {
-            counted,
-            own,
-            limit: if limited {
-                self.limit
-            } else {
-                Quota::default()
-            },
-        })
+        let Ok(here) = position(directory) else {
+            return Meter::default();
+        };
+        let areas = |paths: &[PathBuf]| paths.iter().map(|path| Area::at(path)).collect();
+        let (mut counted, own): (Vec<Arc<Area>>, Vec<Arc<Area>>) =
+            (areas(&self.counted), areas(&self.own));
+        counted.retain(|area| area.holds(&here));
+        let is_limited = own.iter().any(|area| area.holds(&here));
+        let limit = if is_limited {
+            self.limit
+        } else {
+            Quota::default()
+        };
+        Meter::new(counted, own, limit)
     }
 
     /// What the user may still store, in bytes; None without a limit.
@@ -61,7 +58,7 @@ impl Metered {
 
 /// Counts what happens in one directory: to be had before anything is changed there and until that is counted. Meanwhile the
 /// counts are not exact.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Meter {
     counted: Vec<Arc<Area>>,
     own: Vec<Arc<Area>>,
@@ -69,6 +66,22 @@ pub struct Meter {
 }
 
 impl Meter {
+    fn new(counted: Vec<Arc<Area>>, own: Vec<Arc<Area>>, limit: Quota) -> Self {
+        for area in &counted {
+            area.begin();
+        }
+        Self {
+            counted,
+            own,
+            limit,
+        }
+    }
+
+    /// Whether anything is counted.
+    pub fn counts(&self) -> bool {
+        !self.counted.is_empty()
+    }
+
     /// Counts bytes and files that come to be, unless that is more than the user may have. What is going to be replaced in
     /// the end does not count: `credit`, in bytes and files.
     ///
@@ -76,14 +89,13 @@ impl Meter {
     /// `OverQuota`; `Io` where there is a limit and nobody knows what is stored, as the log says then.
     pub fn grow(&self, bytes: u64, files: u64, credit: (u64, u64)) -> Result<(), ErrorKind> {
         for area in &self.own {
-            if !locked(&area.counts).known && self.limit.is_limited() {
-                match area.usage() {
-                    Err(errno) if !is_away(errno) => {
-                        area.warn(errno);
-                        return Err(ErrorKind::Io);
-                    }
-                    _ => {}
-                }
+            if self.limit.is_limited()
+                && !locked(&area.counts).is_known()
+                && let Err(errno) = area.usage()
+                && !is_away(errno)
+            {
+                area.warn(errno);
+                return Err(ErrorKind::Io);
             }
         }
         let is_in =
@@ -161,8 +173,24 @@ impl Meter {
 
     /// Counts a file as gone that has lost its name.
     pub fn lost(&self, doomed: Doomed) {
-        let meter = self.clone();
-        doomed.gone(move |size| meter.went(size, 1));
+        if self.counts() {
+            let meter = self.clone();
+            doomed.gone(move |size| meter.went(size, 1));
+        }
+    }
+
+    /// Takes the name of a file away, and counts that.
+    ///
+    /// # Errors
+    /// Those of openat(2) and unlinkat(2).
+    pub fn remove(&self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+        if !self.counts() {
+            return names::unlink(directory, name);
+        }
+        let doomed = Doomed::open(directory, name)?;
+        names::unlink(directory, name)?;
+        self.lost(doomed);
+        Ok(())
     }
 
     fn change(&self, bytes: i64, files: i64) {
@@ -176,14 +204,7 @@ impl Meter {
 
 impl Clone for Meter {
     fn clone(&self) -> Self {
-        for area in &self.counted {
-            area.begin();
-        }
-        Self {
-            counted: self.counted.clone(),
-            own: self.own.clone(),
-            limit: self.limit,
-        }
+        Self::new(self.counted.clone(), self.own.clone(), self.limit)
     }
 }
 
@@ -198,53 +219,9 @@ impl Drop for Meter {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
-    use std::os::fd::AsFd as _;
-    use std::path::Path;
 
     use super::*;
     use crate::storage::quota::counts::{Record, close};
-
-    fn metered(path: &Path, bytes: u64, files: u64) -> Metered {
-        Metered {
-            limit: Quota {
-                bytes: Some(bytes),
-                files: Some(files),
-            },
-            own: vec![path.to_owned()],
-            counted: [path.to_owned()].into(),
-        }
-    }
-
-    #[test]
-    fn what_is_there_is_counted_first_and_what_comes_as_it_comes() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().canonicalize().unwrap();
-        fs::create_dir(path.join("sub")).unwrap();
-        fs::write(path.join("sub/file"), "12345").unwrap();
-        let metered = metered(&path, 10, 3);
-        let fd = File::open(&path).unwrap();
-        let meter = metered.meter(fd.as_fd()).unwrap();
-        meter.grow(5, 1, (0, 0)).unwrap();
-        assert_eq!(metered.left().unwrap(), Some(0));
-        let over = meter.grow(1, 0, (0, 0)).unwrap_err();
-        assert!(matches!(over, ErrorKind::OverQuota { used, .. } if used.bytes == 10));
-        meter.grow(1, 0, (5, 1)).unwrap();
-        assert!(meter.grow(0, 2, (0, 0)).is_err());
-        meter.went(6, 1);
-        let five = Usage { bytes: 5, files: 1 };
-        assert_eq!(usage(std::slice::from_ref(&path)).unwrap(), five);
-        drop(meter);
-        close(&path);
-        let kept = fs::read(path.join(".thriftpd/quota")).unwrap();
-        let record = Record {
-            usage: five,
-            open: 0,
-            turn: 1,
-            dirty: false,
-        };
-        assert_eq!(Record::parse(&kept), Some(record));
-        assert_eq!(usage(std::slice::from_ref(&path)).unwrap(), five);
-    }
 
     #[test]
     fn counts_are_trusted_again_when_all_changes_are_over() {
@@ -255,14 +232,18 @@ mod tests {
             let kept = fs::read(path.join(".thriftpd/quota")).unwrap();
             Record::parse(&kept).unwrap().dirty
         };
-        let meter = metered(&path, 10, 3).meter(fd.as_fd()).unwrap();
+        let metered = Metered {
+            counted: [path.clone()].into(),
+            ..Metered::default()
+        };
+        let meter = metered.meter(&fd);
         assert!(is_dirty(), "before anything has changed");
         close(&path);
         assert!(is_dirty(), "a change may be under way");
         drop(meter);
         close(&path);
         assert!(!is_dirty());
-        drop(metered(&path, 10, 3).meter(fd.as_fd()));
+        drop(metered.meter(&fd));
         assert!(is_dirty());
     }
 }

@@ -5,11 +5,12 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, fstat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
 
 use crate::storage::disk::clock::now;
 use crate::storage::disk::metadata::{Kind, kind};
+use crate::storage::disk::names;
 use crate::storage::disk::root::name_of;
 use crate::storage::disk::system;
 
@@ -59,8 +60,7 @@ pub fn of(directory: BorrowedFd<'_>, name: &[u8]) -> Arrival {
 /// Notes of a regular file whose times are those of a wrong clock that it was stored at this time. The system counts that as a
 /// change of the file, so that a lock counts from here, too. Where it cannot be noted, nothing is.
 pub fn correct(directory: BorrowedFd<'_>, name: &[u8], time: i64) {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    if let Ok(file) = openat(directory, name, flags | OFlag::O_CLOEXEC, Mode::empty()) {
+    if let Ok(file) = names::open(directory, name, OFlag::O_RDONLY) {
         let _ = system::set_attribute(file.as_fd(), ATTRIBUTE, time.to_string().as_bytes());
     }
 }

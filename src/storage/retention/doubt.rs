@@ -6,7 +6,6 @@
 //! behind that moment nor further ahead of it than a host is usually off. Where nothing is remembered yet, the newest file tells
 //! what time it has been. Files that are stored while the clock may be wrong tell nothing.
 use std::fmt;
-use std::fs::File;
 use std::io::Read as _;
 use std::ops::{ControlFlow, RangeInclusive};
 use std::os::unix::fs::FileExt as _;
@@ -15,19 +14,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
 
 use crate::storage::disk::clock::{Moment, SET_SINCE, SETTLING};
-use crate::storage::disk::reserved::STATE;
 use crate::storage::disk::root::Root;
+use crate::storage::disk::system::errno_of;
 use crate::storage::disk::walk::walk_mount;
-use crate::storage::quota::state::open_state;
+use crate::storage::quota::state::{open_state, read_state};
 
 /// In seconds.
 pub const DAY: i64 = 24 * 3600;
 
-/// The file in [`STATE`]: one line with time, seconds since the boot, and the boot.
+/// The file in [`STATE`](crate::storage::disk::reserved::STATE): one line with time, seconds since the boot, and the boot.
 const FILE: &[u8] = b"clock";
 
 /// More than the longest line has, in bytes.
@@ -191,10 +188,8 @@ pub fn establish(top: &Path, require_mount: bool, running_since: i64) {
 }
 
 fn read(root: &Root) -> Option<Moment> {
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let state = root.open_below(STATE, flags | OFlag::O_DIRECTORY, Mode::empty());
-    let file = File::from(openat(state.ok()?, FILE, flags, Mode::empty()).ok()?);
     let mut text = String::new();
+    let file = read_state(root, FILE).ok()?;
     file.take(LONGEST).read_to_string(&mut text).ok()?;
     let mut words = text.split_once('\n')?.0.split(' ');
     let (time, since_boot) = (words.next()?.parse(), words.next()?.parse());
@@ -208,8 +203,8 @@ fn read(root: &Root) -> Option<Moment> {
 pub fn remember(root: &Root, moment: &Moment) -> Result<(), Errno> {
     let line = format!("{} {} {}\n", moment.time, moment.since_boot, moment.boot);
     // A longer line may have been there before; what follows the first is not read.
-    let written = File::from(open_state(root, FILE)?).write_all_at(line.as_bytes(), 0);
-    written.map_err(|error| Errno::try_from(error).unwrap_or(Errno::EIO))
+    let written = open_state(root, FILE)?.write_all_at(line.as_bytes(), 0);
+    written.map_err(errno_of)
 }
 
 #[cfg(test)]

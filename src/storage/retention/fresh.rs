@@ -33,31 +33,18 @@ struct Stored {
 }
 
 /// In the order in which they were stored.
-struct Table(VecDeque<Stored>);
+pub struct Table(VecDeque<Stored>);
 
 static TABLE: Mutex<Table> = Mutex::new(Table(VecDeque::new()));
 
-fn table() -> MutexGuard<'static, Table> {
+/// Of this process.
+pub fn table() -> MutexGuard<'static, Table> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// To be said when the account has stored the file, which has its name by now.
-pub fn note(account: &str, stat: &FileStat) {
-    table().note(account, stat, Instant::now());
-}
-
-/// Whether the account has just stored the file, and nobody has changed it since.
-pub fn is_fresh(account: &str, stat: &FileStat) -> bool {
-    table().is_fresh(account, stat, Instant::now())
-}
-
-/// To be said when the account has changed a file: one that was fresh stays so, no longer than it would have been.
-pub fn renew(account: &str, before: &FileStat, after: &FileStat) {
-    table().renew(account, before, after, Instant::now());
-}
-
 impl Table {
-    fn note(&mut self, account: &str, stat: &FileStat, now: Instant) {
+    /// To be said when the account has stored the file, which has its name by now.
+    pub fn note(&mut self, account: &str, stat: &FileStat, now: Instant) {
         self.0.push_back(Stored {
             account: account.to_owned(),
             file: identity(stat),
@@ -69,11 +56,13 @@ impl Table {
         }
     }
 
-    fn is_fresh(&self, account: &str, stat: &FileStat, now: Instant) -> bool {
+    /// Whether the account has just stored the file, and nobody has changed it since.
+    pub fn is_fresh(&self, account: &str, stat: &FileStat, now: Instant) -> bool {
         self.0.iter().any(|stored| stored.is(account, stat, now))
     }
 
-    fn renew(&mut self, account: &str, before: &FileStat, after: &FileStat, now: Instant) {
+    /// To be said when the account has changed a file: one that was fresh stays so, no longer than it would have been.
+    pub fn renew(&mut self, account: &str, before: &FileStat, after: &FileStat, now: Instant) {
         let stored = self.0.iter_mut().find(|one| one.is(account, before, now));
         if let Some(stored) = stored.filter(|_| is_same_file(before, after)) {
             stored.file = identity(after);

@@ -11,7 +11,7 @@ use crate::storage::disk::clock::now;
 use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::walk_all;
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 
 /// Until when the file is locked, in seconds since 1970; None when it is not.
 pub fn locked_until(stat: &FileStat, lock: Option<Duration>) -> Option<i64> {
@@ -27,7 +27,7 @@ pub fn locked_until(stat: &FileStat, lock: Option<Duration>) -> Option<i64> {
 /// `Locked`, with the path.
 pub fn check(stat: &FileStat, lock: Option<Duration>, path: &[u8]) -> Result<(), Error> {
     match locked_until(stat, lock) {
-        Some(until) => Err(Error::new(ErrorKind::Locked { until }, path)),
+        Some(until) => Err(ErrorKind::Locked { until }.at(path)),
         None => Ok(()),
     }
 }
@@ -45,15 +45,14 @@ pub fn check_tree(
     if lock.is_none() {
         return Ok(());
     }
-    let fail = |errno| Error::from_errno(errno, path);
     let mut found = Ok(());
     let walked = walk_all(root, relative, &|_| true, &mut |met| {
-        let met = met.map_err(|missed| fail(missed.errno));
+        let met = met.map_err(|missed| missed.errno.at(path));
         found = met.and_then(|met| check(met.stat, lock, path));
         match found {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
     });
-    walked.map_err(fail).and(found)
+    walked.at(path).and(found)
 }

@@ -11,27 +11,26 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::fcntl::{OFlag, renameat};
+use nix::sys::stat::FileStat;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 
 use crate::storage::disk::clock::SET_SINCE;
 use crate::storage::disk::metadata::{Kind, is_unchanged, kind, size_of};
-use crate::storage::disk::names::{HeldName, rename_to_new};
+use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};
-use crate::storage::disk::root::Root;
+use crate::storage::disk::root::{Root, split};
 use crate::storage::disk::walk::{Met, below, walk_mount};
 use crate::storage::disk::writers;
 use crate::storage::disk::writers::Doomed;
-use crate::storage::error::Error;
+use crate::storage::error::{At, Error};
 use crate::storage::quota::meter::{Meter, Metered};
 use crate::storage::retention::arrival::{self, Arrival};
 use crate::storage::retention::doubt::{Clock, DAY, Doubt, leap, remember};
@@ -96,12 +95,12 @@ pub fn prune(
     clock: &Clock,
     tell: &mut dyn FnMut(Fate<'_>),
 ) -> Result<Result<Pruned, Doubt>, Error> {
-    let fail = |errno| Error::from_errno(errno, pruning.top.as_os_str().as_bytes());
+    let top = pruning.top.as_os_str().as_encoded_bytes();
     let root = Root::open_or_guard(&pruning.top, pruning.require_mount);
     // Held all the time: not another disk half-way.
-    let root = root.and_then(|root| root.again()).map_err(fail)?;
+    let root = root.and_then(|root| root.again()).at(top)?;
     let leap = leap(pruning.days, pruning.lock);
-    if let Some(doubt) = clock.doubt(&root, leap).map_err(fail)? {
+    if let Some(doubt) = clock.doubt(&root, leap).at(top)? {
         return Ok(Err(doubt));
     }
     if !pruning.dry_run {
@@ -120,7 +119,7 @@ pub fn prune(
         freed: 0,
         tell,
     };
-    work.run().map_err(fail)?;
+    work.run().at(top)?;
     Ok(Ok(work.pruned))
 }
 
@@ -173,7 +172,7 @@ struct Work<'a> {
     pruning: &'a Pruning,
     clock: &'a Clock,
     /// Counts for the quotas what goes from the directory where the last file went.
-    ledger: Option<(Rc<[u8]>, Option<Meter>)>,
+    ledger: Option<(Rc<[u8]>, Meter)>,
     pruned: Pruned,
     /// Of the files that the last walk has met.
     oldest: Oldest,
@@ -250,8 +249,8 @@ impl Work<'_> {
     fn walk(&mut self, needed: u64) -> Result<(), Errno> {
         let (root, apart) = (self.root, &self.pruning.apart);
         let enter = |path: &[u8]| {
-            let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
-            (path == VERSIONS || !is_reserved(name)) && !apart.contains(&root.host_path(path))
+            (path == VERSIONS || !is_reserved(split(path).1))
+                && !apart.contains(&root.host_path(path))
         };
         self.pruned.locked = 0;
         self.oldest = Oldest::default();
@@ -303,7 +302,7 @@ impl Work<'_> {
             if !self.pruning.dry_run {
                 arrival::correct(met.directory, met.name, time.0);
                 // That was a change of the file.
-                let now = look(met.directory, met.name).ok();
+                let now = names::stat(met.directory, met.name).ok();
                 stat = now.filter(|now| is_unchanged(&stat, now)).unwrap_or(stat);
             }
         }
@@ -359,14 +358,14 @@ impl Work<'_> {
         let directory = self.root.open_on_same_mount(&key.relative)?;
         if !matches!(&self.ledger, Some((here, _)) if *here == key.relative) {
             // To be had before anything is removed, for what nobody has counted yet is counted then.
-            let meter = self.pruning.metered.meter(directory.as_fd());
+            let meter = self.pruning.metered.meter(&directory);
             self.ledger = Some((Rc::clone(&key.relative), meter));
         }
         // In this process nothing is stored under the name meanwhile.
         let _held = HeldName::of(&directory, &key.name)?;
         let doomed = Doomed::open(directory.as_fd(), &key.name)?;
         let is_gone = remove_unchanged(directory.as_fd(), &key.name, stat)?;
-        if is_gone && let Some((_, Some(meter))) = &self.ledger {
+        if is_gone && let Some((_, meter)) = &self.ledger {
             meter.lost(doomed);
         }
         Ok(is_gone)
@@ -375,12 +374,8 @@ impl Work<'_> {
     /// Removes the directory in which something was removed, if that was the last in it, and then the one above. What lies in
     /// the root itself stays: whoever made it may not make it again, as cameras do not.
     fn remove_empty(&mut self, mut relative: &[u8]) {
-        while !relative.is_empty() {
-            let (above, name) = match relative.iter().rposition(|&byte| byte == b'/') {
-                Some(slash) => (&relative[..slash], &relative[slash + 1..]),
-                None if relative == VERSIONS => (&b""[..], relative),
-                None => return,
-            };
+        while relative.contains(&b'/') || relative == VERSIONS {
+            let (above, name) = split(relative);
             let opened = self.root.open_on_same_mount(above);
             let removed = opened.and_then(|at| unlinkat(at, name, UnlinkatFlags::RemoveDir));
             if removed.is_err() {
@@ -398,10 +393,6 @@ impl Work<'_> {
     }
 }
 
-fn look(directory: BorrowedFd<'_>, name: &[u8]) -> Result<FileStat, Errno> {
-    fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)
-}
-
 /// Seconds since 1970 and nanoseconds.
 fn changed(stat: &FileStat) -> (i64, i64) {
     (stat.st_ctime, stat.st_ctime_nsec)
@@ -417,12 +408,11 @@ fn remove_unchanged(
     found: &FileStat,
 ) -> Result<bool, Errno> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = openat(directory, name, flags | OFlag::O_CLOEXEC, Mode::empty());
+    let file = names::open(directory, name, OFlag::O_RDONLY);
     // Of one that may not be read it is not known whether an upload goes on in it.
     let is_written_to =
         || (file.as_ref()).is_ok_and(|file| writers::is_written_to(file.as_fd(), found));
-    let now = look(directory, name)?;
+    let now = names::stat(directory, name)?;
     // Its time of change says how long it is locked.
     if !is_unchanged(&now, found) || changed(&now) != changed(found) || is_written_to() {
         return Ok(false);
@@ -431,9 +421,9 @@ fn remove_unchanged(
     let aside = format!(".thriftpd-prune-{}-{number}.partial", std::process::id());
     let aside = aside.as_bytes();
     renameat(directory, name, directory, aside)?;
-    let moved = look(directory, aside)?;
+    let moved = names::stat(directory, aside)?;
     if is_unchanged(&moved, found) && !is_written_to() {
-        unlinkat(directory, aside, UnlinkatFlags::NoRemoveDir)?;
+        names::unlink(directory, aside)?;
         return Ok(true);
     }
     // What was stored meanwhile gets its name again, unless something still newer has it.
@@ -463,7 +453,7 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    let found = look(directory.as_fd(), b"name").ok();
+                    let found = names::stat(directory.as_fd(), b"name").ok();
                     if let Some(found) = found.filter(|found| found.st_mtime == 1_000_000) {
                         // What it says of a file that is gone or replaced meanwhile is nobody's concern.
                         let _ = remove_unchanged(directory.as_fd(), b"name", &found);

@@ -6,106 +6,89 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use jiff::Timestamp;
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, Mode, fstat, futimens, mkdirat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{LinkatFlags, linkat};
 
 use crate::storage::disk::copy;
-use crate::storage::disk::durable::{Order, after_rename, before_rename, sync_directory};
+use crate::storage::disk::durable::Order;
 use crate::storage::disk::metadata::{is_unchanged, size_of};
-use crate::storage::disk::names::rename_to_new;
+use crate::storage::disk::names::{self, rename_to_new};
 use crate::storage::disk::reserved::VERSIONS;
-use crate::storage::disk::root::Root;
-use crate::storage::disk::walk::below;
-use crate::storage::disk::writers::Doomed;
+use crate::storage::disk::root::{DIRECTORY, Root};
+use crate::storage::disk::walk::{self, below};
+use crate::storage::quota::meter::Meter;
 use crate::storage::rules::{Room, available};
 
-/// How versions of one file are kept.
-#[derive(Clone, Copy, Debug)]
-pub struct Versioning {
+/// Where the versions of one file go, and how they are kept.
+#[derive(Debug)]
+pub struct Versions {
+    /// The root that the file lies in, and its path below.
+    pub of: (Root, Vec<u8>),
     /// How many; the oldest go.
     pub most: usize,
     /// They are on the disk before the file is replaced.
     pub durable: bool,
-    pub order: Order,
     /// What copies leave free of the disk.
     pub min_free: Room,
 }
 
-/// The directory of the versions of one file.
-#[derive(Debug)]
-pub struct Versions {
-    directory: OwnedFd,
-    how: Versioning,
-}
-
-/// What became of a wish for a version.
-#[derive(Debug)]
-pub enum Made {
-    Version(Version),
-    /// Only a copy can be one: to be made by [`Versions::copy`] while no name is held.
-    NeedsCopy,
-}
-
 impl Versions {
-    /// Opens or makes the directory for the file at this path below the root.
+    /// Makes a version of the file that has the name now: of `copied`, where that is a copy of this very file, else by a second
+    /// name, so that the file can be replaced in one step. None: only a copy can be one, which is to be made by
+    /// [`Versions::copy_of`] while no name is held.
     ///
     /// # Errors
-    /// Those of openat(2) and mkdirat(2).
-    pub fn of(root: &Root, relative: &[u8], how: Versioning) -> Result<Self, Errno> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-        let path = below(VERSIONS, relative);
-        let directory = match root.open_below(&path, flags, Mode::empty()) {
-            Err(Errno::ENOENT) => {
-                for end in (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/') {
-                    make(root, &path[..end], how)?;
-                }
-                root.open_below(&path, flags, Mode::empty())?
-            }
-            other => other?,
-        };
-        Ok(Self { directory, how })
-    }
-
-    /// Gives the file a second name, so that it can be replaced in one step.
-    ///
-    /// # Errors
-    /// Whatever keeps it from being kept; then it must not be replaced.
-    pub fn link(self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<Made, Errno> {
-        let linked = self.under_new_name(&|versions, new| {
-            linkat(directory, name, versions, new, LinkatFlags::empty())
-        });
-        let version = match linked {
-            Ok(new) => Version::new(self, new),
-            Err(errno) if needs_copy(errno) => return Ok(Made::NeedsCopy),
-            Err(errno) => return Err(errno),
-        };
-        let Self { directory, how } = &version.versions;
-        if how.durable && how.order == Order::Each {
-            sync_directory(directory.as_fd())?;
-        }
-        Ok(Made::Version(version))
-    }
-
-    /// Moves the file away from its name, and tells which versions went for it. None: only a copy can be one.
-    ///
-    /// # Errors
-    /// As [`Versions::link`].
-    pub fn take(
-        self,
+    /// Whatever keeps it from being kept; then the file must not be replaced.
+    pub fn make(
+        &self,
         directory: BorrowedFd<'_>,
         name: &[u8],
-    ) -> Result<Option<Vec<Doomed>>, Errno> {
-        let taken = self.under_new_name(&|versions, new| {
+        now: &FileStat,
+        copied: Option<Copied>,
+    ) -> Result<Option<Version>, Errno> {
+        if let Some(copied) = copied {
+            let is_of_it = is_unchanged(&copied.of, now);
+            return is_of_it.then(|| copied.become_version()).transpose();
+        }
+        let version = self.under_new_name(&|versions, new| {
+            linkat(directory, name, versions, new, LinkatFlags::empty())
+        })?;
+        if let Some(Version { kept, .. }) = &version {
+            kept.order.names_apart(&kept.directory)?;
+        }
+        Ok(version)
+    }
+
+    /// Moves the file away from its name. False: only a copy can be a version.
+    ///
+    /// # Errors
+    /// As [`Versions::make`].
+    pub fn take(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &[u8],
+        meter: &Meter,
+    ) -> Result<bool, Errno> {
+        let version = self.under_new_name(&|versions, new| {
             rename_to_new(directory, name, versions, new.as_bytes())
-        });
-        match taken {
-            Ok(new) => Ok(Some(Version::new(self, new).stand())),
-            Err(errno) if needs_copy(errno) => Ok(None),
-            Err(errno) => Err(errno),
+        })?;
+        let is_taken = version.is_some();
+        version.into_iter().for_each(|version| version.stand(meter));
+        Ok(is_taken)
+    }
+
+    /// Copies what has the name; None where nothing has it any more.
+    ///
+    /// # Errors
+    /// As [`Versions::copy`].
+    pub fn copy_of(&self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Copied>, Errno> {
+        match names::open(directory, name, OFlag::O_RDONLY) {
+            Err(Errno::ENOENT) => Ok(None),
+            old => self.copy(&old?).map(Some),
         }
     }
 
@@ -113,26 +96,79 @@ impl Versions {
     ///
     /// # Errors
     /// `ENOSPC` also where less would be free than has to stay.
-    pub fn copy(self, old: &OwnedFd) -> Result<Copied, Errno> {
+    pub fn copy(&self, old: &File) -> Result<Copied, Errno> {
+        let kept = self.open()?;
         let of = fstat(old)?;
-        let free = available(&fstatvfs(&self.directory)?, self.how.min_free);
-        if size_of(&of) > free {
+        if size_of(&of) > available(&fstatvfs(&kept.directory)?, self.min_free) {
             return Err(Errno::ENOSPC);
         }
-        let aside = format!(".thriftpd-{}.partial", moment(Timestamp::now()));
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let new = File::from(openat(&self.directory, aside.as_str(), flags, mode)?);
-        let copied = Copied {
-            versions: Some(self),
-            aside,
-            of,
-            new,
-        };
-        copied.fill(old)?;
-        Ok(copied)
+        let name = format!(".thriftpd-{}.partial", moment(Timestamp::now()));
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        let new = names::open(&kept.directory, name.as_bytes(), flags)?;
+        let version = Version::new(kept, name);
+        copy::all(old, &new)?;
+        let modified = TimeSpec::new(of.st_mtime, of.st_mtime_nsec);
+        futimens(&new, &TimeSpec::UTIME_OMIT, &modified)?;
+        version.kept.order.before_rename(&new)?;
+        Ok(Copied { version, of, new })
     }
 
+    /// Gives something the name of a version. None: no links on this file system, too many, not of another's file (proc(5),
+    /// protected_hardlinks), or another file system.
+    fn under_new_name(
+        &self,
+        give: &dyn Fn(&OwnedFd, &str) -> Result<(), Errno>,
+    ) -> Result<Option<Version>, Errno> {
+        let kept = self.open()?;
+        match kept.under_new_name(give) {
+            Ok(name) => Ok(Some(Version::new(kept, name))),
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::EMLINK | Errno::EXDEV) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Opens or makes the directory.
+    fn open(&self) -> Result<Kept, Errno> {
+        let (root, relative) = &self.of;
+        let path = below(VERSIONS, relative);
+        let directory = match root.open_below(&path, DIRECTORY) {
+            Err(Errno::ENOENT) => {
+                for end in (0..=path.len()).filter(|&end| end == path.len() || path[end] == b'/') {
+                    self.make_directory(&path[..end])?;
+                }
+                root.open_below(&path, DIRECTORY)?
+            }
+            other => other?,
+        };
+        Ok(Kept {
+            most: self.most,
+            order: Order::of(directory.as_fd(), self.durable),
+            directory,
+        })
+    }
+
+    fn make_directory(&self, path: &[u8]) -> Result<(), Errno> {
+        let place = self.of.0.place(path)?;
+        match mkdirat(&place.directory, place.name.as_slice(), Mode::S_IRWXU) {
+            Ok(()) => {
+                let order = Order::of(place.directory.as_fd(), self.durable);
+                order.names_apart(&place.directory)
+            }
+            Err(Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// The directory of the versions of one file.
+#[derive(Debug)]
+struct Kept {
+    directory: OwnedFd,
+    most: usize,
+    order: Order,
+}
+
+impl Kept {
     /// Gives something a name that sorts by age; tells it. A name that is taken is no error of `give`.
     fn under_new_name(
         &self,
@@ -147,116 +183,41 @@ impl Versions {
             }
         }
     }
-
-    /// Takes the oldest away, and tells which.
-    fn thin_out(&self) -> Result<Vec<Doomed>, Errno> {
-        let copy = self.directory.try_clone().map_err(|_| Errno::EMFILE)?;
-        let mut names: Vec<Vec<u8>> = Dir::from_fd(copy)?
-            .into_iter()
-            .filter_map(|entry| {
-                let name = entry.ok()?.file_name().to_bytes().to_vec();
-                // What is here and no version is the directory of another file.
-                (name.len() == 23 && name.ends_with(b"Z")).then_some(name)
-            })
-            .collect();
-        names.sort_unstable();
-        let too_many = names.len().saturating_sub(self.how.most);
-        let mut gone = Vec::new();
-        for name in names.into_iter().take(too_many) {
-            let Ok(doomed) = Doomed::open(self.directory.as_fd(), &name) else {
-                continue;
-            };
-            if unlinkat(&self.directory, name.as_slice(), UnlinkatFlags::NoRemoveDir).is_ok() {
-                gone.push(doomed);
-            }
-        }
-        Ok(gone)
-    }
-}
-
-/// No links on this file system, too many, not of another's file (proc(5), protected_hardlinks), or another file system.
-fn needs_copy(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::EPERM | Errno::EOPNOTSUPP | Errno::EMLINK | Errno::EXDEV
-    )
 }
 
 fn moment(time: Timestamp) -> String {
     time.strftime("%Y%m%dT%H%M%S.%6fZ").to_string()
 }
 
-fn make(root: &Root, path: &[u8], how: Versioning) -> Result<(), Errno> {
-    let place = root.place(path)?;
-    match mkdirat(&place.directory, place.name.as_slice(), Mode::S_IRWXU) {
-        Ok(()) if how.durable && how.order == Order::Each => {
-            sync_directory(place.directory.as_fd())
-        }
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(errno) => Err(errno),
-    }
-}
-
 /// A copy of a file that may become a version of it; else it is gone with the value.
 #[derive(Debug)]
 pub struct Copied {
-    versions: Option<Versions>,
-    aside: String,
+    /// Under the name of an unfinished file.
+    version: Version,
     /// What the file was when the copy was begun.
     of: FileStat,
     new: File,
 }
 
 impl Copied {
-    fn fill(&self, old: &OwnedFd) -> Result<(), Errno> {
-        copy::all(old.as_fd(), self.new.as_fd())?;
-        copy::times(old.as_fd(), self.new.as_fd())?;
-        match &self.versions {
-            Some(versions) if versions.how.durable => before_rename(versions.how.order, &self.new),
-            _ => Ok(()),
-        }
-    }
-
     /// Makes it a version.
     ///
     /// # Errors
     /// Those of renaming and flushing.
-    pub fn become_version(mut self) -> Result<Version, Errno> {
-        let versions = self.versions.take().ok_or(Errno::EINVAL)?;
-        let name = versions.under_new_name(&|directory, name| {
-            rename_to_new(directory, self.aside.as_bytes(), directory, name.as_bytes())
-        });
-        let version = match name {
-            Ok(name) => Version::new(versions, name),
-            Err(errno) => {
-                self.versions = Some(versions);
-                return Err(errno);
-            }
-        };
-        let Versions { directory, how } = &version.versions;
-        if how.durable {
-            after_rename(how.order, &self.new, directory.as_fd())?;
-        }
+    pub fn become_version(self) -> Result<Version, Errno> {
+        let Self {
+            mut version, new, ..
+        } = self;
+        let aside = version.name.as_bytes();
+        let name = version.kept.under_new_name(&|directory, name| {
+            rename_to_new(directory, aside, directory, name.as_bytes())
+        })?;
+        version.name = name;
+        version
+            .kept
+            .order
+            .after_rename(&new, &version.kept.directory)?;
         Ok(version)
-    }
-
-    /// The same, if the file is still what was copied.
-    ///
-    /// # Errors
-    /// As [`Copied::become_version`].
-    pub fn of_unchanged(self, now: &FileStat) -> Result<Made, Errno> {
-        match is_unchanged(&self.of, now) {
-            true => self.become_version().map(Made::Version),
-            false => Ok(Made::NeedsCopy),
-        }
-    }
-}
-
-impl Drop for Copied {
-    fn drop(&mut self) {
-        if let Some(Versions { directory, .. }) = &self.versions {
-            let _ = unlinkat(directory, self.aside.as_str(), UnlinkatFlags::NoRemoveDir);
-        }
     }
 }
 
@@ -264,42 +225,46 @@ impl Drop for Copied {
 #[derive(Debug)]
 #[must_use]
 pub struct Version {
-    versions: Versions,
+    kept: Kept,
     name: String,
     stands: bool,
 }
 
 impl Version {
-    fn new(versions: Versions, name: String) -> Self {
+    fn new(kept: Kept, name: String) -> Self {
         Self {
-            versions,
+            kept,
             name,
             stands: false,
         }
     }
 
-    /// It goes. None where it was one too many for others meanwhile, who have counted that.
-    pub fn go(mut self) -> Option<Doomed> {
+    /// It goes, and is counted so. It may have been one too many for others meanwhile, who have counted that.
+    pub fn go(mut self, meter: &Meter) {
         self.stands = true;
-        let (directory, name) = (&self.versions.directory, self.name.as_str());
-        let doomed = Doomed::open(directory.as_fd(), name.as_bytes()).ok()?;
-        unlinkat(directory, name, UnlinkatFlags::NoRemoveDir).ok()?;
-        Some(doomed)
+        let _ = meter.remove(self.kept.directory.as_fd(), self.name.as_bytes());
     }
 
-    /// It stays, and the oldest ones go, which it tells.
-    pub fn stand(mut self) -> Vec<Doomed> {
+    /// It stays, and the oldest ones go. What cannot be taken away now is too many the next time.
+    pub fn stand(mut self, meter: &Meter) {
         self.stands = true;
-        // What cannot be taken away now is too many the next time.
-        self.versions.thin_out().unwrap_or_default()
+        let directory = self.kept.directory.as_fd();
+        let names = walk::names(directory).into_iter().flatten().flatten();
+        // What is there and no version is the directory of another file.
+        let versions = names.filter(|name| name.len() == 23 && name.ends_with(b"Z"));
+        let mut names: Vec<Vec<u8>> = versions.collect();
+        names.sort_unstable();
+        let too_many = names.len().saturating_sub(self.kept.most);
+        for name in &names[..too_many] {
+            let _ = meter.remove(directory, name);
+        }
     }
 }
 
 impl Drop for Version {
     fn drop(&mut self) {
         if !self.stands {
-            let directory = &self.versions.directory;
-            let _ = unlinkat(directory, self.name.as_str(), UnlinkatFlags::NoRemoveDir);
+            let _ = names::unlink(&self.kept.directory, self.name.as_bytes());
         }
     }
 }
@@ -310,17 +275,30 @@ mod tests {
 
     use super::*;
 
+    fn versions(root: &Root, relative: &str, most: usize) -> Versions {
+        Versions {
+            of: (root.again().unwrap(), relative.as_bytes().to_vec()),
+            most,
+            durable: true,
+            min_free: Room::default(),
+        }
+    }
+
+    fn kept(directory: &tempfile::TempDir, relative: &str) -> Vec<std::path::PathBuf> {
+        let versions = directory.path().join(".thriftpd-versions").join(relative);
+        let mut kept: Vec<_> = (fs::read_dir(versions).unwrap())
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file())
+            .collect();
+        kept.sort();
+        kept
+    }
+
     #[test]
     fn the_last_ones_stay_whatever_the_file_is_called() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::open(directory.path()).unwrap();
         fs::create_dir(directory.path().join("sub")).unwrap();
-        let how = Versioning {
-            most: 2,
-            durable: true,
-            order: Order::Each,
-            min_free: Room::default(),
-        };
         // What was a file may be a directory later.
         for relative in ["sub/file", &"x".repeat(255), "sub"] {
             let _ = fs::remove_dir_all(directory.path().join("sub"));
@@ -331,24 +309,19 @@ mod tests {
                 let aside = directory.path().join("aside");
                 fs::write(&aside, number.to_string()).unwrap();
                 let place = root.place(relative.as_bytes()).unwrap();
+                let now = names::stat(&place.directory, &place.name).unwrap();
                 let version = || {
-                    let versions = Versions::of(&root, relative.as_bytes(), how).unwrap();
-                    match versions.link(place.directory.as_fd(), &place.name).unwrap() {
-                        Made::Version(version) => version,
-                        Made::NeedsCopy => panic!("no links here"),
-                    }
+                    let versions = versions(&root, relative, 2);
+                    let made = versions.make(place.directory.as_fd(), &place.name, &now, None);
+                    made.unwrap().expect("links")
                 };
                 // One that does not stand leaves nothing, and takes nothing away.
                 drop(version());
                 let version = version();
                 fs::rename(&aside, &target).unwrap();
-                assert_eq!(version.stand().len(), usize::from(number == 3));
+                version.stand(&Meter::default());
             }
-            let versions = directory.path().join(".thriftpd-versions").join(relative);
-            let kept = fs::read_dir(versions).unwrap();
-            let mut kept: Vec<_> = kept.map(|entry| entry.unwrap().path()).collect();
-            kept.retain(|path| path.is_file());
-            kept.sort();
+            let kept = kept(&directory, relative);
             let contents = kept.iter().map(|path| fs::read_to_string(path).unwrap());
             assert_eq!(contents.collect::<Vec<_>>(), ["1", "2"], "{relative}");
             let _ = fs::remove_file(&target);
@@ -364,76 +337,37 @@ mod tests {
         let then = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
         let file = File::open(&path).unwrap();
         file.set_modified(then).unwrap();
-        let how = Versioning {
-            most: 1,
-            durable: false,
-            order: Order::Journal,
-            min_free: Room::default(),
-        };
-        let file = file.into();
-        let copy = || {
-            Versions::of(&root, b"file", how)
-                .unwrap()
-                .copy(&file)
-                .unwrap()
-        };
-        let versions = directory.path().join(".thriftpd-versions/file");
-        let names = || fs::read_dir(&versions).unwrap().count();
+        let copy = || versions(&root, "file", 1).copy(&file).unwrap();
+        let names = || kept(&directory, "file");
         // Neither a copy nor a version that comes to nothing leaves anything.
         drop(copy());
         drop(copy().become_version().unwrap());
-        assert_eq!(names(), 0);
+        assert_eq!(names().len(), 0);
+        let directory_of_file = File::open(directory.path()).unwrap();
+        let make = |now: &FileStat| {
+            let versions = versions(&root, "file", 1);
+            let made = versions.make(directory_of_file.as_fd(), b"file", now, Some(copy()));
+            made.unwrap()
+        };
         let mut changed = fstat(&file).unwrap();
         changed.st_mtime += 1;
-        assert!(matches!(copy().of_unchanged(&changed), Ok(Made::NeedsCopy)));
-        let unchanged = copy().of_unchanged(&fstat(&file).unwrap()).unwrap();
-        let Made::Version(version) = unchanged else {
-            panic!("it is what was copied");
-        };
-        assert!(version.stand().is_empty());
-        assert_eq!(names(), 1);
-        let kept = fs::read_dir(&versions)
-            .unwrap()
-            .last()
-            .unwrap()
-            .unwrap()
-            .path();
-        assert_eq!(fs::read(&kept).unwrap(), b"old");
-        assert_eq!(fs::metadata(&kept).unwrap().modified().unwrap(), then);
+        assert!(make(&changed).is_none());
+        let version = make(&fstat(&file).unwrap()).expect("it is what was copied");
+        version.stand(&Meter::default());
+        let names = names();
+        assert_eq!(names.len(), 1);
+        assert_eq!(fs::read(&names[0]).unwrap(), b"old");
+        let modified = fs::metadata(&names[0]).unwrap().modified();
+        assert_eq!(modified.unwrap(), then);
         // No copy takes what has to stay free.
-        let full = Versioning {
-            min_free: Room {
-                bytes: Some(u64::MAX),
-                percent: None,
-            },
-            ..how
+        let min_free = Room {
+            bytes: Some(u64::MAX),
+            percent: None,
         };
-        let refused = Versions::of(&root, b"file", full).unwrap().copy(&file);
-        assert_eq!(refused.map(drop), Err(Errno::ENOSPC));
-    }
-
-    #[test]
-    fn what_is_taken_away_is_a_version_under_a_path_that_was_not_there() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = Root::open(directory.path()).unwrap();
-        let how = Versioning {
-            most: 1,
-            durable: true,
-            order: Order::Journal,
-            min_free: Room::default(),
+        let full = Versions {
+            min_free,
+            ..versions(&root, "file", 1)
         };
-        for (contents, gone) in [("one", 0), ("two", 1)] {
-            fs::write(directory.path().join("file"), contents).unwrap();
-            let place = root.place(b"file").unwrap();
-            let versions = Versions::of(&root, b"file", how).unwrap();
-            let taken = versions.take(place.directory.as_fd(), &place.name).unwrap();
-            assert_eq!(taken.unwrap().len(), gone);
-            assert!(!directory.path().join("file").exists());
-        }
-        let kept = fs::read_dir(directory.path().join(".thriftpd-versions/file")).unwrap();
-        let kept: Vec<_> = kept
-            .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
-            .collect();
-        assert_eq!(kept, ["two"]);
+        assert_eq!(full.copy(&file).map(drop), Err(Errno::ENOSPC));
     }
 }

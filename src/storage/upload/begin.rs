@@ -1,29 +1,29 @@
 //! What an upload grows in: a partial file beside the target where that is possible, else the target itself.
 use std::fs::File;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::OFlag;
 use nix::libc;
-use nix::sys::stat::{FileStat, Mode, fstat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::stat::{FileStat, fstat};
 
 use super::partial::{self, Left};
 use super::space::Space;
-use super::{Beside, Grows, How, Target, Upload};
+use super::{Beside, Grows, How, Upload};
 use crate::storage::disk::durable::{Order, Pace};
 use crate::storage::disk::metadata::{Kind, is_same_file, kind, size_of};
 use crate::storage::disk::names::HeldName;
-use crate::storage::disk::root::Place;
-use crate::storage::disk::writers::{Claimed, Holder, give_way};
-use crate::storage::disk::{acl, copy};
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::writers::{Claimed, give_way};
+use crate::storage::disk::{acl, boot, copy};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Algorithm, Digest};
+use crate::storage::path::VirtualPath;
 use crate::storage::permissions::Permission;
-use crate::storage::quota::meter::Meter;
 use crate::storage::retention::lock;
-use crate::storage::retention::versions::{Copied, Version, Versioning, Versions};
+use crate::storage::retention::versions::{Copied, Version, Versions};
 use crate::storage::rules::Uploads;
+use crate::storage::view::{Located, View, must_be_file};
 
 /// Neither waits for the other end of a FIFO nor makes a terminal ours.
 const OPEN: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_NOCTTY);
@@ -31,42 +31,86 @@ const OPEN: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_NOCTTY);
 /// How often something is tried again that another session was faster at.
 const TRIES: usize = 3;
 
-impl Target<'_> {
-    fn refuse(&self, kind: ErrorKind) -> Error {
-        Error::new(kind, self.path.as_bytes())
+/// Names that STOU tries: even where a million are taken, the second is free but once in four thousand times.
+const UNIQUE_NAMES_TRIED: usize = 16;
+
+impl View {
+    /// # Errors
+    /// `NotPermitted`, `IsADirectory`, `NotAFile`, `BeyondEnd`; the rest is the kernel's.
+    pub fn begin_upload(&self, path: &VirtualPath, how: How) -> Result<Upload, Error> {
+        Target::new(self, path, false)?.begin(how)
     }
 
-    fn fail(&self, errno: Errno) -> Error {
-        Error::from_errno(errno, self.path.as_bytes())
+    /// The same for what is not sent, but another file of the server.
+    pub(super) fn begin_upload_of_copy(&self, path: &VirtualPath) -> Result<Upload, Error> {
+        Target::new(self, path, true)?.begin(How::Replace)
     }
 
-    fn place(&self) -> Result<Place, Error> {
-        let place = self.root.place(self.relative);
-        place.map_err(|errno| self.fail(errno))
+    /// A new file in the directory whose name begins with `prefix` (RFC 959 STOU): that name itself where it is free, else one
+    /// at random, so that thousands of names which are taken cost no more tries than one.
+    ///
+    /// # Errors
+    /// As [`View::begin_upload`]; `Exists` when no name is found.
+    pub fn begin_unique_upload(
+        &self,
+        directory: &VirtualPath,
+        prefix: &[u8],
+    ) -> Result<Upload, Error> {
+        for attempt in 0..UNIQUE_NAMES_TRIED {
+            let mut name = prefix.to_vec();
+            if attempt > 0 {
+                let random = getrandom::u32();
+                let random = random.map_err(|_| Errno::EIO.at(prefix))?;
+                name.extend(format!(".{random:08x}").into_bytes());
+            }
+            let path = directory.join(&name)?;
+            if self.leads_to_folder(&path) {
+                continue;
+            }
+            self.permitted(&path, Permission::Upload)?;
+            match Target::new(self, &path, false)?.begin_unique() {
+                Err(error) if error.kind == ErrorKind::Exists => {}
+                other => return other,
+            }
+        }
+        Err(ErrorKind::Exists.at(prefix))
+    }
+}
+
+/// Where an upload goes.
+struct Target<'a> {
+    view: &'a View,
+    at: Located<'a>,
+    root: &'a Root,
+    path: &'a VirtualPath,
+    /// What comes is another file of the server.
+    is_copy: bool,
+}
+
+impl<'a> Target<'a> {
+    fn new(view: &'a View, path: &'a VirtualPath, is_copy: bool) -> Result<Self, Error> {
+        if view.leads_to_folder(path) {
+            return Err(ErrorKind::IsADirectory.at(path));
+        }
+        let at = view.locate(path);
+        Ok(Self {
+            view,
+            root: at.root()?,
+            at,
+            path,
+            is_copy,
+        })
     }
 
-    fn account(&self) -> &str {
-        self.holder.map_or("", Holder::account)
-    }
-
-    fn partial_name(&self, place: &Place) -> Vec<u8> {
-        partial::name_of(self.account(), &place.name)
-    }
-
-    /// The meter of the directory or, where a link leads there, of the file itself. To be had before anything is made, for
-    /// what nobody has counted yet is counted then.
-    fn meter(&self, at: BorrowedFd<'_>) -> Option<Meter> {
-        self.metered.meter(at)
-    }
-
-    /// Room for a file that has `size` bytes.
-    fn space(&self, meter: Option<Meter>, size: u64, credit: (u64, u64)) -> Space {
-        Space::new(self.min_free, meter, size, credit)
+    /// Room for a file in the directory or, where a link leads there, for the file itself. To be had before anything is made,
+    /// for what nobody has counted yet is counted then.
+    fn space(&self, at: impl AsFd, credit: (u64, u64)) -> Space {
+        Space::new(self.view.min_free, self.view.metered.meter(at), credit)
     }
 
     /// Bytes and files that are gone when the upload has taken the place of the old file.
     fn credit(&self, old: Option<&FileStat>) -> (u64, u64) {
-        let replaced = old.filter(|_| self.rules.versions == 0);
+        let replaced = old.filter(|_| self.at.rules.versions == 0);
         replaced.map_or((0, 0), |old| (size_of(old), 1))
     }
 
@@ -75,198 +119,158 @@ impl Target<'_> {
         match how {
             How::Replace => Ok(0),
             How::Append => Ok(size),
-            How::At(offset) if offset > size => Err(self.refuse(ErrorKind::BeyondEnd { size })),
+            How::At(offset) if offset > size => Err(ErrorKind::BeyondEnd { size }.at(self.path)),
             How::At(offset) => Ok(offset),
         }
     }
-}
 
-/// A partial file, ready to be written to.
-struct Partial {
-    file: Claimed,
-    name: Vec<u8>,
-    /// Cut off, it can be continued.
-    resumable: bool,
-}
-
-impl Upload {
-    pub(in crate::storage) fn begin(target: &Target<'_>, how: How) -> Result<Self, Error> {
-        if target.rules.uploads == Uploads::Atomic {
-            if let Some(upload) = Self::begin_in_partial(target, how)? {
-                return Ok(upload);
-            }
+    fn begin(&self, how: How) -> Result<Upload, Error> {
+        if self.at.rules.uploads == Uploads::Atomic
+            && let Some(upload) = self.begin_beside(how)?
+        {
+            return Ok(upload);
         }
         // An offset asks for a file that is there.
         let may_be_new = !matches!(how, How::At(offset) if offset > 0);
-        if may_be_new && target.permissions.contains(Permission::Upload) {
-            match Self::begin_in_new_target(target) {
+        if may_be_new && self.at.permissions.contains(Permission::Upload) {
+            match self.begin_in_new_target() {
                 Err(error) if error.kind == ErrorKind::Exists => {}
                 other => return other,
             }
         }
-        Self::begin_in_target(target, how, may_be_new)
+        self.begin_in_target(how, may_be_new)
     }
 
     /// Creates the file, which must not be there.
-    pub(in crate::storage) fn begin_unique(target: &Target<'_>) -> Result<Self, Error> {
-        if target.rules.uploads == Uploads::Direct {
-            return Self::begin_in_new_target(target);
+    fn begin_unique(&self) -> Result<Upload, Error> {
+        if self.at.rules.uploads == Uploads::Direct {
+            return self.begin_in_new_target();
         }
-        if target.root.stat(target.relative, false).is_ok() {
-            return Err(target.fail(Errno::EEXIST));
+        if self.at.stat(false).is_ok() {
+            return Err(ErrorKind::Exists.at(self.path));
         }
-        let place = target.place()?;
-        let mut space = target.space(target.meter(place.directory.as_fd()), 0, (0, 0));
-        let Some(partial) = Self::own_partial(target, &place, &mut space)? else {
-            return Err(target.fail(Errno::EEXIST));
-        };
-        let mut upload = Self::begin_whole(target, place, None, partial, space)?;
-        if let Grows::Beside(beside) = &mut upload.grows {
-            beside.may_replace = false;
-        }
-        Ok(upload)
+        let place = self.at.place()?;
+        let mut space = self.space(&place.directory, (0, 0));
+        let own = self.own_partial(&place, &mut space)?;
+        let (file, name) = own.ok_or_else(|| ErrorKind::Exists.at(self.path))?;
+        let mut beside = self.beside(place, name, true, None)?;
+        beside.may_replace = false;
+        Ok(self.upload_beside(file, beside, space, 0))
     }
 
     // ---- beside the target
 
     /// An upload that leaves the target alone until it is whole. None where it has to go into the target: the target is a
     /// link, which stays one, or a finished file that is continued where the file system cannot clone it.
-    fn begin_in_partial(target: &Target<'_>, how: How) -> Result<Option<Self>, Error> {
-        let old = match target.root.stat(target.relative, false) {
-            Ok(stat) => Some(stat),
+    fn begin_beside(&self, how: How) -> Result<Option<Upload>, Error> {
+        let old = match self.at.stat(false) {
             Err(Errno::ENOENT) => None,
-            Err(errno) => return Err(target.fail(errno)),
+            other => Some(other.at(self.path)?),
         };
         let needed = match old.as_ref().map(kind) {
             None => Permission::Upload,
             Some(Kind::File) if how == How::Append => Permission::Append,
             Some(Kind::File) => Permission::Overwrite,
             Some(Kind::Symlink) => return Ok(None),
-            Some(Kind::Directory) => return Err(target.refuse(ErrorKind::IsADirectory)),
-            Some(Kind::Other) => return Err(target.refuse(ErrorKind::NotAFile)),
+            Some(Kind::Directory) => return Err(ErrorKind::IsADirectory.at(self.path)),
+            Some(Kind::Other) => return Err(ErrorKind::NotAFile.at(self.path)),
         };
-        if !target.permissions.contains(needed) {
-            return Err(target.refuse(ErrorKind::NotPermitted(needed)));
+        if !self.at.permissions.contains(needed) {
+            return Err(ErrorKind::NotPermitted(needed).at(self.path));
         }
         if let Some(old) = &old {
-            lock::check(old, target.rules.lock, target.path.as_bytes())?;
+            lock::check(old, self.at.rules.lock, self.path.as_bytes())?;
         }
-        let place = target.place()?;
-        let told = target.told.of(&place);
+        let place = self.at.place()?;
+        let told = self.view.told.of(&place);
         if how != How::Replace {
-            if let Some(file) = Self::what_was_cut_off(target, &place, how, old.as_ref())? {
-                return Self::resume_partial(target, place, how, old, file).map(Some);
+            if let Some(file) = self.what_was_cut_off(&place, how, old.as_ref())? {
+                return self.resume(place, how, old, file).map(Some);
             }
             // It has become the file, or is gone, since the client was told how much of it is there.
             if told.is_some() && (how == How::Append || old.is_some()) {
-                return Err(target.refuse(ErrorKind::LengthChanged));
+                return Err(ErrorKind::LengthChanged.at(self.path));
             }
         }
         if told.is_some() {
-            target.told.set(&place, None);
+            self.view.told.set(&place, None);
         }
         match (how, old) {
             (How::At(offset), None) if offset > 0 => {
-                Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }))
+                Err(ErrorKind::BeyondEnd { size: 0 }.at(self.path))
             }
-            (How::At(_) | How::Append, Some(old)) => {
-                Self::continue_in_clone(target, place, how, old)
-            }
+            (How::At(_) | How::Append, Some(old)) => self.continue_in_clone(place, how, old),
             (_, old) => {
-                let meter = target.meter(place.directory.as_fd());
-                let mut space = target.space(meter, 0, target.credit(old.as_ref()));
-                let own = match target.is_copy {
+                let mut space = self.space(&place.directory, self.credit(old.as_ref()));
+                let own = match self.is_copy {
                     // Cut off, it is worth nothing: who wants the copy says so again. What is left of an upload stays.
                     true => None,
-                    false => Self::own_partial(target, &place, &mut space)?,
+                    false => self.own_partial(&place, &mut space)?,
                 };
-                let partial = match own {
-                    Some(partial) => partial,
-                    None => Self::spare_partial(target, &place, &space)?,
+                let resumable = own.is_some();
+                let (file, name) = match own {
+                    Some(own) => own,
+                    None => self.spare_partial(&place, &space)?,
                 };
-                Self::begin_whole(target, place, old, partial, space).map(Some)
+                let beside = self.beside(place, name, resumable, old)?;
+                Ok(Some(self.upload_beside(file, beside, space, 0)))
             }
         }
     }
 
-    /// The partial file in which this account could go on; None while another session works in it.
+    /// The partial file in which this account could go on, by its name; None while another session works in it.
     fn own_partial(
-        target: &Target<'_>,
+        &self,
         place: &Place,
         space: &mut Space,
-    ) -> Result<Option<Partial>, Error> {
-        let name = target.partial_name(place);
+    ) -> Result<Option<(Claimed, Vec<u8>)>, Error> {
+        let name = partial::name_of(self.view.account(), &place.name);
         for _ in 0..TRIES {
-            let mut file = Self::make_partial(target, place, &name, space)?;
-            if file.is_none() {
-                let left = partial::claim(place.directory.as_fd(), &name, target.holder);
-                file = match left.map_err(|errno| target.fail(errno))? {
-                    Left::Partial(file) => Some(file),
+            let file = match self.make_file(place, &name, space)? {
+                Some(file) => file,
+                None => match self.claim(place, &name)? {
+                    Left::Partial(file) => file,
                     Left::InUse(_) => return Ok(None),
                     Left::Nothing => continue,
-                };
-            }
-            if let Some(file) = file {
-                space.holds(size_of(&file.stat));
-                let resumable = true;
-                return Ok(Some(Partial {
-                    file,
-                    name,
-                    resumable,
-                }));
-            }
+                },
+            };
+            space.holds(size_of(&file.stat));
+            return Ok(Some((file, name)));
         }
         Ok(None)
     }
 
     /// One that is gone when it is cut off.
-    fn spare_partial(target: &Target<'_>, place: &Place, space: &Space) -> Result<Partial, Error> {
+    fn spare_partial(&self, place: &Place, space: &Space) -> Result<(Claimed, Vec<u8>), Error> {
         for _ in 0..TRIES {
-            let name = partial::spare_name(target.account(), &place.name);
-            if let Some(file) = Self::make_partial(target, place, &name, space)? {
-                let resumable = false;
-                return Ok(Partial {
-                    file,
-                    name,
-                    resumable,
-                });
+            let name = partial::spare_name(self.view.account(), &place.name);
+            if let Some(file) = self.make_file(place, &name, space)? {
+                return Ok((file, name));
             }
         }
-        Err(target.refuse(ErrorKind::Busy))
+        Err(ErrorKind::Busy.at(self.path))
     }
 
-    /// Makes a partial file, which is counted before: another session that takes it for one that was left counts what it
-    /// discards. None where it did, or the name is taken.
-    fn make_partial(
-        target: &Target<'_>,
+    /// Makes a file, which is counted before: another session that takes it for one that was left counts what it discards. None
+    /// where it did, or the name is taken.
+    fn make_file(
+        &self,
         place: &Place,
         name: &[u8],
         space: &Space,
     ) -> Result<Option<Claimed>, Error> {
-        space.new_file().map_err(|over| target.refuse(over))?;
-        match partial::create(place.directory.as_fd(), name, target.holder) {
-            Ok(made) => Ok(made),
-            Err(errno) => {
-                space.went(0, 1);
-                match errno {
-                    Errno::EEXIST => Ok(None),
-                    errno => Err(target.fail(errno)),
-                }
-            }
+        space.new_file().at(self.path)?;
+        let directory = place.directory.as_fd();
+        let made = partial::create(directory, name, self.view.holder.as_ref());
+        match made.inspect_err(|_| space.meter.went(0, 1)) {
+            Err(Errno::EEXIST) => Ok(None),
+            other => other.at(self.path),
         }
     }
 
-    fn begin_whole(
-        target: &Target<'_>,
-        place: Place,
-        old: Option<FileStat>,
-        partial: Partial,
-        space: Space,
-    ) -> Result<Self, Error> {
-        let left = size_of(&partial.file.stat);
-        let mut upload = Self::in_partial(target, partial, place, old, space, 0)?;
-        upload.cuts = left > 0;
-        Ok(upload)
+    fn claim(&self, place: &Place, name: &[u8]) -> Result<Left, Error> {
+        let holder = self.view.holder.as_ref();
+        partial::claim(place.directory.as_fd(), name, holder).at(self.path)
     }
 
     /// The partial file of an upload of this account that is to be continued; None where there is none.
@@ -275,145 +279,132 @@ impl Upload {
     /// `Busy` while another session writes to it, which ends for this one where it has moved nothing for a while;
     /// `ReplacementLeft` for what is to come behind a file that was to be replaced; `OtherLeft` for one that was not.
     fn what_was_cut_off(
-        target: &Target<'_>,
+        &self,
         place: &Place,
         how: How,
         old: Option<&FileStat>,
     ) -> Result<Option<Claimed>, Error> {
-        let (directory, name) = (place.directory.as_fd(), target.partial_name(place));
+        let account = self.view.account();
+        let name = partial::name_of(account, &place.name);
         for _ in 0..TRIES {
-            let left = partial::claim(directory, &name, target.holder);
-            let file = match left.map_err(|errno| target.fail(errno))? {
+            let file = match self.claim(place, &name)? {
                 Left::Nothing => return Ok(None),
-                Left::InUse(stat) if give_way(&stat, target.account()) => continue,
+                Left::InUse(stat) if give_way(&stat, account) => continue,
                 // The client knows its size, and would send what comes behind it.
-                Left::InUse(_) => return Err(target.refuse(ErrorKind::Busy)),
+                Left::InUse(_) => break,
                 Left::Partial(file) => file,
             };
             return match old {
-                Some(old) if !partial::is_to_replace(&file, &file.stat, old) => {
+                Some(old) if !boot::is_to_replace(file.as_fd(), &file.stat, old) => {
                     // The client may know less of it than the server, and would mix the two.
-                    Err(target.refuse(ErrorKind::OtherLeft))
+                    Err(ErrorKind::OtherLeft.at(self.path))
                 }
-                Some(_) if how == How::Append => Err(target.refuse(ErrorKind::ReplacementLeft)),
+                Some(_) if how == How::Append => Err(ErrorKind::ReplacementLeft.at(self.path)),
                 _ => Ok(Some(file)),
             };
         }
-        Err(target.refuse(ErrorKind::Busy))
+        Err(ErrorKind::Busy.at(self.path))
     }
 
     /// Goes on with what an upload that was cut off has left.
-    fn resume_partial(
-        target: &Target<'_>,
+    fn resume(
+        &self,
         place: Place,
         how: How,
         old: Option<FileStat>,
         file: Claimed,
-    ) -> Result<Self, Error> {
-        let (size, sure) = (size_of(&file.stat), partial::sure_length(&file, &file.stat));
-        let position = match (how, target.told.of(&place)) {
+    ) -> Result<Upload, Error> {
+        let told = &self.view.told;
+        let sure = boot::sure_length(file.as_fd(), &file.stat);
+        let position = match (how, told.of(&place)) {
             // What comes behind it begins where the client was told that it ends.
             (How::Append, Some(told)) if told <= sure => told,
-            (How::Append, Some(_)) => return Err(target.refuse(ErrorKind::LengthChanged)),
+            (How::Append, Some(_)) => return Err(ErrorKind::LengthChanged.at(self.path)),
             (How::Append, None) => partial::told_length(sure),
-            (how, _) => target.position(how, sure)?,
+            (how, _) => self.position(how, sure)?,
         };
-        target.told.set(&place, None);
-        let partial = Partial {
-            file,
-            name: target.partial_name(&place),
-            resumable: true,
-        };
-        let meter = target.meter(place.directory.as_fd());
-        let space = target.space(meter, size, target.credit(old.as_ref()));
-        let mut upload = Self::in_partial(target, partial, place, old, space, position)?;
-        // What lies behind is not sure to be there, or of another upload than what will be in front of it.
-        upload.cuts = position < size;
-        Ok(upload)
+        told.set(&place, None);
+        let mut space = self.space(&place.directory, self.credit(old.as_ref()));
+        space.holds(size_of(&file.stat));
+        let name = partial::name_of(self.view.account(), &place.name);
+        let beside = self.beside(place, name, true, old)?;
+        Ok(self.upload_beside(file, beside, space, position))
     }
 
     /// Continues a finished file in a clone of it. None where the file system cannot clone.
     fn continue_in_clone(
-        target: &Target<'_>,
+        &self,
         place: Place,
         how: How,
         had: FileStat,
-    ) -> Result<Option<Self>, Error> {
-        let fail = |errno| target.fail(errno);
-        let flags = OPEN | OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
-        let Ok(old) = target
-            .root
-            .open_below(target.relative, flags, Mode::empty())
-        else {
+    ) -> Result<Option<Upload>, Error> {
+        let Ok(old) = self.at.open(OPEN | OFlag::O_RDONLY | OFlag::O_NOFOLLOW) else {
             return Ok(None);
         };
-        let original = fstat(&old).map_err(fail)?;
+        let original = fstat(&old).at(self.path)?;
         let size = size_of(&original);
-        let position = target.position(how, size)?;
-        let meter = target.meter(place.directory.as_fd());
+        let position = self.position(how, size)?;
         let credit = match how {
             // All of it lives on in the new one.
             How::Append => (size, 1),
-            _ => target.credit(Some(&original)),
+            _ => self.credit(Some(&original)),
         };
-        let space = target.space(meter, 0, credit);
-        let partial = Self::spare_partial(target, &place, &space)?;
-        let cloned = copy::cloned(old.as_fd(), partial.file.as_fd());
+        let space = self.space(&place.directory, credit);
+        let (file, name) = self.spare_partial(&place, &space)?;
+        let cloned = copy::cloned(old.as_fd(), file.as_fd());
         if cloned != Ok(true) {
-            partial::remove(place.directory.as_fd(), &partial.name, &partial.file.stat);
-            space.went(0, 1);
-            return cloned.map(|_| None).map_err(fail);
+            partial::remove(place.directory.as_fd(), &name, &file.stat);
+            space.meter.went(0, 1);
+            return cloned.map(|_| None).at(self.path);
         }
-        let mut upload = Self::in_partial(target, partial, place, Some(had), space, position)?;
-        if let Grows::Beside(beside) = &mut upload.grows {
-            beside.clone_of = Some(original);
-            beside.may_replace = true;
-            if how == How::Append {
-                beside.versions_at = None;
-            }
+        let mut beside = self.beside(place, name, false, Some(had))?;
+        beside.clone_of = Some(original);
+        beside.may_replace = true;
+        if how == How::Append {
+            beside.versions = None;
         }
+        let mut upload = self.upload_beside(file, beside, space, position);
         upload.may_be_longer = true;
         // Its blocks are shared, but a quota counts what files say they hold.
-        let admitted = upload.space.admit_shared(size);
-        admitted.map_err(|kind| target.refuse(kind))?;
+        upload.space.admit_shared(size).at(self.path)?;
         Ok(Some(upload))
     }
 
-    fn in_partial(
-        target: &Target<'_>,
-        partial: Partial,
+    /// `name`: of the partial file.
+    fn beside(
+        &self,
         place: Place,
+        name: Vec<u8>,
+        resumable: bool,
         had: Option<FileStat>,
-        space: Space,
-        position: u64,
-    ) -> Result<Self, Error> {
-        let versions_at = match target.rules.versions {
-            0 => None,
-            _ => Some((
-                target.root.again().map_err(|errno| target.fail(errno))?,
-                target.relative.to_vec(),
-            )),
-        };
-        let grows = Grows::Beside(Box::new(Beside {
-            name: partial.name,
+    ) -> Result<Beside, Error> {
+        Ok(Beside {
+            name,
             place,
-            may_replace: target.permissions.contains(Permission::Overwrite),
-            modes: target.modes,
+            may_replace: self.at.permissions.contains(Permission::Overwrite),
+            modes: self.view.modes,
             clone_of: None,
-            min_free: target.min_free,
-            resumable: partial.resumable,
+            resumable,
             had,
-            versions_at,
-            rules: *target.rules,
-            holder: target.holder.cloned(),
-        }));
-        Ok(Self::of(target, partial.file, grows, space, position))
+            versions: self.versions()?,
+            lock: self.at.rules.lock,
+            holder: self.view.holder.clone(),
+        })
     }
 
-    fn of(target: &Target<'_>, file: Claimed, grows: Grows, space: Space, position: u64) -> Self {
-        Self {
-            order: Order::of(file.as_fd()),
-            digest: target.checksums.then(|| Digest::new(Algorithm::default())),
+    /// What lies behind the position is not sure to be there, or of another upload than what will be in front of it.
+    fn upload_beside(&self, file: Claimed, beside: Beside, space: Space, position: u64) -> Upload {
+        let cuts = position < size_of(&file.stat);
+        let mut upload = self.upload(file, Grows::Beside(Box::new(beside)), space, position);
+        upload.cuts = cuts;
+        upload
+    }
+
+    fn upload(&self, file: Claimed, grows: Grows, space: Space, position: u64) -> Upload {
+        let durable = self.view.durable;
+        Upload {
+            order: Order::of(file.as_fd(), durable),
+            digest: (self.view.checksums).then(|| Digest::new(Algorithm::default())),
             known_digest: None,
             file,
             grows,
@@ -423,174 +414,132 @@ impl Upload {
             may_be_longer: false,
             marked: false,
             has_begun: false,
-            durable: target.durable,
-            pace: Pace::new(target.durable, position),
+            pace: Pace::new(durable, position),
             space,
-            path: target.path.clone(),
-            host_path: target.root.host_path(target.relative),
+            path: self.path.clone(),
+            host_path: self.root.host_path(self.at.relative),
         }
     }
 
     // ---- in the target itself
 
-    fn begin_in_target(target: &Target<'_>, how: How, may_be_new: bool) -> Result<Self, Error> {
+    fn begin_in_target(&self, how: How, may_be_new: bool) -> Result<Upload, Error> {
         let needed = match how {
             How::Append => Permission::Append,
             _ => Permission::Overwrite,
         };
-        if !target.permissions.contains(needed) {
-            let missing = match target.root.stat(target.relative, false) {
+        if !self.at.permissions.contains(needed) {
+            let missing = match self.at.stat(false) {
                 Err(Errno::ENOENT) => Permission::Upload,
                 _ => needed,
             };
-            return Err(target.refuse(ErrorKind::NotPermitted(missing)));
+            return Err(ErrorKind::NotPermitted(missing).at(self.path));
         }
-        let file = claim_target(target, may_be_new)?;
+        let file = self.claim_target(may_be_new)?;
         let stat = file.stat;
-        match kind(&stat) {
-            Kind::File => {}
-            Kind::Directory => return Err(target.refuse(ErrorKind::IsADirectory)),
-            _ => return Err(target.refuse(ErrorKind::NotAFile)),
-        }
-        lock::check(&stat, target.rules.lock, target.path.as_bytes())?;
+        must_be_file(&stat).at(self.path)?;
+        lock::check(&stat, self.at.rules.lock, self.path.as_bytes())?;
         // The kernel takes them away at the first byte, but not where root writes it.
         if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
-            let taken = acl::take_special_bits(file.as_fd(), stat.st_mode);
-            taken.map_err(|errno| target.fail(errno))?;
+            acl::set_mode(file.as_fd(), stat.st_mode).at(self.path)?;
         }
         let size = size_of(&stat);
-        let position = target.position(how, size)?;
-        let space = target.space(target.meter(file.as_fd()), size, (0, 0));
-        let mut upload = Self::in_target(target, file, None, space, position)?;
-        if how != How::Append {
-            let of_old = version_of(target, &upload.file, &upload.space)?;
-            if let Grows::InPlace { version, .. } = &mut upload.grows {
-                *version = of_old;
-            }
-        }
+        let position = self.position(how, size)?;
+        let mut space = self.space(file.as_fd(), (0, 0));
+        space.holds(size);
+        let grows = Grows::InPlace {
+            new_in: None,
+            at: self.root_and_path()?,
+            version: match how {
+                How::Append => None,
+                _ => self.version_of(&file, &space)?,
+            },
+        };
         // It tells of what was there, and would again if the time of then came back.
-        checksum::forget(upload.file.as_fd());
+        checksum::forget(file.as_fd());
+        let mut upload = self.upload(file, grows, space, position);
         upload.cuts = how == How::Replace;
         upload.may_be_longer = true;
         Ok(upload)
     }
 
     /// A new file that grows under its own name.
-    fn begin_in_new_target(target: &Target<'_>) -> Result<Self, Error> {
-        let fail = |errno| target.fail(errno);
-        let place = target.place()?;
-        let meter = target.meter(place.directory.as_fd());
-        let flags = OPEN
-            | OFlag::O_RDWR
-            | OFlag::O_CREAT
-            | OFlag::O_EXCL
-            | OFlag::O_NOFOLLOW
-            | OFlag::O_CLOEXEC;
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let space = target.space(meter, 0, (0, 0));
+    fn begin_in_new_target(&self) -> Result<Upload, Error> {
+        let place = self.at.place()?;
+        let space = self.space(&place.directory, (0, 0));
         // Whoever renames something to the name has looked whether it is free.
-        let _held = HeldName::of(&place.directory, &place.name).map_err(fail)?;
-        // Counted before it is there: who finds it then takes it for counted.
-        let allowed = space.new_file();
-        allowed.map_err(|kind| target.refuse(kind))?;
-        let (directory, name) = (&place.directory, place.name.as_slice());
-        let made = openat(directory, name, flags, mode).inspect_err(|_| space.went(0, 1));
-        let claimed = Claimed::new(File::from(made.map_err(fail)?), target.holder).map_err(fail)?;
-        let file = claimed.ok_or_else(|| target.refuse(ErrorKind::Busy))?;
-        let given = acl::give(directory.as_fd(), file.as_fd(), target.modes);
+        let _held = HeldName::of(&place.directory, &place.name).at(self.path)?;
+        let made = self.make_file(&place, &place.name, &space)?;
+        let file = made.ok_or_else(|| ErrorKind::Exists.at(self.path))?;
+        let given = acl::give(place.directory.as_fd(), file.as_fd(), self.view.modes);
         if let Err(errno) = given {
-            if unlinkat(directory, name, UnlinkatFlags::NoRemoveDir).is_ok() {
-                space.went(0, 1);
-            }
-            return Err(fail(errno));
+            let _ = space.meter.remove(place.directory.as_fd(), &place.name);
+            return Err(errno.at(self.path));
         }
-        Self::in_target(target, file, Some(place.directory), space, 0)
-    }
-
-    /// `new_in`: the directory of a file that was made just now.
-    fn in_target(
-        target: &Target<'_>,
-        file: Claimed,
-        new_in: Option<OwnedFd>,
-        space: Space,
-        position: u64,
-    ) -> Result<Self, Error> {
-        // Where its name is, to be looked at in the end.
-        let root = target.root.again().map_err(|errno| target.fail(errno))?;
         let grows = Grows::InPlace {
-            new_in,
-            at: (root, target.relative.to_vec()),
+            new_in: Some(place.directory),
+            at: self.root_and_path()?,
             version: None,
         };
-        Ok(Self::of(target, file, grows, space, position))
+        Ok(self.upload(file, grows, space, 0))
     }
-}
 
-/// Opens a target that is there for writing.
-fn claim_target(target: &Target<'_>, may_be_new: bool) -> Result<Claimed, Error> {
-    let fail = |errno| target.fail(errno);
-    // Its checksum begins with what is in it.
-    let access = match target.checksums {
-        true => OFlag::O_RDWR,
-        false => OFlag::O_WRONLY,
-    };
-    for _ in 0..TRIES {
-        if target.root.is_special(target.relative) {
-            return Err(target.refuse(ErrorKind::NotAFile));
-        }
-        let opened = target
-            .root
-            .open_below(target.relative, OPEN | access, Mode::empty());
-        let file = File::from(match opened {
-            Err(Errno::ENOENT) if !may_be_new => {
-                return Err(target.refuse(ErrorKind::BeyondEnd { size: 0 }));
-            }
-            Err(Errno::ENOENT) if !target.permissions.contains(Permission::Upload) => {
-                return Err(target.refuse(ErrorKind::NotPermitted(Permission::Upload)));
-            }
-            other => other.map_err(fail)?,
-        });
-        let stat = fstat(&file).map_err(fail)?;
-        match Claimed::new(file, target.holder).map_err(fail)? {
-            Some(claimed) => match target.root.stat(target.relative, true) {
-                Ok(there) if is_same_file(&there, &stat) => return Ok(claimed),
-                // It has lost the name since it was opened, and may be an old version by now.
-                _ => {}
-            },
-            None if give_way(&stat, target.account()) => {}
-            None => break,
-        }
+    /// Where the name of the target is, to be looked at in the end.
+    fn root_and_path(&self) -> Result<(Root, Vec<u8>), Error> {
+        let root = self.root.again().at(self.path)?;
+        Ok((root, self.at.relative.to_vec()))
     }
-    Err(target.refuse(ErrorKind::Busy))
-}
 
-/// A copy of what is going to be overwritten in place, where there is room for one.
-fn version_of(target: &Target<'_>, old: &Claimed, space: &Space) -> Result<Option<Version>, Error> {
-    if target.rules.versions == 0 {
-        return Ok(None);
+    /// Opens a target that is there for writing.
+    fn claim_target(&self, may_be_new: bool) -> Result<Claimed, Error> {
+        // Its checksum begins with what is in it.
+        let access = match self.view.checksums {
+            true => OFlag::O_RDWR,
+            false => OFlag::O_WRONLY,
+        };
+        for _ in 0..TRIES {
+            if self.root.is_special(self.at.relative) {
+                return Err(ErrorKind::NotAFile.at(self.path));
+            }
+            let file = File::from(match self.at.open(OPEN | access) {
+                Err(Errno::ENOENT) if !may_be_new => {
+                    return Err(ErrorKind::BeyondEnd { size: 0 }.at(self.path));
+                }
+                Err(Errno::ENOENT) if !self.at.permissions.contains(Permission::Upload) => {
+                    return Err(ErrorKind::NotPermitted(Permission::Upload).at(self.path));
+                }
+                other => other.at(self.path)?,
+            });
+            let stat = fstat(&file).at(self.path)?;
+            match Claimed::new(file, self.view.holder.as_ref()).at(self.path)? {
+                Some(claimed) => match self.at.stat(true) {
+                    Ok(there) if is_same_file(&there, &stat) => return Ok(claimed),
+                    // It has lost the name since it was opened, and may be an old version by now.
+                    _ => {}
+                },
+                None if give_way(&stat, self.view.account()) => {}
+                None => break,
+            }
+        }
+        Err(ErrorKind::Busy.at(self.path))
     }
-    let fail = |errno| target.fail(errno);
-    let flags = OPEN | OFlag::O_RDONLY;
-    let read = target
-        .root
-        .open_below(target.relative, flags, Mode::empty())
-        .map_err(fail)?;
-    let size = size_of(&fstat(&read).map_err(fail)?);
-    space
-        .would_fit(old, size)
-        .and_then(|()| space.one_more(size))
-        .map_err(|kind| target.refuse(kind))?;
-    let how = Versioning {
-        most: target.rules.versions,
-        durable: target.durable,
-        order: Order::of(old.as_fd()),
-        min_free: target.min_free,
-    };
-    let version = Versions::of(target.root, target.relative, how)
-        .and_then(|versions| versions.copy(&read))
-        .and_then(Copied::become_version);
-    version.map(Some).map_err(|errno| {
-        space.went(size, 1);
-        fail(errno)
-    })
+
+    fn versions(&self) -> Result<Option<Versions>, Error> {
+        self.view.versions(&self.at).at(self.path)
+    }
+
+    /// A copy of what is going to be overwritten in place, where there is room for one.
+    fn version_of(&self, old: &Claimed, space: &Space) -> Result<Option<Version>, Error> {
+        let Some(versions) = self.versions()? else {
+            return Ok(None);
+        };
+        let read = self.at.open(OPEN | OFlag::O_RDONLY).at(self.path)?;
+        let read = File::from(read);
+        let size = size_of(&fstat(&read).at(self.path)?);
+        space.would_fit(old, size).at(self.path)?;
+        space.meter.grow(size, 1, (0, 0)).at(self.path)?;
+        let version = versions.copy(&read).and_then(Copied::become_version);
+        let version = version.inspect_err(|_| space.meter.went(size, 1));
+        version.map(Some).at(self.path)
+    }
 }

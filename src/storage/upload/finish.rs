@@ -10,29 +10,27 @@
 //! The old file never has the name under which uploads are continued, or a server that is killed within the flush would leave
 //! it there, to be overwritten or continued with what is another file. It has one that nobody continues.
 use std::fs::File;
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::time::Duration;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
-use nix::unistd::{Gid, Uid, fchown, fsync, ftruncate};
+use nix::fcntl::{OFlag, RenameFlags, renameat, renameat2};
+use nix::sys::stat::{FileStat, fstat};
+use nix::unistd::{Gid, Uid, fchown};
 
 use super::partial;
 use super::{Beside, Grows, Stored, Upload};
-use crate::storage::disk::acl;
-use crate::storage::disk::acl::Modes;
+use crate::storage::disk::acl::{self, Modes};
 use crate::storage::disk::boot;
-use crate::storage::disk::durable::{Order, after_rename, before_rename, contents, sync_directory};
 use crate::storage::disk::metadata::{Kind, is_same_file, is_unchanged, kind, size_of};
-use crate::storage::disk::names::{HeldName, rename_to_new};
+use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::root::Place;
 use crate::storage::disk::writers::{Doomed, Holder, Reserved};
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest};
 use crate::storage::retention::fresh;
 use crate::storage::retention::lock::locked_until;
-use crate::storage::retention::versions::{Copied, Made, Version, Versioning, Versions};
+use crate::storage::retention::versions::{Copied, Version};
 
 /// How long behind its last byte a client may still turn out to be gone. A process that is killed ends its connections within
 /// a millisecond (22 to 713 microseconds were seen), one that tidies up takes some more.
@@ -45,24 +43,6 @@ const HANG_UP_OF_NEW: Duration = Duration::from_micros(800);
 /// Asks whether the client is still there: until so long behind its last byte, for zero just once.
 pub type Look<'a, E> = dyn FnMut(Duration) -> Result<(), E> + 'a;
 
-/// What had the name, and now has the one that the partial file had last.
-struct Exchanged {
-    old: FileStat,
-    /// Nobody else takes it for what an upload has left.
-    reserved: Reserved,
-}
-
-impl Exchanged {
-    /// The old file goes, which has this name; tells how many bytes it had.
-    fn remove(self, directory: BorrowedFd<'_>, name: &[u8]) -> u64 {
-        // Open until it is reserved no more, for its inode may be that of a new file at once.
-        let _open = Doomed::open(directory, name);
-        partial::remove(directory, name, &self.old);
-        drop(self.reserved);
-        size_of(&self.old)
-    }
-}
-
 /// How the name is given.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -74,9 +54,11 @@ enum Way {
 /// What became of it.
 enum Named {
     New,
-    /// This file has lost the name.
-    Replaced(Doomed),
-    Exchanged(Exchanged),
+    /// This file has lost the name, and is an old version where those are kept.
+    Replaced(Doomed, Option<Version>),
+    /// This file had the name, and now has the one that the partial file had last. It is reserved, so that nobody else takes it
+    /// for what an upload has left.
+    Exchanged(FileStat, Reserved, Option<Version>),
     /// The file system cannot exchange, or somebody writes to the old file.
     Refused,
     /// The old version has to be a copy, which is not to be made while the name is held.
@@ -85,7 +67,7 @@ enum Named {
 
 impl Upload {
     /// Makes what was received the file, and returns once it is on the disk (where the account is
-    /// `durable`): what it holds first, then its name. `look` tells what versions_at it from becoming the file.
+    /// `durable`): what it holds first, then its name. `look` tells what keeps it from becoming the file.
     ///
     /// # Errors
     /// Whatever the disk says at the last moment, `Locked` when somebody else has stored the file meanwhile, `OverQuota`, what
@@ -99,8 +81,7 @@ impl Upload {
         }
         self.cut()?;
         if self.may_be_longer {
-            let end = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
-            ftruncate(&*self.file, end).map_err(|errno| self.failed(errno))?;
+            self.end_here()?;
         }
         self.space.give_back(self.position);
         let sha256 = self.digest.take().map(Digest::finish);
@@ -121,48 +102,27 @@ impl Upload {
                     return Err(error);
                 }
             }
-            in_place => {
-                self.grows = in_place;
-                self.settle_in_place().map_err(|errno| self.failed(errno))?;
+            Grows::InPlace { new_in, at, .. } => {
+                // Its checksum, which is beside it, is to reach the disk as well.
+                self.said(self.order.contents(&*self.file))?;
+                if let Some(directory) = new_in {
+                    self.said(self.order.names_apart(directory))?;
+                }
                 look(HANG_UP)?;
-                self.must_have_its_name()?;
+                // Somebody may have removed, renamed or replaced the file meanwhile: what was received is then in no file of
+                // that name.
+                let (root, relative) = at;
+                let there = root.stat(&relative, true);
+                if !there.is_ok_and(|there| is_same_file(&there, &self.file.stat)) {
+                    return Err(ErrorKind::Busy.at(&self.path).into());
+                }
             }
+            Grows::Settled => {}
         }
         Ok(Stored {
             size: self.position,
             sha256,
         })
-    }
-
-    fn settle_in_place(&self) -> Result<(), Errno> {
-        let Grows::InPlace { new_in, .. } = &self.grows else {
-            return Ok(());
-        };
-        if !self.durable {
-            return Ok(());
-        }
-        // Its checksum, which is beside it, is to reach the disk as well.
-        match (new_in, self.order) {
-            (Some(directory), Order::Each) => {
-                fsync(&*self.file)?;
-                sync_directory(directory.as_fd())
-            }
-            // Its entry is part of the same commit.
-            (Some(directory), order) => after_rename(order, &self.file, directory.as_fd()),
-            (None, order) => contents(order, &self.file),
-        }
-    }
-
-    /// Somebody may have removed, renamed or replaced the file meanwhile: what was received is then in no file of that name.
-    fn must_have_its_name(&self) -> Result<(), Error> {
-        let Grows::InPlace { at, .. } = &self.grows else {
-            return Ok(());
-        };
-        let (root, relative) = at;
-        match root.stat(relative, true) {
-            Ok(there) if is_same_file(&there, &self.file.stat) => Ok(()),
-            _ => Err(Error::new(ErrorKind::Busy, self.path.as_bytes())),
-        }
     }
 
     /// `at` is the name that the partial file has now.
@@ -174,21 +134,21 @@ impl Upload {
     ) -> Result<(), E> {
         let Beside { place, modes, .. } = beside;
         let directory = place.directory.as_fd();
-        take_over_from(place, beside.had.is_some(), &self.file, *modes)
-            .and_then(|()| match self.durable {
-                true => before_rename(self.order, &self.file),
-                false => Ok(()),
-            })
-            .map_err(|errno| self.failed(errno))?;
-        let mut way = match self.durable {
+        self.said(take_over_from(
+            place,
+            beside.had.is_some(),
+            &self.file,
+            *modes,
+        ))?;
+        self.said(self.order.before_rename(&self.file))?;
+        let mut way = match self.is_durable() {
             true => Way::Exchange,
             false => Way::Replace,
         };
         let (mut held, mut copied) = (None, None);
-        let (named, version) = loop {
+        let named = loop {
             if held.is_none() {
-                let name = HeldName::of(directory, &place.name);
-                held = Some(name.map_err(|errno| self.failed(errno))?);
+                held = Some(self.said(HeldName::of(directory, &place.name))?);
             }
             // What cannot be undone, or is not flushed behind it, is looked at before.
             look(match way {
@@ -196,48 +156,40 @@ impl Upload {
                 Way::Replace => HANG_UP,
             })?;
             match self.give_name(beside, at, way, copied.take())? {
-                (Named::Refused, _) => way = Way::Replace,
-                (Named::NeedsCopy, _) => {
+                Named::Refused => way = Way::Replace,
+                Named::NeedsCopy => {
                     drop(held.take());
-                    copied = self.copy_old(beside)?;
+                    if let Some(versions) = &beside.versions {
+                        copied = self.said(versions.copy_of(directory, &place.name))?;
+                    }
                 }
                 named => break named,
             }
         };
-        let settled = match self.durable {
-            true => after_rename(self.order, &self.file, directory),
-            false => Ok(()),
-        };
-        let settled = settled.map_err(|errno| E::from(self.failed(errno)));
-        let settled = settled.and_then(|()| match &named {
-            Named::Exchanged(_) => look(HANG_UP),
-            Named::New if self.durable => look(HANG_UP_OF_NEW),
+        let settled = self.said(self.order.after_rename(&self.file, directory));
+        let settled = settled.map_err(E::from).and_then(|()| match &named {
+            Named::Exchanged(..) => look(HANG_UP),
+            Named::New if self.is_durable() => look(HANG_UP_OF_NEW),
             _ => Ok(()),
         });
         if settled.is_err() {
-            if !self.take_name_back(beside, at, named) {
-                self.let_stand(version);
-            }
+            self.take_name_back(beside, at, named);
             return settled;
         }
-        self.remove_old(beside, at, named);
-        self.let_stand(version);
+        self.part_with_old(beside, at, named);
         if !beside.resumable {
             // What was cut off before is of no use to anybody, and would be continued some day.
             let name = partial::name_of(beside.account(), &place.name);
-            if let Ok(Some(size)) = partial::discard(directory, &name) {
-                self.space.went(size, 1);
-            }
+            let _ = partial::discard(directory, &name, &self.space.meter);
         }
         // Not before: a server that is killed while the name is taken back would leave what nobody can continue.
         if self.marked {
             boot::unmark(self.file.as_fd());
-            partial::forget_replaced(&self.file);
         }
         // What continues a finished file was there before.
-        if beside.rules.lock.is_some() && beside.clone_of.is_none() {
+        if beside.lock.is_some() && beside.clone_of.is_none() {
             if let Ok(stat) = fstat(&*self.file) {
-                fresh::note(beside.account(), &stat);
+                fresh::table().note(beside.account(), &stat, Instant::now());
             }
         }
         Ok(())
@@ -250,80 +202,83 @@ impl Upload {
         name: &mut Vec<u8>,
         way: Way,
         copied: Option<Copied>,
-    ) -> Result<(Named, Option<Version>), Error> {
+    ) -> Result<Named, Error> {
         let place = &beside.place;
-        let fail = |errno| self.failed(errno);
-        let refuse = |kind| Error::new(kind, self.path.as_bytes());
         let directory = place.directory.as_fd();
         if !partial::has_name(directory, name, &self.file.stat) {
-            return Err(refuse(ErrorKind::Busy));
+            return Err(ErrorKind::Busy.at(&self.path));
         }
         if beside.had.is_none() || !beside.may_replace {
             // What was to be replaced may be gone, and its room with it.
-            self.space.fits_without((0, 0)).map_err(refuse)?;
+            self.space.fits_without((0, 0)).at(&self.path)?;
             match rename_to_new(directory, name, directory, &place.name) {
                 Err(Errno::EEXIST) if beside.may_replace => {}
-                other => return other.map(|()| (Named::New, None)).map_err(fail),
+                other => return self.said(other.map(|()| Named::New)),
             }
         }
-        let old = old_file(place).map_err(fail)?;
+        let old = self.said(old_file(place))?;
         if let Some(original) = &beside.clone_of {
             if old.is_none_or(|old| !is_unchanged(original, &old)) {
-                return Err(refuse(ErrorKind::Busy));
+                return Err(ErrorKind::Busy.at(&self.path));
             }
         }
-        if let Some(until) = old.and_then(|old| locked_until(&old, beside.rules.lock)) {
-            return Err(refuse(ErrorKind::Locked { until }));
+        if let Some(until) = old.and_then(|old| locked_until(&old, beside.lock)) {
+            return Err(ErrorKind::Locked { until }.at(&self.path));
         }
-        let replaced = old.filter(|_| beside.versions_at.is_none());
+        let replaced = old.filter(|_| beside.versions.is_none());
         let replaced = replaced.map_or((0, 0), |old| (size_of(&old), 1));
-        self.space.fits_without(replaced).map_err(refuse)?;
+        self.space.fits_without(replaced).at(&self.path)?;
         let Some(old) = old else {
-            return rename_to_new(directory, name, directory, &place.name)
-                .map(|()| (Named::New, None))
-                .map_err(fail);
+            let named = rename_to_new(directory, name, directory, &place.name);
+            return self.said(named.map(|()| Named::New));
         };
         let reserved = match way {
             Way::Exchange => match reserve(&old, beside.holder.as_ref()) {
-                None => return Ok((Named::Refused, None)),
+                None => return Ok(Named::Refused),
                 reserved => reserved,
             },
             Way::Replace => None,
         };
-        let version = match self.version_of(beside, &old, copied).map_err(fail)? {
-            Some(Made::NeedsCopy) => return Ok((Named::NeedsCopy, None)),
-            Some(Made::Version(version)) => Some(version),
+        let version = match &beside.versions {
             None => None,
+            Some(versions) => {
+                let made = versions.make(directory, &place.name, &old, copied);
+                match self.said(made)? {
+                    None => return Ok(Named::NeedsCopy),
+                    version => version,
+                }
+            }
         };
+        let (from, to) = (name.as_slice(), place.name.as_slice());
         let Some(reserved) = reserved else {
-            let doomed = Doomed::open(directory, &place.name).map_err(fail)?;
-            return renameat(directory, name.as_slice(), directory, place.name.as_slice())
-                .map(|()| (Named::Replaced(doomed), version))
-                .map_err(fail);
+            let doomed = self.said(Doomed::open(directory, to))?;
+            let named = renameat(directory, from, directory, to);
+            return self.said(named.map(|()| Named::Replaced(doomed, version)));
         };
         if beside.resumable {
             let aside = partial::spare_name(beside.account(), &place.name);
-            rename_to_new(directory, name, directory, &aside).map_err(fail)?;
+            self.said(rename_to_new(directory, from, directory, &aside))?;
             *name = aside;
         }
-        let (from, to) = (name.as_slice(), place.name.as_slice());
-        match renameat2(directory, from, directory, to, RenameFlags::RENAME_EXCHANGE) {
-            Ok(()) => {
-                let named = Named::Exchanged(Exchanged { old, reserved });
-                Ok((named, version))
-            }
-            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok((Named::Refused, None)),
-            Err(errno) => Err(fail(errno)),
+        match renameat2(
+            directory,
+            name.as_slice(),
+            directory,
+            to,
+            RenameFlags::RENAME_EXCHANGE,
+        ) {
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(Named::Refused),
+            done => self.said(done.map(|()| Named::Exchanged(old, reserved, version))),
         }
     }
 
     /// The client is gone, or the disk failed: the old file gets its name back, unless another program has given it to a file
-    /// meanwhile: then false. `at` is the name that the partial file has then.
-    fn take_name_back(&self, beside: &Beside, at: &mut Vec<u8>, named: Named) -> bool {
+    /// meanwhile. `at` is the name that the partial file has then.
+    fn take_name_back(&self, beside: &Beside, at: &mut Vec<u8>, named: Named) {
         let place = &beside.place;
         let (directory, target) = (place.directory.as_fd(), place.name.as_slice());
         let is_ours = partial::has_name(directory, target, &self.file.stat);
-        let taken = match named {
+        let taken = match &named {
             Named::New if is_ours => {
                 rename_to_new(directory, target, directory, at).or_else(|_| {
                     // Another session has begun anew meanwhile, and has the name under which uploads are continued.
@@ -331,7 +286,7 @@ impl Upload {
                     rename_to_new(directory, target, directory, at)
                 })
             }
-            Named::Exchanged(_) if is_ours => {
+            Named::Exchanged(..) if is_ours => {
                 let flags = RenameFlags::RENAME_EXCHANGE;
                 let exchanged = renameat2(directory, target, directory, at.as_slice(), flags);
                 exchanged.inspect(|()| {
@@ -340,106 +295,50 @@ impl Upload {
                     }
                 })
             }
-            named => {
-                self.remove_old(beside, at, named);
-                return false;
-            }
+            _ => return self.part_with_old(beside, at, named),
         };
         let shown = self.host_path.display();
-        match taken {
-            Err(errno) => {
-                log::error!(
-                    "{shown}: the upload was cut off, but the file has its name already: {}",
-                    errno.desc()
-                );
-                return false;
+        if let Err(errno) = taken {
+            log::error!(
+                "{shown}: the upload was cut off, but the file has its name already: {}",
+                errno.desc()
+            );
+            if let Named::Exchanged(_, _, Some(version)) = named {
+                version.stand(&self.space.meter);
             }
+        } else if let Err(errno) = self.order.after_rename(&self.file, directory) {
             // What is not whole must not look so behind a power cut either.
-            Ok(()) if self.durable => {
-                if let Err(errno) = after_rename(self.order, &self.file, directory) {
-                    log::error!(
-                        "{shown}: the upload was cut off; that the old file has its name back cannot be flushed: {}",
-                        errno.desc()
-                    );
-                }
-            }
-            Ok(()) => {}
+            log::error!(
+                "{shown}: the upload was cut off; that the old file has its name back cannot be flushed: {}",
+                errno.desc()
+            );
         }
-        true
     }
 
-    /// The old file is gone for good, where there was one, and is counted so, but where it has another name as an old version.
-    fn remove_old(&self, beside: &Beside, at: &[u8], named: Named) {
-        let is_version = beside.versions_at.is_some();
+    /// The old file is gone for good, where there was one, and is counted so, or is an old version.
+    fn part_with_old(&self, beside: &Beside, at: &[u8], named: Named) {
+        let meter = &self.space.meter;
         match named {
-            Named::Exchanged(exchanged) => {
-                let size = exchanged.remove(beside.place.directory.as_fd(), at);
-                if !is_version {
-                    self.space.went(size, 1);
+            Named::Exchanged(old, reserved, version) => {
+                let directory = beside.place.directory.as_fd();
+                // Open until it is reserved no more, for its inode may be that of a new file at once.
+                let _open = Doomed::open(directory, at);
+                partial::remove(directory, at, &old);
+                drop(reserved);
+                match version {
+                    Some(version) => version.stand(meter),
+                    None => meter.went(size_of(&old), 1),
                 }
             }
-            Named::Replaced(doomed) if !is_version => self.space.lost(doomed),
-            Named::Replaced(_) | Named::New | Named::Refused | Named::NeedsCopy => {}
-        }
-    }
-
-    /// An old version of the file that is going to be replaced; None where none are kept. `copied` is what was copied before.
-    fn version_of(
-        &self,
-        beside: &Beside,
-        old: &FileStat,
-        copied: Option<Copied>,
-    ) -> Result<Option<Made>, Errno> {
-        if let Some(copied) = copied {
-            return copied.of_unchanged(old).map(Some);
-        }
-        let Place { directory, name } = &beside.place;
-        let versions = self.versions(beside)?;
-        versions
-            .map(|versions| versions.link(directory.as_fd(), name))
-            .transpose()
-    }
-
-    /// Copies the old file where it cannot have a second name; None when it is gone.
-    fn copy_old(&self, beside: &Beside) -> Result<Option<Copied>, Error> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let place = &beside.place;
-        let old = match openat(
-            &place.directory,
-            place.name.as_slice(),
-            flags,
-            Mode::empty(),
-        ) {
-            Err(Errno::ENOENT) => return Ok(None),
-            other => other.map_err(|errno| self.failed(errno))?,
-        };
-        let versions = self.versions(beside);
-        let copied = versions.and_then(|versions| versions.map(|to| to.copy(&old)).transpose());
-        copied.map_err(|errno| self.failed(errno))
-    }
-
-    fn versions(&self, beside: &Beside) -> Result<Option<Versions>, Errno> {
-        let Some((root, relative)) = &beside.versions_at else {
-            return Ok(None);
-        };
-        let how = Versioning {
-            most: beside.rules.versions,
-            durable: self.durable,
-            order: self.order,
-            min_free: beside.min_free,
-        };
-        Versions::of(root, relative, how).map(Some)
-    }
-
-    fn let_stand(&self, version: Option<Version>) {
-        for doomed in version.map(Version::stand).unwrap_or_default() {
-            self.space.lost(doomed);
+            Named::Replaced(_, Some(version)) => version.stand(meter),
+            Named::Replaced(doomed, None) => meter.lost(doomed),
+            Named::New | Named::Refused | Named::NeedsCopy => {}
         }
     }
 }
 
 /// Keeps others from taking the old file for what an upload has left, while it has the name of one. Another may look at it just
-/// now, and lets go of it at once; who writes to it in place versions_at others from it as well.
+/// now, and lets go of it at once; who writes to it in place keeps others from it as well.
 fn reserve(old: &FileStat, holder: Option<&Holder>) -> Option<Reserved> {
     (0..20).find_map(|_| {
         let reserved = Reserved::new(old, holder);
@@ -452,8 +351,7 @@ fn reserve(old: &FileStat, holder: Option<&Holder>) -> Option<Reserved> {
 
 /// The file that has the name now.
 fn old_file(place: &Place) -> Result<Option<FileStat>, Errno> {
-    let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-    match fstatat(&place.directory, place.name.as_slice(), flags) {
+    match names::stat(&place.directory, &place.name) {
         Ok(old) => Ok(Some(old).filter(|old| kind(old) == Kind::File)),
         Err(Errno::ENOENT) => Ok(None),
         Err(errno) => Err(errno),
@@ -464,18 +362,15 @@ fn old_file(place: &Place) -> Result<Option<FileStat>, Errno> {
 /// new files.
 fn take_over_from(place: &Place, is_there: bool, file: &File, modes: Modes) -> Result<(), Errno> {
     let (directory, file) = (place.directory.as_fd(), file.as_fd());
-    if !is_there {
-        return acl::give(directory, file, modes);
-    }
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let old = match openat(directory, place.name.as_slice(), flags, Mode::empty()) {
-        Err(Errno::ENOENT) => return acl::give(directory, file, modes),
-        other => other?,
+    let old = match is_there {
+        true => names::open(directory, &place.name, OFlag::O_PATH),
+        false => Err(Errno::ENOENT),
     };
-    let stat = fstat(&old)?;
-    if kind(&stat) != Kind::File {
-        return acl::give(directory, file, modes);
-    }
+    let (old, stat) = match old.and_then(|old| Ok((fstat(&old)?, old))) {
+        Ok((stat, old)) if kind(&stat) == Kind::File => (old, stat),
+        Ok(_) | Err(Errno::ENOENT) => return acl::give(directory, file, modes),
+        Err(errno) => return Err(errno),
+    };
     let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     if fchown(file, Some(owner), Some(group)).is_err() {
         // Another's file, in a directory of ours: it becomes ours, in its group where that is one of ours.

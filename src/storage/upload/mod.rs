@@ -4,13 +4,13 @@
 //! |---|---|
 //! | `begin` | what it grows in: a partial file beside the target, or the target itself |
 //! | `space` | whether there is room for what comes: disk and quota |
-//! | `copy` | getting what another file holds |
+//! | `copy` | copies of files within the server |
 //! | `finish` | how it becomes the file |
 //! | `partial` | where it grows until it is whole |
 //! | `told` | what clients were told of its length |
 //! | `sweep` | what uploads have left in a whole tree |
 mod begin;
-mod copy;
+pub mod copy;
 mod finish;
 pub mod partial;
 mod space;
@@ -21,29 +21,27 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, SpliceFFlags, splice};
-use nix::sys::stat::{FileStat, fstat, fstatat};
+use nix::fcntl::{SpliceFFlags, splice};
+use nix::sys::stat::{FileStat, fstat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::ftruncate;
 
 use crate::storage::disk::acl::Modes;
 use crate::storage::disk::boot;
-use crate::storage::disk::durable::{self, Order, Pace};
+use crate::storage::disk::durable::{Order, Pace};
 use crate::storage::disk::metadata::{is_same_file, size_of};
-use crate::storage::disk::names::{HeldName, rename_to_new};
+use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::root::{Place, Root};
+use crate::storage::disk::system::errno_of;
 use crate::storage::disk::writers::{Claimed, Holder};
-use crate::storage::error::{Error, ErrorKind};
+use crate::storage::error::{At, Error, ErrorKind};
 use crate::storage::integrity::checksum::{self, Digest, Stopped};
 use crate::storage::path::VirtualPath;
-use crate::storage::permissions::Permissions;
-use crate::storage::quota::meter::Metered;
-use crate::storage::retention::versions::Version;
-use crate::storage::rules::{Room, Rules, available};
+use crate::storage::retention::versions::{Version, Versions};
+use crate::storage::rules::{Room, available};
 use space::Space;
-use told::Told;
 
 /// What an upload does with the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,25 +52,6 @@ pub enum How {
     Append,
     /// What is received comes at this offset, and the file ends where it ends.
     At(u64),
-}
-
-/// Where an upload goes and what holds there.
-#[derive(Clone, Copy)]
-pub(super) struct Target<'a> {
-    pub root: &'a Root,
-    pub relative: &'a [u8],
-    pub path: &'a VirtualPath,
-    pub permissions: Permissions,
-    pub rules: &'a Rules,
-    pub modes: Modes,
-    pub durable: bool,
-    pub min_free: Room,
-    pub metered: &'a Metered,
-    pub checksums: bool,
-    pub holder: Option<&'a Holder>,
-    pub told: &'a Told,
-    /// What comes is another file of the server.
-    pub is_copy: bool,
 }
 
 /// What an upload has become.
@@ -100,7 +79,6 @@ pub struct Upload {
     marked: bool,
     /// The client has a data connection for it: what it has sent may have been lost on the way.
     has_begun: bool,
-    durable: bool,
     order: Order,
     pace: Pace,
     space: Space,
@@ -145,10 +123,9 @@ struct Beside {
     resumable: bool,
     /// What had the name when the upload began.
     had: Option<FileStat>,
-    /// The file that is replaced becomes an old version: where its root is, and its path below.
-    versions_at: Option<(Root, Vec<u8>)>,
-    rules: Rules,
-    min_free: Room,
+    /// The file that is replaced becomes one of these.
+    versions: Option<Versions>,
+    lock: Option<Duration>,
     holder: Option<Holder>,
 }
 
@@ -165,11 +142,8 @@ impl Upload {
             return Ok(());
         }
         self.admit(bytes.len())?;
-        self.file
-            .write_all_at(bytes, self.position)
-            .map_err(|error| {
-                self.failed(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
-            })?;
+        let written = self.file.write_all_at(bytes, self.position);
+        self.said(written.map_err(errno_of))?;
         if let Some(digest) = &mut self.digest {
             digest.update(bytes);
         }
@@ -216,23 +190,17 @@ impl Upload {
         length: usize,
     ) -> Result<Option<usize>, Error> {
         self.admit(length)?;
-        let mut offset = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
+        let mut offset = self.said(i64::try_from(self.position).map_err(|_| Errno::EFBIG))?;
+        let (to, how) = (&*self.file, SpliceFFlags::SPLICE_F_MOVE);
         loop {
-            match splice(
-                pipe,
-                None,
-                &*self.file,
-                Some(&mut offset),
-                length,
-                SpliceFFlags::SPLICE_F_MOVE,
-            ) {
-                Ok(moved) => {
+            match splice(pipe, None, to, Some(&mut offset), length, how) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EINVAL | Errno::ENOSYS) => return Ok(None),
+                moved => {
+                    let moved = self.said(moved)?;
                     self.advance(moved)?;
                     return Ok(Some(moved));
                 }
-                Err(Errno::EINTR) => {}
-                Err(Errno::EINVAL | Errno::ENOSYS) => return Ok(None),
-                Err(errno) => return Err(self.failed(errno)),
             }
         }
     }
@@ -250,13 +218,11 @@ impl Upload {
     /// # Errors
     /// `NoRoom` with the bytes that are free and needed, `OverQuota`.
     pub fn reserve(&mut self, announced: u64) -> Result<(), Error> {
-        let Some(end) = self.position.checked_add(announced) else {
-            return Err(self.failed(Errno::EFBIG));
-        };
+        let end = self.position.checked_add(announced);
+        let end = self.said(end.ok_or(Errno::EFBIG))?;
         self.may_be_longer = true;
-        self.space
-            .reserve(&self.file, self.position, end)
-            .map_err(|kind| Error::new(kind, self.path.as_bytes()))
+        let reserved = self.space.reserve(&self.file, self.position, end);
+        reserved.at(&self.path)
     }
 
     /// To be called before anything is written.
@@ -266,21 +232,17 @@ impl Upload {
                 // One that another session has made, and that does not stand yet, is not to be one too many.
                 let place = at.0.place(&at.1);
                 let _held = place.and_then(|place| HeldName::of(&place.directory, &place.name));
-                for doomed in version.stand() {
-                    self.space.lost(doomed);
-                }
+                version.stand(&self.space.meter);
             }
         }
         if std::mem::take(&mut self.cuts) {
-            let position = i64::try_from(self.position).map_err(|_| self.failed(Errno::EFBIG))?;
-            ftruncate(&*self.file, position).map_err(|errno| self.failed(errno))?;
+            self.end_here()?;
             self.space.give_back(self.position);
             // What it said was of another upload.
             self.mark();
-            if self.durable && matches!(self.grows, Grows::Beside(_)) {
+            if matches!(self.grows, Grows::Beside(_)) {
                 // Or a power cut could bring back what was behind it, to be continued with what is another file by now.
-                let flushed = durable::contents(self.order, &self.file);
-                flushed.map_err(|errno| self.failed(errno))?;
+                self.said(self.order.contents(&*self.file))?;
             }
         }
         Ok(())
@@ -289,9 +251,7 @@ impl Upload {
     fn admit(&mut self, length: usize) -> Result<(), Error> {
         self.cut()?;
         let end = self.position + length as u64;
-        self.space
-            .admit(&self.file, end)
-            .map_err(|kind| Error::new(kind, self.path.as_bytes()))
+        self.space.admit(&self.file, end).at(&self.path)
     }
 
     fn advance(&mut self, bytes: usize) -> Result<(), Error> {
@@ -299,7 +259,7 @@ impl Upload {
         self.received += bytes as u64;
         self.file.moved();
         let paced = self.pace.reached(&self.file, self.position);
-        paced.map_err(|errno| self.failed(errno))?;
+        self.said(paced)?;
         // Behind that, for what was there before may have come at no pace at all.
         if !self.marked && self.position >= UNMARKED {
             self.mark();
@@ -310,22 +270,28 @@ impl Upload {
     /// Has an unfinished file say what of it is sure to be there, and what it is to replace.
     fn mark(&mut self) {
         if let Grows::Beside(beside) = &self.grows {
-            boot::mark(self.file.as_fd(), self.durable);
-            if let Some(had) = beside.had.as_ref().filter(|_| beside.resumable) {
-                partial::note_replaced(&self.file, had);
-            }
+            let replaced = beside.had.as_ref().filter(|_| beside.resumable);
+            boot::mark(self.file.as_fd(), self.is_durable(), replaced);
             self.marked = true;
         }
     }
 
-    fn failed(&self, errno: Errno) -> Error {
-        let mut error = Error::from_errno(errno, self.path.as_bytes());
-        if errno == Errno::ENOSPC {
-            error.kind = ErrorKind::NoSpace {
-                free: fstatvfs(&*self.file).map_or(0, |disk| available(&disk, Room::default())),
-            };
-        }
-        error
+    /// Takes away what is behind the position.
+    fn end_here(&self) -> Result<(), Error> {
+        self.said(self.file.set_len(self.position).map_err(errno_of))
+    }
+
+    /// What the kernel has said of the file.
+    fn said<T>(&self, result: Result<T, Errno>) -> Result<T, Error> {
+        let full = matches!(result, Err(Errno::ENOSPC));
+        result.at(&self.path).map_err(|mut error| {
+            if full {
+                let disk = fstatvfs(&*self.file);
+                let free = disk.map_or(0, |disk| available(&disk, Room::default()));
+                error.kind = ErrorKind::NoSpace { free };
+            }
+            error
+        })
     }
 
     /// Bytes received.
@@ -339,7 +305,7 @@ impl Upload {
 
     /// Whether [`Upload::finish`] returns only when all is on the disk.
     pub fn is_durable(&self) -> bool {
-        self.durable
+        self.order != Order::Never
     }
 
     pub fn host_path(&self) -> &Path {
@@ -356,8 +322,8 @@ impl Drop for Upload {
         let size = length(&self.file).unwrap_or(0);
         if let Grows::InPlace { version, .. } = &mut self.grows {
             // Nothing was written: what is there is no old version.
-            if let Some(doomed) = version.take().and_then(Version::go) {
-                self.space.lost(doomed);
+            if let Some(version) = version.take() {
+                version.go(&self.space.meter);
             }
         }
         if let Grows::Beside(beside) = &self.grows {
@@ -366,7 +332,7 @@ impl Drop for Upload {
             if is_vain || !beside.resumable || beside.is_outdated(&self.file.stat) {
                 partial::remove(directory, &beside.name, &self.file.stat);
                 self.space.give_back(0);
-                self.space.went(0, 1);
+                self.space.meter.went(0, 1);
                 return;
             }
             if self.received > 0 || size == 0 {
@@ -398,9 +364,7 @@ impl Beside {
     /// continue this one later would mix the two.
     fn is_outdated(&self, ours: &FileStat) -> bool {
         let directory = self.place.directory.as_fd();
-        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-        let there = fstatat(directory, self.place.name.as_slice(), flags);
-        let other = there.is_ok_and(|there| {
+        let other = names::stat(directory, &self.place.name).is_ok_and(|there| {
             let had = self.had.as_ref();
             had.is_none_or(|had| !is_same_file(had, &there))
         });

@@ -1,22 +1,18 @@
 //! Partial files: where an upload grows, hidden beside its target, until it is whole. The name is made from the account and
 //! the target's name, so that the account finds again what was cut off, and nobody continues another's upload.
-use std::ffi::CStr;
-use std::fs::File;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use blake2::Blake2b;
-use blake2::digest::Digest as _;
-use blake2::digest::consts::U8;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, fstat};
 
 use crate::storage::disk::metadata::{is_same_file, size_of};
 use crate::storage::disk::reserved::{PARTIAL, PREFIX, is_partial_name};
 use crate::storage::disk::writers::{Claimed, Holder, is_written_here};
-use crate::storage::disk::{boot, system};
+use crate::storage::disk::{boot, names, walk};
+use crate::storage::integrity::checksum::brief;
+use crate::storage::quota::meter::Meter;
 
 /// Bytes of the target's name that are shown in the partial's, for people who find one: with all that is added no more than
 /// eCryptfs takes, which is 143.
@@ -42,29 +38,17 @@ pub fn spare_name(account: &str, target: &[u8]) -> Vec<u8> {
 }
 
 fn named(account: &str, target: &[u8], number: &str) -> Vec<u8> {
-    let mut digest = Blake2b::<U8>::new();
-    digest.update(account.as_bytes());
-    digest.update([0]);
-    digest.update(target);
-    let digest = digest.finalize();
-    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    let digits = digits.map(|digit| b"0123456789abcdef"[usize::from(digit)]);
+    let digest = brief(&[account.as_bytes(), b"\0", target].concat());
     let shown = match std::str::from_utf8(target) {
         // Not within a character, which some file systems refuse.
         Ok(text) => {
-            let ends = (0..=SHOWN.min(text.len())).rev();
-            &target[..ends
-                .into_iter()
-                .find(|&end| text.is_char_boundary(end))
-                .unwrap_or(0)]
+            let mut ends = (0..=SHOWN.min(text.len())).rev();
+            &target[..ends.find(|&end| text.is_char_boundary(end)).unwrap_or(0)]
         }
         Err(_) => &target[..target.len().min(SHOWN)],
     };
-    let mut hash = [0; 16];
-    hash.iter_mut()
-        .zip(digits)
-        .for_each(|(place, digit)| *place = digit);
-    [PREFIX, shown, b"-", &hash, number.as_bytes(), PARTIAL].concat()
+    let (digest, number) = (digest.as_bytes(), number.as_bytes());
+    [PREFIX, shown, b"-", digest, number, PARTIAL].concat()
 }
 
 /// What there is of a partial file.
@@ -76,13 +60,6 @@ pub enum Left {
     Partial(Claimed),
 }
 
-/// Written to, and read again for its checksum.
-const FLAGS: OFlag = OFlag::O_RDWR
-    .union(OFlag::O_NONBLOCK)
-    .union(OFlag::O_NOCTTY)
-    .union(OFlag::O_NOFOLLOW)
-    .union(OFlag::O_CLOEXEC);
-
 /// A new partial file; None where another session has taken it for one that was left.
 ///
 /// # Errors
@@ -92,9 +69,9 @@ pub fn create(
     name: &[u8],
     holder: Option<&Holder>,
 ) -> Result<Option<Claimed>, Errno> {
-    let flags = FLAGS | OFlag::O_CREAT | OFlag::O_EXCL;
-    let file = openat(directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    Claimed::new(File::from(file), holder)
+    // Read again for its checksum.
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+    Claimed::new(names::open(directory, name, flags)?, holder)
 }
 
 /// Claims what is there under the name.
@@ -106,9 +83,9 @@ pub fn claim(
     name: &[u8],
     holder: Option<&Holder>,
 ) -> Result<Left, Errno> {
-    let file = match openat(directory, name, FLAGS, Mode::empty()) {
+    let file = match names::open(directory, name, OFlag::O_RDWR) {
         Err(Errno::ENOENT) => return Ok(Left::Nothing),
-        other => File::from(other?),
+        other => other?,
     };
     let stat = fstat(&file)?;
     Ok(match Claimed::new(file, holder)? {
@@ -124,7 +101,7 @@ pub fn claim(
 
 /// Whether the name in the directory is that of this file: who removes a tree from outside does not ask.
 pub fn has_name(directory: BorrowedFd<'_>, name: &[u8], ours: &FileStat) -> bool {
-    let there = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    let there = names::stat(directory, name);
     there.is_ok_and(|there| is_same_file(&there, ours))
 }
 
@@ -132,13 +109,8 @@ pub fn has_name(directory: BorrowedFd<'_>, name: &[u8], ours: &FileStat) -> bool
 pub fn remove(directory: BorrowedFd<'_>, name: &[u8], ours: &FileStat) {
     if has_name(directory, name, ours) {
         // Whatever is left is found and removed later.
-        let _ = unlinkat(directory, name, UnlinkatFlags::NoRemoveDir);
+        let _ = names::unlink(directory, name);
     }
-}
-
-/// How many of its bytes are sure to be there.
-pub fn sure_length(file: &File, stat: &FileStat) -> u64 {
-    boot::sure_length(file.as_fd(), stat)
 }
 
 /// What clients are told of the length: less than all of it, so that a client which sent everything and never heard so still has
@@ -149,119 +121,61 @@ pub fn told_length(sure: u64) -> u64 {
 
 /// Facts of what was cut off, with the length that clients are told; None where that is nothing.
 pub fn told(directory: BorrowedFd<'_>, name: &[u8]) -> Option<FileStat> {
-    let flags = FLAGS.difference(OFlag::O_ACCMODE);
-    let file = File::from(openat(directory, name, flags, Mode::empty()).ok()?);
+    let file = names::open(directory, name, OFlag::O_RDONLY).ok()?;
     let mut stat = fstat(&file).ok()?;
     // While it grows nothing of it has been lost yet, and it need not say what is sure.
     let sure = match is_written_here(&stat) {
         true => size_of(&stat),
-        false => sure_length(&file, &stat),
+        false => boot::sure_length(file.as_fd(), &stat),
     };
     let told = told_length(sure);
     stat.st_size = i64::try_from(told).ok()?;
     (told > 0).then_some(stat)
 }
 
-/// Removes a partial file that nobody works on; tells how many bytes it had.
+/// Removes a partial file that nobody works on, and counts that. Whether there was one.
 ///
 /// # Errors
 /// Those of openat(2) and unlinkat(2).
-pub fn discard(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<u64>, Errno> {
-    match claim(directory, name, None)? {
-        Left::Partial(file) => {
-            unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)?;
-            Ok(Some(size_of(&fstat(&*file)?)))
-        }
-        Left::Nothing | Left::InUse(_) => Ok(None),
-    }
+pub fn discard(directory: BorrowedFd<'_>, name: &[u8], meter: &Meter) -> Result<bool, Errno> {
+    let Left::Partial(file) = claim(directory, name, None)? else {
+        return Ok(false);
+    };
+    names::unlink(directory, name)?;
+    meter.went(size_of(&file.stat), 1);
+    Ok(true)
 }
 
-/// A partial file that nobody works on, by its name.
-pub type Abandoned = (Vec<u8>, Claimed);
-
-/// Claims the partial files in a directory that holds nothing else, so that it can be removed; None where it holds anything
-/// else, or somebody works on one.
+/// The same of all in a directory that holds nothing else, so that it can be removed. False where it holds anything else, or
+/// somebody works on one: then all of them stay.
 ///
 /// # Errors
-/// Those of reading the directory.
-pub fn claim_all(directory: OwnedFd) -> Result<Option<Vec<Abandoned>>, Errno> {
-    let mut names = Vec::new();
-    let copy = directory.try_clone().map_err(|_| Errno::EMFILE)?;
-    for entry in nix::dir::Dir::from_fd(copy)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if matches!(name.as_slice(), b"." | b"..") {
-            continue;
-        }
-        if !is_partial_name(&name) {
-            return Ok(None);
-        }
-        names.push(name);
+/// As [`discard`]; those of reading the directory.
+pub fn discard_all(directory: BorrowedFd<'_>, meter: &Meter) -> Result<bool, Errno> {
+    let names: Vec<Vec<u8>> = walk::names(directory)?.collect::<Result<_, _>>()?;
+    if !names.iter().all(|name| is_partial_name(name)) {
+        return Ok(false);
     }
     let mut claimed = Vec::new();
     for name in names {
-        match claim(directory.as_fd(), &name, None)? {
+        match claim(directory, &name, None)? {
             Left::Partial(file) => claimed.push((name, file)),
             Left::Nothing => {}
-            Left::InUse(_) => return Ok(None),
+            Left::InUse(_) => return Ok(false),
         }
     }
-    Ok(Some(claimed))
-}
-
-// ---- what it is to replace
-
-/// Inode, size and time of modification of the finished file that had the name when the upload began. Inodes are used again.
-const REPLACES: &CStr = c"user.thriftpd.replaces";
-
-/// More than the longest value has, in bytes.
-const LONGEST: usize = 128;
-
-/// To be said with [`boot::mark`], of an upload that is to replace a file.
-pub fn note_replaced(file: &File, had: &FileStat) {
-    // Where it cannot be kept, the times have to do.
-    let _ = system::set_attribute(file.as_fd(), REPLACES, identity(had).as_bytes());
-}
-
-/// To be said of one that has.
-pub fn forget_replaced(file: &File) {
-    let _ = system::remove_attribute(file.as_fd(), REPLACES);
-}
-
-fn identity(stat: &FileStat) -> String {
-    let (ino, size) = (stat.st_ino, stat.st_size);
-    format!("{ino} {size} {}.{:09}", stat.st_mtime, stat.st_mtime_nsec)
-}
-
-/// Whether the partial file is for sure of an upload that was to replace the finished file, which has not changed since. Where
-/// that cannot be noted, it is if no clock was wrong.
-pub fn is_to_replace(file: &File, partial: &FileStat, finished: &FileStat) -> bool {
-    match system::attribute(file.as_fd(), REPLACES, LONGEST) {
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
-        noted => return noted.is_ok_and(|noted| noted == identity(finished).as_bytes()),
+    for (name, file) in claimed {
+        names::unlink(directory, &name)?;
+        meter.went(size_of(&file.stat), 1);
     }
-    let modified = |stat: &FileStat| (stat.st_mtime, stat.st_mtime_nsec);
-    // Clients set the time of modification, and the time of change with it.
-    let changed = (finished.st_ctime, finished.st_ctime_nsec);
-    modified(partial) >= modified(finished).min(changed)
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::io::Write as _;
+    use std::fs::File;
 
     use super::*;
-
-    fn open(path: &std::path::Path) -> OwnedFd {
-        File::open(path).unwrap().into()
-    }
-
-    fn taken(directory: &OwnedFd, name: &[u8]) -> Option<Claimed> {
-        match claim(directory.as_fd(), name, None).unwrap() {
-            Left::Partial(file) => Some(file),
-            Left::Nothing | Left::InUse(_) => None,
-        }
-    }
 
     #[test]
     fn names_fit_everywhere_and_tell_accounts_and_targets_apart() {
@@ -301,43 +215,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_found_again_by_who_left_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let fd = open(directory.path());
-        let (own, others) = (name_of("anna", b"file"), name_of("berta", b"file"));
-        let first = create(fd.as_fd(), &own, None).unwrap().unwrap();
-        assert!(matches!(create(fd.as_fd(), &own, None), Err(Errno::EEXIST)));
-        assert!(matches!(claim(fd.as_fd(), &own, None), Ok(Left::InUse(_))));
-        let name = spare_name("anna", b"file");
-        let spare = create(fd.as_fd(), &name, None).unwrap();
-        boot::mark(first.as_fd(), true);
-        (&*first).write_all(&[7; 5000]).unwrap();
-        drop(spare);
-        assert!(
-            claim_all(open(directory.path())).unwrap().is_none(),
-            "one is under way"
-        );
-        drop(first);
-        assert_eq!(told(fd.as_fd(), &own).unwrap().st_size, 4096);
-        assert!(told(fd.as_fd(), &others).is_none());
-        assert!(matches!(
-            claim(fd.as_fd(), &others, None),
-            Ok(Left::Nothing)
-        ));
-        assert_eq!(discard(fd.as_fd(), &name), Ok(Some(0)));
-        let all = claim_all(open(directory.path())).unwrap().unwrap();
-        assert_eq!(all.len(), 1);
-        assert_eq!(discard(fd.as_fd(), &own), Ok(None), "somebody holds it");
-        drop(all);
-        assert_eq!(discard(fd.as_fd(), &own), Ok(Some(5000)));
-        assert_eq!(discard(fd.as_fd(), &own), Ok(None));
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
-    }
-
-    #[test]
     fn what_has_lost_the_name_takes_nothing_of_anothers_away() {
         let directory = tempfile::tempdir().unwrap();
-        let fd = open(directory.path());
+        let fd = File::open(directory.path()).unwrap();
         let name = name_of("anna", b"file");
         let first = create(fd.as_fd(), &name, None).unwrap().unwrap();
         remove(fd.as_fd(), &name, &first.stat);
@@ -345,36 +225,5 @@ mod tests {
         assert!(!has_name(fd.as_fd(), &name, &first.stat));
         remove(fd.as_fd(), &name, &first.stat);
         assert!(has_name(fd.as_fd(), &name, &second.stat));
-    }
-
-    #[test]
-    fn a_partial_is_to_replace_what_had_the_name_and_no_other_whatever_the_clock_says() {
-        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let fd = open(directory.path());
-        let name = name_of("anna", b"file");
-        let finished = directory.path().join("file");
-        fs::write(&finished, "one").unwrap();
-        let one = fstat(File::open(&finished).unwrap()).unwrap();
-        drop(create(fd.as_fd(), &name, None).unwrap());
-        let partial = taken(&fd, &name).unwrap();
-        let look = || fstat(&*partial).unwrap();
-        if system::attribute(partial.as_fd(), REPLACES, LONGEST) == Err(Errno::EOPNOTSUPP) {
-            assert!(is_to_replace(&partial, &look(), &one));
-            return;
-        }
-        assert!(
-            !is_to_replace(&partial, &look(), &one),
-            "it was for a new name"
-        );
-        note_replaced(&partial, &one);
-        // A clock that was not set put it into 1970.
-        partial.set_modified(std::time::UNIX_EPOCH).unwrap();
-        assert!(is_to_replace(&partial, &look(), &one));
-        fs::write(&finished, "two").unwrap();
-        let another = fstat(File::open(&finished).unwrap()).unwrap();
-        assert!(
-            !is_to_replace(&partial, &look(), &another),
-            "of the same inode and size"
-        );
     }
 }

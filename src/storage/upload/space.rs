@@ -7,7 +7,6 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::ftruncate;
 use std::os::fd::AsFd as _;
 
-use crate::storage::disk::writers::Doomed;
 use crate::storage::error::ErrorKind;
 use crate::storage::quota::meter::Meter;
 use crate::storage::rules::{Room, available};
@@ -30,18 +29,18 @@ pub struct Space {
     /// How long the file may become, in bytes, by what was given so far.
     given: u64,
     reserved: bool,
-    meter: Option<Meter>,
+    pub meter: Meter,
     /// Bytes and files that will be replaced in the end.
     credit: (u64, u64),
 }
 
 impl Space {
-    /// For a file that has `size` bytes, which are counted already by the meter, which has begun.
-    pub fn new(min_free: Room, meter: Option<Meter>, size: u64, credit: (u64, u64)) -> Self {
+    /// For a new file.
+    pub fn new(min_free: Room, meter: Meter, credit: (u64, u64)) -> Self {
         Self {
             min_free,
             left: 0,
-            given: size,
+            given: 0,
             reserved: false,
             meter,
             credit,
@@ -53,15 +52,18 @@ impl Space {
         self.given = size;
     }
 
+    /// Bytes of the disk that may be used, where it can be looked at.
+    fn free(&self, file: &File) -> Option<u64> {
+        let disk = fstatvfs(file).ok()?;
+        Some(available(&disk, self.min_free))
+    }
+
     /// A file comes to be.
     ///
     /// # Errors
     /// `OverQuota`.
     pub fn new_file(&self) -> Result<(), ErrorKind> {
-        match &self.meter {
-            Some(meter) => meter.grow(0, 1, self.credit),
-            None => Ok(()),
-        }
+        self.meter.grow(0, 1, self.credit)
     }
 
     /// Lets the file grow to `end` bytes.
@@ -73,42 +75,27 @@ impl Space {
         if more == 0 {
             return Ok(());
         }
-        if more > self.left {
-            if let Ok(disk) = fstatvfs(file) {
-                let free = available(&disk, self.min_free);
-                if more > free {
-                    return Err(ErrorKind::NoSpace { free });
-                }
-                self.left = granted(free, more);
+        if more > self.left
+            && let Some(free) = self.free(file)
+        {
+            if more > free {
+                return Err(ErrorKind::NoSpace { free });
             }
+            self.left = granted(free, more);
         }
-        if let Some(meter) = &self.meter {
-            meter.grow(more, 0, self.credit)?;
-        }
+        self.meter.grow(more, 0, self.credit)?;
         self.left = self.left.saturating_sub(more);
         self.given = end;
         Ok(())
     }
 
-    /// Another file that the upload causes, of so many bytes.
-    ///
-    /// # Errors
-    /// `OverQuota`.
-    pub fn one_more(&self, bytes: u64) -> Result<(), ErrorKind> {
-        match &self.meter {
-            Some(meter) => meter.grow(bytes, 1, (0, 0)),
-            None => Ok(()),
-        }
-    }
-
-    /// The same where no blocks of the disk are taken.
+    /// Lets the file grow where no blocks of the disk are taken.
     ///
     /// # Errors
     /// `OverQuota`.
     pub fn admit_shared(&mut self, end: u64) -> Result<(), ErrorKind> {
-        if let Some(meter) = &self.meter {
-            meter.grow(end.saturating_sub(self.given), 0, self.credit)?;
-        }
+        let more = end.saturating_sub(self.given);
+        self.meter.grow(more, 0, self.credit)?;
         self.given = self.given.max(end);
         Ok(())
     }
@@ -118,15 +105,12 @@ impl Space {
     /// # Errors
     /// `NoRoom`, `OverQuota`.
     pub fn would_fit(&self, file: &File, bytes: u64) -> Result<(), ErrorKind> {
-        let free = fstatvfs(file).map(|disk| available(&disk, self.min_free));
-        if let Some(free) = free.ok().filter(|free| bytes > *free) {
+        if let Some(free) = self.free(file).filter(|free| bytes > *free) {
             let needed = bytes;
             return Err(ErrorKind::NoRoom { free, needed });
         }
-        if let Some(meter) = &self.meter {
-            meter.grow(bytes, 0, self.credit)?;
-            meter.went(bytes, 0);
-        }
+        self.meter.grow(bytes, 0, self.credit)?;
+        self.meter.went(bytes, 0);
         Ok(())
     }
 
@@ -147,26 +131,19 @@ impl Space {
         let (Ok(offset), Ok(length)) = (i64::try_from(position), i64::try_from(needed)) else {
             return Err(ErrorKind::TooLarge);
         };
-        match fallocate(
-            file.as_fd(),
-            FallocateFlags::FALLOC_FL_KEEP_SIZE,
-            offset,
-            length,
-        ) {
-            Ok(()) => {
-                self.reserved = true;
-                Ok(())
-            }
+        let how = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let taken = fallocate(file.as_fd(), how, offset, length);
+        // On a disk that is full it may have got some of it.
+        self.reserved |= matches!(taken, Ok(()) | Err(Errno::ENOSPC));
+        match taken {
             Err(Errno::ENOSPC) => {
-                // It may have got some of it.
-                self.reserved = true;
-                let free = fstatvfs(file).map_or(0, |disk| available(&disk, self.min_free));
+                let free = self.free(file).unwrap_or(0);
                 Err(ErrorKind::NoRoom { free, needed })
             }
             Err(Errno::EDQUOT) => Err(ErrorKind::Quota),
             Err(Errno::EFBIG) => Err(ErrorKind::TooLarge),
             // File systems that cannot: then the look at the disk has to do.
-            Err(_) => Ok(()),
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 
@@ -182,23 +159,8 @@ impl Space {
 
     /// The file has ended at `size` bytes: what was counted beyond does not count.
     pub fn give_back(&mut self, size: u64) {
-        if let Some(meter) = &self.meter {
-            meter.went(self.given.saturating_sub(size), 0);
-        }
+        self.meter.went(self.given.saturating_sub(size), 0);
         self.given = size;
-    }
-
-    pub fn went(&self, bytes: u64, files: u64) {
-        if let Some(meter) = &self.meter {
-            meter.went(bytes, files);
-        }
-    }
-
-    /// A file has lost its name.
-    pub fn lost(&self, doomed: Doomed) {
-        if let Some(meter) = &self.meter {
-            meter.lost(doomed);
-        }
     }
 
     /// Looks again whether all fits once `replaced` bytes and files are gone, which may be less than was expected.
@@ -206,11 +168,9 @@ impl Space {
     /// # Errors
     /// `OverQuota`.
     pub fn fits_without(&self, replaced: (u64, u64)) -> Result<(), ErrorKind> {
-        match &self.meter {
-            Some(meter) if replaced.0 < self.credit.0 || replaced.1 < self.credit.1 => {
-                meter.fits(replaced)
-            }
-            _ => Ok(()),
+        match replaced.0 < self.credit.0 || replaced.1 < self.credit.1 {
+            true => self.meter.fits(replaced),
+            false => Ok(()),
         }
     }
 }

@@ -4,13 +4,14 @@ use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use crate::storage::disk::clock::now;
 use crate::storage::disk::metadata::size_of;
 use crate::storage::disk::reserved::is_partial_name;
 use crate::storage::disk::root::Root;
-use crate::storage::disk::walk::walk;
-use crate::storage::error::Error;
+use crate::storage::disk::walk::walk_all;
+use crate::storage::error::{At, Error};
 use crate::storage::quota::meter::Metered;
 use crate::storage::upload::partial;
 
@@ -52,10 +53,6 @@ pub fn remove_old_partials(
     kept: Duration,
     metered: &Metered,
 ) -> Result<Partials, Error> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = since.map_or(0, |since| {
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    });
     let kept = i64::try_from(kept.as_secs()).unwrap_or(i64::MAX);
     // Uploads that are cut off meanwhile take it out again.
     if !clean().insert(top.to_owned()) {
@@ -64,19 +61,11 @@ pub fn remove_old_partials(
     let mut some_stay = false;
     let removed = each_partial(top, &mut |directory, name, modified| {
         some_stay = true;
-        if now.saturating_sub(modified) < kept {
+        if now().saturating_sub(modified) < kept {
             return false;
         }
         let meter = metered.meter(directory);
-        match partial::discard(directory, name) {
-            Ok(Some(size)) => {
-                if let Some(meter) = meter {
-                    meter.went(size, 1);
-                }
-                true
-            }
-            _ => false,
-        }
+        partial::discard(directory, name, &meter) == Ok(true)
     });
     // What was removed may have been all; the next time tells.
     if some_stay || removed.is_err() {
@@ -90,71 +79,52 @@ fn each_partial(
     top: &Path,
     visit: &mut dyn FnMut(BorrowedFd<'_>, &[u8], i64) -> bool,
 ) -> Result<Partials, Error> {
-    let fail = |errno| Error::from_errno(errno, top.as_os_str().as_encoded_bytes());
-    let root = Root::open(top).map_err(fail)?;
+    let root = Root::open(top).at(top.as_os_str().as_encoded_bytes())?;
     let mut found = Partials::default();
-    walk(&root, b"", &|_| true, &mut |met| {
-        if is_partial_name(met.name) && visit(met.directory, met.name, met.stat.st_mtime) {
+    walk_all(&root, b"", &|_| true, &mut |met| {
+        if let Ok(met) = met
+            && is_partial_name(met.name)
+            && visit(met.directory, met.name, met.stat.st_mtime)
+        {
             found.files += 1;
             found.bytes += size_of(met.stat);
         }
         ControlFlow::Continue(())
     })
-    .map_err(fail)?;
+    .at(top.as_os_str().as_encoded_bytes())?;
     Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::fd::{AsFd as _, OwnedFd};
+    use std::fs::{self, File};
+    use std::os::fd::AsFd as _;
+    use std::time::SystemTime;
 
     use super::*;
 
     #[test]
-    fn old_ones_go_wherever_they_are_and_nothing_else_does() {
+    fn what_is_in_use_stays_and_where_nothing_is_left_nobody_looks_again() {
         let top = tempfile::tempdir().unwrap();
-        let outside = tempfile::tempdir().unwrap();
-        let deep = top.path().join("a/b");
-        fs::create_dir_all(&deep).unwrap();
-        std::os::unix::fs::symlink(outside.path(), top.path().join("link")).unwrap();
-        let partial = |directory: &Path, name: &str, age: u64| {
-            let path = directory.join(format!(".thriftpd-{name}.partial"));
-            fs::write(&path, "half").unwrap();
-            let then = SystemTime::now() - Duration::from_secs(age);
-            fs::File::open(&path).unwrap().set_modified(then).unwrap();
-            path
-        };
-        let old = partial(&deep, "old", 1000);
-        let new = partial(&deep, "new", 10);
-        let in_use = partial(top.path(), "in-use", 1000);
-        let elsewhere = partial(outside.path(), "elsewhere", 1000);
-        fs::write(deep.join("file"), "whole").unwrap();
-        let directory: OwnedFd = fs::File::open(top.path()).unwrap().into();
-        let name = in_use.file_name().unwrap().as_encoded_bytes();
-        let held = partial::claim(directory.as_fd(), name, None).unwrap();
+        let path = top.path().join(".thriftpd-x.partial");
+        fs::write(&path, "half").unwrap();
+        let then = SystemTime::now() - Duration::from_secs(1000);
+        File::open(&path).unwrap().set_modified(then).unwrap();
+        let directory = File::open(top.path()).unwrap();
+        let held = partial::claim(directory.as_fd(), b".thriftpd-x.partial", None).unwrap();
         assert!(matches!(held, partial::Left::Partial(_)));
-
-        let three = Partials {
-            files: 3,
-            bytes: 12,
-        };
-        assert_eq!(count_partials(top.path()).unwrap(), three);
         let kept = Duration::from_secs(100);
         let remove = || remove_old_partials(top.path(), kept, &Metered::default()).unwrap();
-        assert_eq!(remove(), Partials { files: 1, bytes: 4 });
-        let there = [&old, &new, &in_use, &elsewhere].map(|path| path.exists());
-        assert_eq!(there, [false, true, true, true]);
-        assert!(deep.join("file").exists());
-        assert!(count_partials(&top.path().join("none")).is_err());
-        drop(held);
-        assert_eq!(remove(), Partials { files: 1, bytes: 4 });
-        fs::remove_file(&new).unwrap();
         let is_clean = || clean().contains(top.path());
+        assert_eq!((remove().files, is_clean()), (0, false));
+        drop(held);
+        assert_eq!(
+            (remove(), is_clean()),
+            (Partials { files: 1, bytes: 4 }, false)
+        );
+        assert_eq!((remove().files, is_clean()), (0, true));
+        note(&path);
         assert!(!is_clean());
-        assert_eq!(remove().files, 0);
-        assert!(is_clean());
-        note(&deep.join("file"));
-        assert!(!is_clean());
+        assert!(count_partials(&path).is_err());
     }
 }

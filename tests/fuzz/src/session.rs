@@ -16,12 +16,12 @@ use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
 use thriftpd::accounts::{Account, Accounts, Password};
 use thriftpd::config::{Config, Timeouts, plain_view};
 use thriftpd::ftp::Ftp;
-use thriftpd::observe::sessions::Sessions;
 use thriftpd::os::ending::Ending;
 use thriftpd::os::stop::Stop;
-use thriftpd::server::admission::Admission;
 use thriftpd::server::bans::Bans;
+use thriftpd::server::sessions::Sessions;
 use thriftpd::server::{Connection, FrontEnd, Policy as _};
+use thriftpd::service::heavy::Heavy;
 use thriftpd::service::rates::Buckets;
 use thriftpd::service::{Service, Shared};
 use thriftpd::storage::{Permissions, Room, Uploads};
@@ -53,7 +53,7 @@ const LOGINS: [&[u8]; 4] = [
 struct House {
     ftp: Arc<dyn FrontEnd>,
     service: Arc<Service>,
-    admission: Admission,
+    sessions: Sessions,
     stop: Arc<Stop>,
     listener: TcpListener,
     home: PathBuf,
@@ -65,18 +65,20 @@ impl House {
         fs::write(home.join("canary"), CANARY).unwrap();
         let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
         setrlimit(Resource::RLIMIT_FSIZE, LARGEST_FILE, hard).unwrap();
-        let admission = Admission::default();
+        let sessions = Sessions::default();
         let shared = Shared {
-            admission: admission.clone(),
+            sessions: sessions.clone(),
+            heavy: Heavy::default(),
             bans: Bans::open(None).unwrap(),
             up: Buckets::default(),
             down: Buckets::default(),
             programs: Arc::default(),
+            lookup: Arc::default(),
             identities: false,
-            sessions: Arc::new(Sessions::default()),
             transfer_log: None,
             may_bind_low_ports: false,
             most_sessions: usize::MAX,
+            certificate: None,
         };
         let made = ensure(&home.join("certificate"), &["localhost".into()]).unwrap();
         let config = config(&home.join("root"), made.source);
@@ -86,7 +88,7 @@ impl House {
         Self {
             ftp: Arc::new(Ftp::new(Arc::clone(&service))),
             service,
-            admission,
+            sessions,
             stop: Arc::new(Stop::new().unwrap()),
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),
             home,
@@ -122,7 +124,7 @@ impl House {
         );
         let beside = fs::read_dir(&self.home).unwrap().count();
         assert_eq!(beside, 3, "something new lies beside the root");
-        assert_eq!(self.admission.sessions(), 0, "a slot leaked");
+        assert_eq!(self.sessions.count(), 0, "a slot leaked");
     }
 }
 
@@ -207,20 +209,21 @@ pub fn session(data: &[u8]) {
     let (accepted, peer) = house.listener.accept().unwrap();
     accepted.set_nonblocking(true).unwrap();
     house.ftp.greet(&accepted);
+    let accepted = Arc::new(accepted);
+    let limits = house.service.limits();
+    let row = house.sessions.admit(peer, &accepted, &limits).unwrap();
+    let ending = Arc::new(Ending::new().unwrap());
+    row.begin(Arc::clone(&ending), &limits).unwrap();
     let connection = Connection {
         local: accepted.local_addr().unwrap(),
         stream: accepted,
         peer,
         accepted: Instant::now(),
         front_end: Arc::clone(&house.ftp),
-        slot: house
-            .admission
-            .admit(peer.ip(), &house.service.limits())
-            .unwrap(),
+        row,
         stop: Arc::clone(&house.stop),
     };
     let ftp = Arc::clone(&house.ftp);
-    let ending = Arc::new(Ending::new().unwrap());
     let (ended, end) = mpsc::channel();
     let server = std::thread::spawn(move || {
         // Writing beyond the limit on sizes must fail as it does in the server, not end the process.
