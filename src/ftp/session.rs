@@ -273,7 +273,7 @@ impl Session {
     /// Who this is, for log lines.
     pub fn who(&self) -> String {
         match &self.login {
-            Login::LoggedIn(visitor) => visitor.who(),
+            Login::LoggedIn(visitor) => visitor.who().to_owned(),
             _ => self.connection.peer.to_string(),
         }
     }

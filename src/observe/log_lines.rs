@@ -6,7 +6,7 @@
 //! A server writes them by a thread of its own: whoever reads may sleep (a full pipe, Ctrl-S), and nothing waits for that. All
 //! lines pass here, and so nobody who writes one has to think of how many there may be (see `limit`).
 use std::env;
-use std::fmt::Write as _;
+use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write as _};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +19,9 @@ use super::queue::Queue;
 
 /// Lines that wait to be read.
 const WAITING: usize = 1024;
+
+/// Bytes that most lines have room in.
+const USUAL: usize = 256;
 
 /// How long the last lines may take when the process ends.
 const AT_THE_END: Duration = Duration::from_secs(1);
@@ -40,18 +43,21 @@ impl Front {
     }
 
     /// The whole line, with what stands before a message.
-    fn line(&self, level: Level, message: &str) -> Vec<u8> {
-        let message = one_line(message);
-        let line = if self.under_systemd {
-            format!("<{}>{message}\n", priority(level))
+    fn line(&self, level: Level, message: impl Display) -> Vec<u8> {
+        let mut line = String::with_capacity(USUAL);
+        // Writing to a string does not fail.
+        let _ = if self.under_systemd {
+            write!(line, "<{}>", priority(level))
         } else {
             let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
-            format!("{now} {level:<5} {message}\n")
+            write!(line, "{now} {level:<5} ")
         };
+        let _ = write!(OneLine(&mut line), "{message}");
+        line.push('\n');
         line.into_bytes()
     }
 
-    fn write(&self, level: Level, message: &str) {
+    fn write(&self, level: Level, message: impl Display) {
         let line = self.line(level, message);
         match self.queue.get() {
             Some(queue) => queue.push(line),
@@ -71,7 +77,7 @@ impl Front {
         match verdict {
             Verdict::Counted => {}
             Verdict::FirstCounted => queue.look(),
-            Verdict::Written => self.write(record.level(), &record.args().to_string()),
+            Verdict::Written => self.write(record.level(), record.args()),
             Verdict::First => {
                 // Outside of the lock: what is shown may log.
                 let message = record.args().to_string();
@@ -94,7 +100,7 @@ impl Log for Front {
         match self.queue.get() {
             // Who looks for a defect wants every line.
             Some(queue) if record.level() <= Level::Info => self.write_within_limit(queue, record),
-            _ => self.write(record.level(), &record.args().to_string()),
+            _ => self.write(record.level(), record.args()),
         }
     }
 
@@ -163,16 +169,19 @@ fn priority(level: Level) -> u8 {
 }
 
 /// The last guard: whatever slipped into a message, it stays one line without control characters.
-fn one_line(message: &str) -> String {
-    let mut line = String::with_capacity(message.len());
-    for c in message.chars() {
-        if c.is_control() {
-            let _ = write!(line, "{}", c.escape_unicode());
-        } else {
-            line.push(c);
+struct OneLine<'a>(&'a mut String);
+
+impl fmt::Write for OneLine<'_> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        for c in part.chars() {
+            if c.is_control() {
+                write!(self.0, "{}", c.escape_unicode())?;
+            } else {
+                self.0.push(c);
+            }
         }
+        Ok(())
     }
-    line
 }
 
 #[cfg(test)]
@@ -181,9 +190,10 @@ mod tests {
 
     #[test]
     fn a_message_never_spans_lines() {
-        assert_eq!(
-            one_line("a\nINFO forged\x1b[2J"),
-            "a\\u{a}INFO forged\\u{1b}[2J"
-        );
+        let mut line = String::new();
+        OneLine(&mut line)
+            .write_str("a\nINFO forged\x1b[2J")
+            .unwrap();
+        assert_eq!(line, "a\\u{a}INFO forged\\u{1b}[2J");
     }
 }

@@ -36,12 +36,16 @@ pub fn give_back_large_blocks() {
     {
         /// Threads take turns at so many heaps; of 8 a processor, as glibc has it, each would keep what its busiest thread took.
         const ARENAS: c_int = 2;
+        /// Bytes that a heap may have to spare: what a listing takes and frees is not asked of the system each time.
+        const SPARE: c_int = 512 * 1024;
         /// Bytes; the value glibc starts with (mallopt(3)). Naming it keeps it from growing.
         const LARGE: c_int = 128 * 1024;
         // SAFETY: mallopt takes two numbers and changes a setting of the allocator only; no other thread allocates yet.
         unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
         // SAFETY: as above.
         unsafe { libc::mallopt(libc::M_ARENA_MAX, ARENAS) };
+        // SAFETY: as above.
+        unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, SPARE) };
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Visitor {
     /// As the client has written it.
     pub name: Vec<u8>,
     pub peer: IpAddr,
+    /// Who this is, for log lines.
+    who: String,
     pub anonymous: bool,
     pub account: Account,
     pub view: Arc<View>,
@@ -38,8 +40,8 @@ pub struct Visitor {
 
 impl Visitor {
     /// Who this is, for log lines.
-    pub fn who(&self) -> String {
-        format!("{}@{}", printable(&self.name), self.peer)
+    pub fn who(&self) -> &str {
+        &self.who
     }
 }
 
@@ -276,9 +278,9 @@ impl Service {
         if !anonymous {
             origin::set(Origin::User(peer));
         }
+        let who = format!("{}@{peer}", printable(name));
         log::info!(
-            "{}@{peer}: logged in {}; root {}",
-            printable(name),
+            "{who}: logged in {}; root {}",
             applicant.encryption,
             printable(root.as_os_str().as_encoded_bytes())
         );
@@ -286,6 +288,7 @@ impl Service {
         Ok(Visitor {
             name: name.to_vec(),
             peer,
+            who,
             anonymous,
             account: account.clone(),
             view: Arc::new(view),
