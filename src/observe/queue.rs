@@ -1,25 +1,71 @@
 //! Lines on their way to somebody who may not take them: a log that nobody reads, a disk that hangs. One thread writes them,
-//! and nobody else ever waits.
+//! and nobody else ever waits. It sleeps as soon as nothing is left: a channel that looks a few times more before that would
+//! cost a small host more than the writing.
+use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-
-enum Item<T> {
-    One(T),
+#[derive(Debug)]
+struct State<T> {
+    items: VecDeque<T>,
+    /// Those that found no room since the last one that did.
+    lost: u64,
     /// There may be something to do without one.
-    Look,
-    /// Tells that all before it are written.
-    End(Sender<()>),
+    look: bool,
+    /// How many have ever been pushed, and are written.
+    pushed: u64,
+    written: u64,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    /// For the writer: there is something to do.
+    come: Condvar,
+    /// For who waits for the end: something is written.
+    done: Condvar,
+}
+
+impl<T> Shared<T> {
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the next one. None for the one where `write` is to be called without; None at all at the end.
+    fn next(&self, wake: Option<Instant>) -> Option<(Option<T>, u64)> {
+        let mut state = self.state();
+        loop {
+            if let Some(item) = state.items.pop_front() {
+                return Some((Some(item), std::mem::take(&mut state.lost)));
+            }
+            let left = wake.map(|wake| wake.saturating_duration_since(Instant::now()));
+            if std::mem::take(&mut state.look) || left == Some(Duration::ZERO) {
+                return Some((None, 0));
+            }
+            if state.closed {
+                return None;
+            }
+            state = match left {
+                None => self
+                    .come
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    let woken = self.come.wait_timeout(state, left);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
 }
 
 /// What is to be written, in its order.
 #[derive(Debug)]
 pub struct Queue<T> {
-    items: Sender<Item<T>>,
-    lost: Arc<AtomicU64>,
+    shared: Arc<Shared<T>>,
+    most: usize,
 }
 
 impl<T: Send + 'static> Queue<T> {
@@ -33,51 +79,68 @@ impl<T: Send + 'static> Queue<T> {
         most: usize,
         mut write: impl FnMut(Option<T>, u64) -> Option<Instant> + Send + 'static,
     ) -> io::Result<Self> {
-        let (items, to_write) = bounded(most);
-        let lost = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&lost);
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                items: VecDeque::new(),
+                lost: 0,
+                look: false,
+                pushed: 0,
+                written: 0,
+                closed: false,
+            }),
+            come: Condvar::new(),
+            done: Condvar::new(),
+        });
+        let own = Arc::clone(&shared);
         std::thread::Builder::new()
             .name(name.into())
             .stack_size(128 * 1024)
             .spawn(move || {
                 let mut wake = None;
-                loop {
-                    let item = match wake {
-                        Some(wake) => to_write.recv_deadline(wake),
-                        None => to_write.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                    };
-                    match item {
-                        Ok(Item::One(one)) => {
-                            wake = write(Some(one), counted.swap(0, Ordering::Relaxed));
-                        }
-                        Ok(Item::Look) | Err(RecvTimeoutError::Timeout) => wake = write(None, 0),
-                        // Who asked may wait no longer.
-                        Ok(Item::End(written)) => drop(written.send(())),
-                        Err(RecvTimeoutError::Disconnected) => return,
+                while let Some((item, lost)) = own.next(wake) {
+                    let is_one = item.is_some();
+                    wake = write(item, lost);
+                    if is_one {
+                        own.state().written += 1;
+                        own.done.notify_all();
                     }
                 }
             })?;
-        Ok(Self { items, lost })
+        Ok(Self { shared, most })
     }
 
     /// Where there is no room it is lost, and counted.
     pub fn push(&self, one: T) {
-        if self.items.try_send(Item::One(one)).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.shared.state();
+        if state.items.len() >= self.most {
+            state.lost += 1;
+            return;
         }
+        state.items.push_back(one);
+        state.pushed += 1;
+        drop(state);
+        self.shared.come.notify_one();
     }
 
-    /// Has `write` called without one. Where there is no room it will be called anyway.
+    /// Has `write` called without one.
     pub fn look(&self) {
-        let _ = self.items.try_send(Item::Look);
+        self.shared.state().look = true;
+        self.shared.come.notify_one();
     }
 
     /// Waits until all is written that was pushed, at most for so long.
     pub fn end(&self, time: Duration) {
-        let (tell, told) = bounded(1);
-        if self.items.send_timeout(Item::End(tell), time).is_ok() {
-            let _ = told.recv_timeout(time);
-        }
+        let state = self.shared.state();
+        let pushed = state.pushed;
+        let waits = |state: &mut State<T>| state.written < pushed;
+        drop(self.shared.done.wait_timeout_while(state, time, waits));
+    }
+}
+
+impl<T> Drop for Queue<T> {
+    fn drop(&mut self) {
+        self.shared.state().closed = true;
+        self.shared.come.notify_one();
     }
 }
 
