@@ -9,7 +9,7 @@ mod system_user;
 
 pub use networks::{Network, Networks, Reach};
 pub use password::{BadHash, Busy, Password, random_password};
-pub use system_user::{SystemUser, remember_names};
+pub use system_user::SystemUser;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -8,9 +8,9 @@ use argh::FromArgs;
 use super::Outcome;
 use crate::config::{Config, parse_time};
 use crate::os::addresses::source;
+use crate::os::clock::since_boot;
 use crate::server::ban_file::{Ban, BanFile, Banned};
 use crate::server::bans::tidy;
-use crate::storage::since_boot;
 
 /// show and change who is kept out for failed logins
 #[derive(FromArgs, Debug)]

@@ -9,14 +9,13 @@ use super::{Outcome, cert, confinement};
 use crate::accounts::{Account, Rates, Reach};
 use crate::config::{Config, Host, TlsMode};
 use crate::observe::printable;
+use crate::os::clock;
 use crate::server::limits::open_files_needed;
 use crate::server::lookup::first_v4;
 use crate::server::privileges::{self, Identity};
 use crate::server::upkeep::areas::directories;
 use crate::server::{environment, listen, sandbox};
-use crate::storage::{
-    Partials, Permission, Permissions, Rules, clock_is_set, count_partials, is_mounted,
-};
+use crate::storage::{Partials, Permission, Permissions, Rules, count_partials, is_mounted};
 use crate::tls::{Settings, Tls};
 
 /// read a configuration file and say what is wrong, or what will be served
@@ -335,7 +334,7 @@ fn problems(config: &Config) -> Vec<String> {
             ));
         }
     }
-    if !clock_is_set() {
+    if !clock::is_set() {
         problems
             .push("clock: it is before 2020: set it, or files will carry wrong times".to_owned());
     }

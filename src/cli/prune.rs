@@ -7,9 +7,10 @@ use argh::FromArgs;
 
 use super::Outcome;
 use crate::config::Config;
+use crate::os::clock::Moment;
 use crate::server::upkeep;
 use crate::server::upkeep::prune::{CLOCK_ADVICE, Said, carry_out, last_believed, plans, summary};
-use crate::storage::{Clock, Moment, Pruning};
+use crate::storage::{Clock, Pruning};
 
 /// How long the disks may take at the end to note what is stored now.
 const LAST_COUNT: Duration = Duration::from_secs(60);

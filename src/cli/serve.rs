@@ -10,7 +10,7 @@ use argh::FromArgs;
 
 use super::warnings::warnings;
 use super::{Outcome, cert, confinement, users};
-use crate::accounts::{Account, Password, Program, remember_names};
+use crate::accounts::{Account, Password, Program};
 use crate::config::{
     Config, FirstUser, Flags, PortRange, TlsMode, directory, first_user, parse_listen, parse_ports,
     plain_view,
@@ -21,6 +21,7 @@ use crate::observe::log_lines;
 use crate::observe::transfer_log::TransferLog;
 use crate::os::addresses::lan_addresses;
 use crate::os::system;
+use crate::os::users::Users;
 use crate::server::acceptor::{Acceptor, Signals, last_words};
 use crate::server::bans::Bans;
 use crate::server::hooks::orders::Hooks;
@@ -154,7 +155,7 @@ fn serve(arguments: ServeArguments) -> Outcome {
     let lookup = Lookup::start(config.external_address.names())
         .map_err(|error| format!("cannot start the process that looks up names: {error}"))?;
     let signals = Signals::take_over().map_err(|error| format!("cannot start: {error}"))?;
-    remember_names();
+    Users::at_start();
     serve_counts();
     let addresses = [&explicit, &implicit].map(|sockets| addresses_of(sockets));
 

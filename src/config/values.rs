@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::file::Seconds;
 use super::{Host, PortRange};
-use crate::storage::{Room, Uploads, group_id};
+use crate::os::users::Users;
+use crate::storage::{Room, Uploads};
 
 /// Whether a user can be called so.
 pub fn is_user_name(name: &str) -> bool {
@@ -159,7 +160,9 @@ pub fn parse_room(text: &str) -> Result<Room, String> {
 /// # Errors
 /// What was expected.
 pub fn parse_group(text: &str) -> Result<u32, String> {
-    group_id(text).ok_or_else(|| format!("there is no group {text:?} on this host"))
+    Users::at_start()
+        .group_id(text)
+        .ok_or_else(|| format!("there is no group {text:?} on this host"))
 }
 
 /// A time on the command line: `90s`, `15m`, `30d`.

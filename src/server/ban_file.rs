@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::os::addresses::source;
-use crate::storage::{Moment, SET_SINCE};
+use crate::os::clock::{Moment, SET_SINCE};
 
 /// Bytes that are read: more than the server ever writes.
 const LARGEST: usize = 1024 * 1024;

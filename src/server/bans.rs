@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::ban_file::{Ban, BanFile, Banned};
 use crate::os::addresses::source;
-use crate::storage::since_boot;
+use crate::os::clock::since_boot;
 
 /// Addresses whose failures are counted, and addresses banned.
 const MOST: usize = 2048;

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl;
-use nix::unistd::{Gid, Uid, User, geteuid, initgroups, setgroups, setresgid, setresuid};
+use nix::unistd::{self, Gid, Uid, geteuid, initgroups, setgroups, setresgid, setresuid};
+
+use crate::os::users::{User, Users};
 
 /// The user that serves when the owner of the files is root.
 const SERVICE_USER: &str = "thriftpd";
@@ -89,8 +91,12 @@ pub fn choose(run_as: Option<&str>, first_root: Option<&Path>) -> Result<Identit
         }
         return Ok(Identity::Unchanged);
     }
+    let service = || {
+        let user = Users::at_start().named(SERVICE_USER);
+        user.map_or(Identity::Root, identity)
+    };
     if run_as == Some(PER_SESSION) {
-        return Ok(find(SERVICE_USER)?.map_or(Identity::Root, |user| identity(&user)));
+        return Ok(service());
     }
     if let Some(name) = run_as {
         return match find(name)? {
@@ -102,9 +108,9 @@ pub fn choose(run_as: Option<&str>, first_root: Option<&Path>) -> Result<Identit
     }
     if let Some(metadata) = first_root.and_then(|root| root.metadata().ok()) {
         if metadata.uid() != 0 {
-            let owner = User::from_uid(Uid::from_raw(metadata.uid())).ok().flatten();
+            let owner = Users::at_start().with_uid(metadata.uid());
             return Ok(match owner {
-                Some(user) => identity(&user),
+                Some(user) => identity(user),
                 None => Identity::Other {
                     uid: metadata.uid(),
                     gid: metadata.gid(),
@@ -113,21 +119,31 @@ pub fn choose(run_as: Option<&str>, first_root: Option<&Path>) -> Result<Identit
             });
         }
     }
-    Ok(find(SERVICE_USER)?.map_or(Identity::Root, |user| identity(&user)))
+    Ok(service())
 }
 
+/// Of a host with a name service (LDAP, say) a user may be in no file: only then it is asked, for it brings libraries that take
+/// memory for as long as the process lives.
 fn find(name: &str) -> Result<Option<User>, PrivilegeError> {
-    User::from_name(name)
-        .map_err(|errno| PrivilegeError(format!("cannot look up the user {name}: {errno}")))
+    if let Some(user) = Users::at_start().named(name) {
+        return Ok(Some(user.clone()));
+    }
+    let found = unistd::User::from_name(name)
+        .map_err(|errno| PrivilegeError(format!("cannot look up the user {name}: {errno}")))?;
+    Ok(found.map(|user| User {
+        name: user.name,
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+    }))
 }
 
 fn identity(user: &User) -> Identity {
-    if user.uid.is_root() {
+    if user.uid == 0 {
         return Identity::Root;
     }
     Identity::Other {
-        uid: user.uid.as_raw(),
-        gid: user.gid.as_raw(),
+        uid: user.uid,
+        gid: user.gid,
         name: Some(user.name.clone()),
     }
 }
@@ -189,9 +205,15 @@ fn forget_capabilities_for_good(kept: &CapsHashSet) {
 }
 
 fn become_user(uid: Uid, gid: Gid, name: Option<&str>) -> Result<(), PrivilegeError> {
-    match name.and_then(|name| std::ffi::CString::new(name).ok()) {
+    let in_file = name.filter(|name| Users::at_start().named(name).is_some());
+    let by_service = name.filter(|_| in_file.is_none());
+    match by_service.and_then(|name| std::ffi::CString::new(name).ok()) {
         Some(name) => initgroups(&name, gid).map_err(|error| step("initgroups", &error))?,
-        None => setgroups(&[gid]).map_err(|error| step("setgroups", &error))?,
+        None => {
+            let groups = Users::at_start().groups_of(in_file, gid.as_raw());
+            let groups: Vec<Gid> = groups.into_iter().map(Gid::from_raw).collect();
+            setgroups(&groups).map_err(|error| step("setgroups", &error))?;
+        }
     }
     prctl::set_keepcaps(true).map_err(|error| step("keeping capabilities", &error))?;
     setresgid(gid, gid, gid).map_err(|error| step("setresgid", &error))?;

@@ -1,5 +1,4 @@
 //! Doors to parsers that nobody needs from outside but the fuzz targets (tests/fuzz); no part of the interface.
-use crate::storage::disk::owners;
 use crate::storage::integrity::checksum;
 use crate::storage::quota::counts;
 
@@ -11,9 +10,4 @@ pub fn checksum_record(value: &[u8]) -> Option<String> {
 /// The record of a quota, written again as it was understood.
 pub fn quota_record(text: &[u8]) -> Option<String> {
     counts::Record::parse(text).map(counts::Record::text)
-}
-
-/// How many ids passwd(5) or group(5) name.
-pub fn names_of_ids(text: &[u8]) -> usize {
-    owners::parse(text).len()
 }

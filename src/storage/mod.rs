@@ -37,10 +37,8 @@ mod upload;
 mod view;
 
 pub use disk::acl::Modes;
-pub use disk::clock::{Moment, SET_SINCE, is_set as clock_is_set, settling, since_boot};
 pub use disk::metadata::{Kind, forget_identity};
 pub use disk::mount::is_mounted;
-pub use disk::owners::{group_id, group_name, user_name};
 pub use disk::writers::Holder;
 pub use error::{Error, ErrorKind};
 pub use integrity::record::{LastUpload, Uploaded, uploaded};

@@ -3,7 +3,6 @@
 //! Whatever is wrong with the path is said before any 150. From then on lines are made one directory entry at a time,
 //! as fast as the client takes them, so that the size of a directory costs no memory.
 use std::collections::VecDeque;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Answer;
 use super::expand::{ENTRY, HELD, expand};
@@ -21,9 +20,10 @@ use crate::ftp::protocol::visible_into;
 use crate::ftp::refusal::Refusal;
 use crate::ftp::session::Session;
 use crate::observe::printable;
+use crate::os::clock::now;
+use crate::os::users::{group_name, user_name};
 use crate::storage::{
-    self, Asked, Entry, Kind, Links, Listing, Metadata, Permission, View, VirtualPath, group_name,
-    user_name,
+    self, Asked, Entry, Kind, Links, Listing, Metadata, Permission, View, VirtualPath,
 };
 use crate::tls::Purpose;
 
@@ -110,12 +110,6 @@ fn send_lines(session: &mut Session, verb: &str, mut lister: Lister) -> Answer {
         return Err(lister.cut_off());
     }
     conclude(session, sent.outcome, "Transfer complete.")
-}
-
-fn now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs() as i64)
 }
 
 /// A name that looks like flags, such as `-a`, is meant when it is there.

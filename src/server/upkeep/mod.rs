@@ -15,9 +15,10 @@ use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 
 use crate::config::Config;
 use crate::observe::printable;
+use crate::os::clock::{Moment, settling, since_boot};
 use crate::storage::{
-    Clock, Error, ErrorKind, Moment, Partials, Usage, close_counts, establish, is_left_by_the_dead,
-    remove_old_partials, rescan_counts, settling, since_boot,
+    Clock, Error, ErrorKind, Partials, Usage, close_counts, establish, is_left_by_the_dead,
+    remove_old_partials, rescan_counts,
 };
 use areas::{as_owner, counted, directories};
 use prune::{CLOCK_ADVICE, last_believed, prune_all};

@@ -12,10 +12,9 @@ use std::path::{Path, PathBuf};
 use crate::accounts::Account;
 use crate::config::Config;
 use crate::observe::printable;
+use crate::os::clock::Moment;
 use crate::server::upkeep::areas::as_owner;
-use crate::storage::{
-    Clock, Fate, Moment, Permission, Pruned, Pruning, Rules, believed, prune, uploaded,
-};
+use crate::storage::{Clock, Fate, Permission, Pruned, Pruning, Rules, believed, prune, uploaded};
 
 /// Failures that are told one by one.
 const MOST_FAILURES: usize = 20;

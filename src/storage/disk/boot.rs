@@ -4,12 +4,12 @@
 //! what is continued later is not mixed with another file.
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
-use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::sys::stat::FileStat;
 use nix::time::{ClockId, clock_gettime};
 
+use crate::os::clock::this_boot;
 use crate::storage::disk::durable::UNSURE;
 use crate::storage::disk::metadata::size_of;
 use crate::storage::disk::system;
@@ -19,16 +19,6 @@ const MARK: &CStr = c"user.thriftpd.boot";
 
 /// More than the longest mark has, in bytes.
 const LONGEST: usize = 192;
-
-/// What the kernel calls this boot (random(4)); None where /proc is missing.
-pub fn this_boot() -> Option<&'static str> {
-    static BOOT: OnceLock<Option<String>> = OnceLock::new();
-    let boot = BOOT.get_or_init(|| {
-        let identity = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        Some(identity.trim().to_owned()).filter(|identity| !identity.is_empty())
-    });
-    boot.as_deref()
-}
 
 /// To be said of an unfinished file before a byte is written to it. `replaces`: the finished file whose name it is to get.
 pub fn mark(file: BorrowedFd<'_>, paced: bool, replaces: Option<&FileStat>) {

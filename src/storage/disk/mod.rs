@@ -8,9 +8,7 @@
 //! | `walk` | going through a tree |
 //! | `tree` | removing a directory with all in it |
 //! | `metadata` | facts of a file |
-//! | `clock` | what time it is, and how long the system is up |
 //! | `acl` | access control lists and modes of what is made |
-//! | `owners` | names of users and groups |
 //! | `names` | holding one name, and giving it in one step |
 //! | `writers` | who writes to a file |
 //! | `reserved` | names of the server's own files |
@@ -20,14 +18,12 @@
 //! | `system` | the system calls that no safe wrapper offers |
 pub mod acl;
 pub mod boot;
-pub mod clock;
 pub mod copy;
 pub mod durable;
 pub mod entries;
 pub mod metadata;
 pub mod mount;
 pub mod names;
-pub mod owners;
 pub mod reserved;
 pub mod root;
 pub mod system;

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::fstat;
 
-use crate::storage::disk::clock::now;
+use crate::os::clock::now;
 use crate::storage::disk::metadata::{Kind, kind, size_of};
 use crate::storage::disk::root::Root;
 use crate::storage::disk::system::errno_of;

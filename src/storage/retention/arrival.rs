@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 
-use crate::storage::disk::clock::now;
+use crate::os::clock::now;
 use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::names;
 use crate::storage::disk::root::name_of;

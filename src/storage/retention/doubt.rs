@@ -15,7 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use nix::errno::Errno;
 
-use crate::storage::disk::clock::{Moment, SET_SINCE, SETTLING};
+use crate::os::clock::{Moment, SET_SINCE, SETTLING};
 use crate::storage::disk::root::Root;
 use crate::storage::disk::system::errno_of;
 use crate::storage::disk::walk::walk_mount;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::stat::FileStat;
 
-use crate::storage::disk::clock::now;
+use crate::os::clock::now;
 use crate::storage::disk::metadata::{Kind, kind};
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::walk_all;

@@ -22,7 +22,7 @@ use nix::sys::stat::FileStat;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 
-use crate::storage::disk::clock::SET_SINCE;
+use crate::os::clock::SET_SINCE;
 use crate::storage::disk::metadata::{Kind, is_unchanged, kind, size_of};
 use crate::storage::disk::names::{self, HeldName, rename_to_new};
 use crate::storage::disk::reserved::{VERSIONS, is_reserved};

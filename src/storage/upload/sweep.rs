@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::storage::disk::clock::now;
+use crate::os::clock::now;
 use crate::storage::disk::metadata::size_of;
 use crate::storage::disk::reserved::is_partial_name;
 use crate::storage::disk::root::Root;

@@ -4,6 +4,7 @@ use std::path::Path;
 use thriftpd::config::Config;
 use thriftpd::ftp::protocol::facts::{Entry, FactType, Facts, entry_into, name_fits_mlsd};
 use thriftpd::ftp::protocol::list::{ListLine, long_line_into, name_line_into};
+use thriftpd::os::users::Users;
 use thriftpd::storage::fuzzing;
 
 use super::{number, split_at_byte};
@@ -100,5 +101,5 @@ pub fn records(data: &[u8]) {
     if let Some(written) = fuzzing::quota_record(data) {
         assert_eq!(fuzzing::quota_record(written.as_bytes()), Some(written));
     }
-    assert!(fuzzing::names_of_ids(data) <= data.len());
+    assert!(Users::parse(data, data).len() <= data.len());
 }

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::storage::disk::boot::this_boot;
-
 /// 1 January 2020. A clock that says less was never set: small hosts without a battery start in 1970.
 pub const SET_SINCE: i64 = 1_577_836_800;
 
@@ -31,6 +29,16 @@ fn seconds(clock: ClockId) -> i64 {
 
 pub fn is_set() -> bool {
     now() >= SET_SINCE
+}
+
+/// What the kernel calls this boot (random(4)); None where /proc is missing.
+pub fn this_boot() -> Option<&'static str> {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    let boot = BOOT.get_or_init(|| {
+        let identity = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(identity.trim().to_owned()).filter(|identity| !identity.is_empty())
+    });
+    boot.as_deref()
 }
 
 /// One moment by both clocks; the one of the later time is the greater one.
