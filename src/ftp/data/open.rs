@@ -1,5 +1,6 @@
 //! Opening data connections: passive ports (RFC 959 §4.1.2 PASV, RFC 2428 §3 EPSV) and active ones (PORT, EPRT).
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -92,7 +93,7 @@ impl PassivePort {
         wait: Duration,
     ) -> io::Result<Self> {
         let count = u32::from(range.high - range.low) + 1;
-        let start = getrandom::u32().map_err(|error| io::Error::other(error.to_string()))? % count;
+        let start = unforeseeable() % count;
         for step in 0..count {
             let offset = (start + step) % count;
             // Fits: the offset is less than the number of ports.
@@ -328,6 +329,13 @@ fn connect_to(
         Ok(code) => Err(unreachable(io::Error::from_raw_os_error(code))),
         Err(errno) => Err(unreachable(errno.into())),
     }
+}
+
+/// A number that nobody foretells, without a system call for each: what SipHash makes of nothing with the next key of this
+/// thread, whose first one is the system's.
+fn unforeseeable() -> u32 {
+    // The upper half is as good as any.
+    (RandomState::new().hash_one(()) >> 32) as u32
 }
 
 /// For one connection; a few strangers may come before it.

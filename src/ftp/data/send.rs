@@ -2,7 +2,6 @@
 //! made.
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::net::Shutdown;
 use std::os::unix::fs::FileExt as _;
 
 use nix::errno::Errno;
@@ -213,15 +212,11 @@ fn all(stream: &mut Stream, bytes: &[u8], watch: &mut Watch<'_>) -> Result<(), O
 /// A whole transfer ends in order, without lingering; a broken one must not look whole.
 fn conclude(mut stream: Stream, outcome: Result<(), Outcome>, watch: &mut Watch<'_>) -> Outcome {
     match outcome.and_then(|()| say_all(&mut stream, watch)) {
-        Ok(()) => match stream.socket().shutdown(Shutdown::Write) {
-            Err(error) if error.kind() == ErrorKind::NotConnected => {
-                Outcome::Reset(broken_at_the_end())
-            }
-            _ => {
-                // A connection closed with bytes unread is reset, and the reset can overtake the file.
-                let _ = stream.read(&mut [0; 1024]);
-                Outcome::Complete
-            }
+        // A connection closed with bytes unread is reset, and the reset can overtake the file. What is read tells, too, whether
+        // the client has reset it.
+        Ok(()) => match stream.read(&mut [0; 1024]) {
+            Err(error) if is_broken(&error) => Outcome::Reset(broken_at_the_end()),
+            _ => Outcome::Complete,
         },
         Err(outcome) => {
             socket::break_off(stream.into_socket());
@@ -243,6 +238,12 @@ fn say_all(stream: &mut Stream, watch: &mut Watch<'_>) -> Result<(), Outcome> {
             Err(error) => return Err(Outcome::Reset(error)),
         }
     }
+}
+
+fn is_broken(error: &io::Error) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    let broken = [BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected];
+    broken.contains(&error.kind())
 }
 
 fn broken_at_the_end() -> io::Error {
