@@ -1,5 +1,6 @@
 //! How a session is encrypted: what it may be answered with, what was agreed on, and what is asked of the client
 //! (RFC 2228, RFC 4217).
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use super::data::secure::Protection;
@@ -11,9 +12,10 @@ use crate::tls::{Answers, SESSION_ID, SessionId, Tls};
 #[derive(Debug)]
 pub struct Security {
     /// None: there is none to be had.
-    answers: Option<Arc<Answers>>,
-    /// Names this session in its tickets.
-    pub id: SessionId,
+    tls: Option<Arc<Tls>>,
+    /// What handshakes are answered with, and what names this session in its tickets: from the first use on, for whoever never
+    /// encrypts needs no look at the certificate's file.
+    agreed: OnceCell<(Arc<Answers>, SessionId)>,
     /// TLS began with the first byte: there is no clear state to return to.
     pub implicit: bool,
     /// TLS has begun, and may have ended again (CCC): PROT may be said.
@@ -34,13 +36,10 @@ pub enum AfterReply {
 }
 
 impl Security {
-    pub fn new(tls: Option<&Tls>, implicit: bool) -> Self {
-        let mut id = [0; SESSION_ID];
-        // Without random numbers no handshake succeeds either.
-        let _ = getrandom::fill(&mut id);
+    pub fn new(tls: Option<Arc<Tls>>, implicit: bool) -> Self {
         Self {
-            answers: tls.map(Tls::answers),
-            id,
+            tls,
+            agreed: OnceCell::new(),
             implicit,
             has_begun: implicit,
             private_data: implicit,
@@ -58,19 +57,30 @@ impl Security {
     }
 
     pub fn is_offered(&self) -> bool {
-        self.answers.is_some()
+        self.tls.is_some()
     }
 
-    pub fn answers(&self) -> Option<Arc<Answers>> {
-        self.answers.clone()
+    /// What a handshake is answered with, and the name of the session.
+    pub fn answers(&self) -> Option<(Arc<Answers>, SessionId)> {
+        let tls = self.tls.as_ref()?;
+        let agreed = self.agreed.get_or_init(|| {
+            let mut id = [0; SESSION_ID];
+            // Without random numbers no handshake succeeds either.
+            let _ = getrandom::fill(&mut id);
+            (tls.answers(), id)
+        });
+        Some(agreed.clone())
     }
 
     /// How the next data connection is encrypted; None: not at all.
     pub fn protection(&self, required_reuse: bool) -> Option<Protection> {
-        let answers = self.answers.as_ref().filter(|_| self.private_data)?;
+        if !self.private_data {
+            return None;
+        }
+        let (answers, session) = self.answers()?;
         Some(Protection {
-            answers: Arc::clone(answers),
-            session: self.id,
+            answers,
+            session,
             must_resume: required_reuse,
         })
     }

@@ -78,7 +78,7 @@ impl Session {
     ) -> Self {
         let Settings { config, tls } = service.settings();
         let patience = Patience::new(accepted.accepted);
-        let security = Security::new(tls.as_deref(), implicit);
+        let security = Security::new(tls, implicit);
         let time = config.timeouts.login;
         Self {
             config,
@@ -152,11 +152,11 @@ impl Session {
             self.connection.ended = true;
             return;
         }
-        let Some(answers) = self.connection.security.answers() else {
+        let Some((answers, id)) = self.connection.security.answers() else {
             self.connection.ended = true;
             return;
         };
-        let handshake = Handshake::new(answers, Purpose::Control, self.connection.security.id);
+        let handshake = Handshake::new(answers, Purpose::Control, id);
         match self
             .connection
             .control
