@@ -447,7 +447,7 @@ fn a_program_that_a_reload_adds_is_told_to_need_a_restart() {
     let text = fs::read_to_string(&file).unwrap();
     let reload = |text: &str| {
         fs::write(&file, text).unwrap();
-        server.signal(nix::sys::signal::Signal::SIGHUP);
+        server.reload();
     };
     // What was known may stay or go.
     reload(&text.replace("on_upload = [", "#"));
@@ -475,7 +475,7 @@ fn a_reload_lets_fewer_run_at_once_but_never_more_than_the_start() {
     let file = server.home().join("thriftpd.toml");
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replace("at_once = 2", "at_once = 50")).unwrap();
-    server.signal(nix::sys::signal::Signal::SIGHUP);
+    server.reload();
     let line = server.wait_for_log("a restart is needed");
     assert!(line.contains("setting: on_upload_at_once"), "{line}");
     let mut client = login(&server);

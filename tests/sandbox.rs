@@ -255,7 +255,7 @@ fn a_reload_that_needs_more_says_that_a_restart_is_needed() {
     let server = builder.configuration(&first).start();
     let file = server.home().join("thriftpd.toml");
     fs::write(&file, format!("{first}{}", user("new", new_root.path()))).unwrap();
-    server.signal(Signal::SIGHUP);
+    server.reload();
     let line = server.wait_for_log("a restart is needed");
     assert!(
         line.contains(&new_root.path().display().to_string()),
@@ -269,7 +269,7 @@ fn a_reload_that_needs_more_says_that_a_restart_is_needed() {
     server.connect().login_as("old", PASSWORD).expect(230);
     // Writing where only reading was asked for is more, too.
     fs::write(&file, user("old", &root)).unwrap();
-    server.signal(Signal::SIGHUP);
+    server.reload();
     let wider = format!("without {}", root.display());
     server.wait_for_log(&wider);
     let mut client = server.connect();

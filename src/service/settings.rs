@@ -134,13 +134,13 @@ impl Policy for Service {
         }
         match (self.reload)() {
             Ok(config) => {
-                log::info!("the configuration was read again; it holds for new sessions");
                 let tls = self.certificates_of(&config);
                 let config = Arc::new(config);
                 *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Settings {
                     config: Arc::clone(&config),
                     tls,
                 };
+                log::info!("the configuration was read again; it holds for new sessions");
                 // Behind that: who logs in from now on is looked up there.
                 self.log_out_removed(&config);
             }

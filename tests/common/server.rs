@@ -480,6 +480,24 @@ impl Server {
 
     /// Waits for the end of the process.
     #[track_caller]
+    /// Has the configuration read again, and waits until it holds, or is refused.
+    #[track_caller]
+    pub fn reload(&self) {
+        let read = || {
+            let text = self.log_text();
+            let ends = [
+                "the configuration was read again",
+                "the configuration stays as it was",
+            ];
+            ends.map(|end| text.matches(end).count())
+                .iter()
+                .sum::<usize>()
+        };
+        let before = read();
+        self.signal(Signal::SIGHUP);
+        eventually("the configuration is read again", || read() > before);
+    }
+
     pub fn wait(&self) -> ExitStatus {
         let mut status = None;
         eventually("the server ends", || {
