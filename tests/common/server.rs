@@ -478,8 +478,6 @@ impl Server {
         kill(self.process.pid, signal).unwrap();
     }
 
-    /// Waits for the end of the process.
-    #[track_caller]
     /// Has the configuration read again, and waits until it holds, or is refused.
     #[track_caller]
     pub fn reload(&self) {
@@ -498,6 +496,8 @@ impl Server {
         eventually("the configuration is read again", || read() > before);
     }
 
+    /// Waits for the end of the process.
+    #[track_caller]
     pub fn wait(&self) -> ExitStatus {
         let mut status = None;
         eventually("the server ends", || {
