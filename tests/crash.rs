@@ -306,3 +306,48 @@ fn eight_sessions_at_one_name_replace_it_whole_each_time() {
     );
     assert_eq!(partials(&server.path("")), [""; 0]);
 }
+
+/// As when the server is killed between the exchange of the two files and the look whether the client is still there.
+#[test]
+fn a_file_that_was_being_replaced_has_its_name_back_after_a_kill() {
+    let server = Server::start();
+    let old = noise(300_000);
+    server.client().stor("file", &old);
+    let mut client = server.client();
+    let upload = client.begin_upload("STOR file", &noise(70_000));
+    let partial = || {
+        let names = std::fs::read_dir(server.path("")).unwrap().flatten();
+        let mut names = names.map(|entry| entry.path());
+        names.find(|path| path.to_string_lossy().ends_with(".partial"))
+    };
+    eventually("the upload is under way", || {
+        partial().is_some_and(|path| path.metadata().is_ok_and(|facts| facts.len() == 70_000))
+    });
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    drop((client, upload));
+    let partial = partial().unwrap();
+    let name = partial.to_str().unwrap().strip_suffix(".partial").unwrap();
+    let aside = std::path::PathBuf::from(format!("{name}-4711-0.partial"));
+    let file = server.path("file");
+    std::fs::rename(&file, &aside).unwrap();
+    std::fs::rename(&partial, &file).unwrap();
+    if !attributes_are_kept(&file) {
+        common::skip("the file system keeps no attributes, or there is no getfattr");
+        return;
+    }
+    let server = server.restart();
+    server.wait_for_log("file has its name back");
+    assert_same_bytes(&server.read("file"), &old);
+    assert_eq!(aside.metadata().unwrap().len(), 70_000);
+    server.client().stor("file", &noise(10));
+}
+
+fn attributes_are_kept(file: &std::path::Path) -> bool {
+    let mut command = std::process::Command::new("getfattr");
+    let output = command
+        .args(["-m", "user.thriftpd", "--"])
+        .arg(file)
+        .output();
+    output.is_ok_and(|output| !output.stdout.is_empty())
+}

@@ -8,13 +8,13 @@ mod password;
 mod system_user;
 
 pub use networks::{Network, Networks, Reach};
-pub use password::{BadHash, Busy, Password, random_password};
+pub use password::{BadHash, Busy, Leave, Password, random_password};
 pub use system_user::SystemUser;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::storage::{Permission, ViewSpec, guard_counts};
 
@@ -192,35 +192,35 @@ impl Accounts {
         password: &[u8],
         certificate: &[String],
         may_come: &dyn Fn(&Account) -> bool,
-        deadline: Instant,
+        leave: Leave<'_>,
     ) -> Result<Option<&Account>, Busy> {
         if self.is_anonymous(name) {
             return Ok(self.anonymous().filter(|account| may_come(account)));
         }
         let Some(account) = self.named(name) else {
-            self.do_the_work(password, deadline)?;
+            self.do_the_work(password, leave)?;
             return Ok(None);
         };
         let welcome = account.accepts_certificate(certificate) && may_come(account);
         if account.password.is_none() {
-            self.do_the_work(password, deadline)?;
+            self.do_the_work(password, leave)?;
             return Ok(self.by_certificate(name, certificate).filter(|_| welcome));
         }
         if !welcome {
-            account.password.do_the_work(password, deadline)?;
+            account.password.do_the_work(password, leave)?;
             return Ok(None);
         }
-        let right = account.password.is(password, deadline)?;
+        let right = account.password.is(password, leave)?;
         Ok(right.then_some(account))
     }
 
     /// With the cost that the dearest account here has: hashes from elsewhere may ask for more than ours.
-    fn do_the_work(&self, password: &[u8], deadline: Instant) -> Result<(), Busy> {
+    fn do_the_work(&self, password: &[u8], leave: Leave<'_>) -> Result<(), Busy> {
         let known = self.accounts.iter().map(|account| &account.password);
         let known = known.filter(|known| !known.is_none());
         match known.max_by_key(|known| known.cost()) {
-            Some(known) => known.do_the_work(password, deadline),
-            None => password::do_the_work(password, deadline),
+            Some(known) => known.do_the_work(password, leave),
+            None => password::do_the_work(password, leave),
         }
     }
 

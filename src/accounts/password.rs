@@ -2,7 +2,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
@@ -124,8 +124,8 @@ impl Password {
     /// Whether this is the password.
     ///
     /// # Errors
-    /// When too many others were checked until the deadline.
-    pub fn is(&self, clear: &[u8], deadline: Instant) -> Result<bool, Busy> {
+    /// When too many others were checked meanwhile.
+    pub fn is<'a>(&self, clear: &[u8], leave: impl Into<Leave<'a>>) -> Result<bool, Busy> {
         if self
             .0
             .remembered
@@ -134,7 +134,7 @@ impl Password {
         {
             return Ok(true);
         }
-        let right = verify(&self.0.phc, clear, deadline)?;
+        let right = verify(&self.0.phc, clear, leave.into())?;
         if right {
             if let Some(digest) = digest(clear) {
                 let _ = self.0.remembered.set(digest);
@@ -147,16 +147,16 @@ impl Password {
     ///
     /// # Errors
     /// As [`Password::is`].
-    pub fn do_the_work(&self, clear: &[u8], deadline: Instant) -> Result<(), Busy> {
-        verify(&self.0.phc, clear, deadline).map(drop)
+    pub fn do_the_work(&self, clear: &[u8], leave: Leave<'_>) -> Result<(), Busy> {
+        verify(&self.0.phc, clear, leave).map(drop)
     }
 }
 
-fn verify(phc: &str, clear: &[u8], deadline: Instant) -> Result<bool, Busy> {
+fn verify(phc: &str, clear: &[u8], leave: Leave<'_>) -> Result<bool, Busy> {
     let Ok(hash) = PasswordHash::new(phc) else {
         return Ok(false);
     };
-    let _turn = Turn::wait(Some(deadline))?;
+    let _turn = Turn::wait(Some(leave))?;
     Ok(Argon2::default().verify_password(clear, &hash).is_ok())
 }
 
@@ -164,11 +164,11 @@ fn verify(phc: &str, clear: &[u8], deadline: Instant) -> Result<bool, Busy> {
 ///
 /// # Errors
 /// As [`Password::is`].
-pub fn do_the_work(clear: &[u8], deadline: Instant) -> Result<(), Busy> {
+pub fn do_the_work(clear: &[u8], leave: Leave<'_>) -> Result<(), Busy> {
     static NOBODY: OnceLock<Option<Password>> = OnceLock::new();
     let nobody = NOBODY.get_or_init(|| Password::from_clear(&random_password().ok()?).ok());
     match nobody {
-        Some(nobody) => nobody.do_the_work(clear, deadline),
+        Some(nobody) => nobody.do_the_work(clear, leave),
         None => Ok(()),
     }
 }
@@ -197,6 +197,24 @@ fn matches(digest: &Digest, clear: &[u8]) -> bool {
     })
 }
 
+/// How long somebody waits for the turn.
+#[derive(Clone, Copy)]
+pub struct Leave<'a> {
+    pub deadline: Instant,
+    /// Whether nobody waits for the answer any more; asked ten times a second.
+    pub is_over: &'a dyn Fn() -> bool,
+}
+
+impl From<Instant> for Leave<'_> {
+    fn from(deadline: Instant) -> Self {
+        let is_over = &|| false;
+        Self { deadline, is_over }
+    }
+}
+
+/// Between two looks whether somebody is still there who waits.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Too many passwords are being checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
@@ -224,24 +242,24 @@ fn line() -> MutexGuard<'static, Line> {
 }
 
 impl Turn {
-    fn wait(deadline: Option<Instant>) -> Result<Self, Busy> {
+    fn wait(leave: Option<Leave<'_>>) -> Result<Self, Busy> {
         let mut line = line();
         let number = line.next;
         line.next += 1;
         line.waiting.push_back(number);
         while line.busy >= AT_ONCE || line.waiting.front() != Some(&number) {
-            let Some(deadline) = deadline else {
+            let Some(Leave { deadline, is_over }) = leave else {
                 line = MOVED.wait(line).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || is_over() {
                 line.waiting.retain(|waiting| *waiting != number);
                 MOVED.notify_all();
                 return Err(Busy);
             }
             line = MOVED
-                .wait_timeout(line, left)
+                .wait_timeout(line, left.min(LOOK))
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
@@ -312,7 +330,7 @@ mod tests {
             }
         });
         let turns: Vec<Turn> = (0..AT_ONCE)
-            .map(|_| Turn::wait(Some(soon())).unwrap())
+            .map(|_| Turn::wait(Some(soon().into())).unwrap())
             .collect();
         assert_eq!(password.is(b"wrong", Instant::now()), Err(Busy));
         drop(turns);

@@ -270,6 +270,15 @@ impl Sessions {
     }
 }
 
+/// Why a session cannot be logged in to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlace {
+    /// The user has as many sessions as are allowed.
+    TooMany,
+    /// It was cut off just now, for this reason.
+    CutOff(&'static str),
+}
+
 /// A connection's own row, and with it its place; dropped, it is free again.
 #[derive(Debug)]
 pub struct Row {
@@ -303,16 +312,21 @@ impl Row {
         })
     }
 
-    /// The session is logged in to by a user who may have `limit` sessions; false, and nothing changed, where there are so many
-    /// already.
-    pub fn log_in(&self, user: &[u8], limit: usize) -> bool {
+    /// The session is logged in to by a user who may have `limit` sessions.
+    ///
+    /// # Errors
+    /// Why it is not; nothing has changed then.
+    pub fn log_in(&self, user: &[u8], limit: usize) -> Result<(), NoPlace> {
         self.sessions.with(|table| {
-            let is_free = table.count(|live| live.is_of(user)) < limit;
-            if let Some(live) = table.rows.get_mut(&self.id).filter(|_| is_free) {
-                live.stage = Stage::LoggedIn;
-                live.user = user.to_vec();
+            if table.count(|live| live.is_of(user)) >= limit {
+                return Err(NoPlace::TooMany);
             }
-            is_free
+            let live = table.rows.get_mut(&self.id);
+            let live = live.filter(|live| live.stage != Stage::Leaving);
+            let live = live.ok_or(NoPlace::CutOff(GAVE_WAY))?;
+            live.stage = Stage::LoggedIn;
+            live.user = user.to_vec();
+            Ok(())
         })
     }
 
@@ -401,7 +415,7 @@ mod tests {
         let ending = ending();
         let logged_in = |last| -> Result<Row, Refused> {
             let row = session(&sessions, last, &ending)?;
-            assert!(row.log_in(&[last], 2));
+            assert_eq!(row.log_in(&[last], 2), Ok(()));
             Ok(row)
         };
         let first = logged_in(1).unwrap();
@@ -412,10 +426,10 @@ mod tests {
         drop(first);
         assert_eq!(sessions.count(), 2);
         let fourth = logged_in(1).unwrap();
-        assert!(!fourth.log_in(&[2], 1), "that one is here");
-        assert!(fourth.log_in(&[3], 1));
+        assert_eq!(fourth.log_in(&[2], 1), Err(NoPlace::TooMany));
+        assert_eq!(fourth.log_in(&[3], 1), Ok(()));
         fourth.log_out();
-        assert!(fourth.log_in(&[3], 1));
+        assert_eq!(fourth.log_in(&[3], 1), Ok(()));
     }
 
     #[test]
@@ -447,13 +461,14 @@ mod tests {
         let endings: Vec<_> = (0..4).map(|_| ending()).collect();
         let begin = |index: usize| session(&sessions, 10 + index as u8, &endings[index]);
         let logged_in = begin(0).unwrap();
-        assert!(logged_in.log_in(b"anna", 1));
+        assert_eq!(logged_in.log_in(b"anna", 1), Ok(()));
         let oldest = begin(1).unwrap();
         let second = begin(2).unwrap();
         let _third = begin(3).unwrap();
         let ended = endings.iter().map(|ending| ending.why().is_some());
         assert_eq!(ended.collect::<Vec<_>>(), [false, true, false, false]);
         assert_eq!(sessions.count(), 4, "one of them has not noticed yet");
+        assert_eq!(oldest.log_in(b"ben", 1), Err(NoPlace::CutOff(GAVE_WAY)));
         drop(oldest);
         assert_eq!(sessions.count(), 3);
         drop(second);
@@ -496,7 +511,7 @@ mod tests {
         let endings: Vec<_> = (0..3).map(|_| ending()).collect();
         let begin = |index: usize| session(&sessions, 10 + index as u8, &endings[index]);
         let first = begin(0).unwrap();
-        assert!(first.log_in(b"anna", 1));
+        assert_eq!(first.log_in(b"anna", 1), Ok(()));
         first.log_out();
         let _second = begin(1).unwrap();
         let _third = begin(2).unwrap();

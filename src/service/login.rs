@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::settings::{REMOVED, Service};
 use super::shared::ban_rules;
-use crate::accounts::{Account, Busy, SystemUser};
+use crate::accounts::{Account, Busy, Leave, SystemUser};
 use crate::config::Config;
 use crate::observe::limit::PACED;
 use crate::observe::origin::{self, Origin};
@@ -16,7 +16,7 @@ use crate::os::ending::Ending;
 use crate::server::admission::Refused;
 use crate::server::bans::Failed;
 use crate::server::identity::{self, Acting};
-use crate::server::sessions::Row;
+use crate::server::sessions::{NoPlace, Row};
 use crate::storage::{ErrorKind, Holder, View};
 
 /// What the client of a session hears whose upload another session of the user's continues.
@@ -84,6 +84,8 @@ pub enum Denied {
     OutOfReach(String),
     /// The user was removed meanwhile.
     Removed(Vec<u8>),
+    /// The session made room for another while it waited.
+    CutOff(&'static str),
 }
 
 /// What the client reads.
@@ -104,6 +106,7 @@ impl fmt::Display for Denied {
                 f.write_str("Your files are out of the server's reach until it is restarted.")
             }
             Self::Removed(_) => f.write_str(REMOVED),
+            Self::CutOff(why) => f.write_str(why),
         }
     }
 }
@@ -113,7 +116,11 @@ impl Denied {
     pub fn ends_session(&self) -> bool {
         match self {
             Self::Wrong { last, .. } => *last,
-            Self::Banned(_) | Self::Busy | Self::TooMany(..) | Self::Removed(_) => true,
+            Self::Banned(_)
+            | Self::Busy
+            | Self::TooMany(..)
+            | Self::Removed(_)
+            | Self::CutOff(_) => true,
             Self::NoFiles(_) | Self::OutOfReach(_) => false,
         }
     }
@@ -121,7 +128,7 @@ impl Denied {
     /// The reason for the log, with the setting that would change it; None where it has its line already.
     pub fn reason(&self) -> Option<String> {
         match self {
-            Self::Wrong { .. } | Self::Banned(_) => None,
+            Self::Wrong { .. } | Self::Banned(_) | Self::CutOff(_) => None,
             Self::Busy => {
                 Some("too many passwords were to be checked (setting: timeouts.login)".into())
             }
@@ -152,10 +159,16 @@ impl Service {
     ) -> Result<Visitor, Denied> {
         self.must_not_be_banned(config, applicant)?;
         let may_come = |account: &Account| applicant.may_come_from_there(account);
-        let (certificate, deadline) = (applicant.certificate, applicant.deadline);
+        // A client whose session was cut off keeps no place in the line.
+        let is_over = || applicant.ending.why().is_some();
+        let leave = Leave {
+            deadline: applicant.deadline,
+            is_over: &is_over,
+        };
+        let certificate = applicant.certificate;
         let found = config
             .accounts
-            .authenticate(name, password, certificate, &may_come, deadline);
+            .authenticate(name, password, certificate, &may_come, leave);
         // Many may have waited for their turn when one of them was the last that is looked at.
         self.must_not_be_banned(config, applicant)?;
         match found {
@@ -235,9 +248,10 @@ impl Service {
         let user = account.name.as_bytes();
         let limit = account.sessions.or(config.sessions_per_user);
         let limit = limit.unwrap_or(config.sessions);
-        if !applicant.row.log_in(user, limit) {
-            return Err(Denied::TooMany(limit, name.to_vec()));
-        }
+        applicant.row.log_in(user, limit).map_err(|why| match why {
+            NoPlace::TooMany => Denied::TooMany(limit, name.to_vec()),
+            NoPlace::CutOff(why) => Denied::CutOff(why),
+        })?;
         let visitor = self.visitor(config, applicant, name, account);
         // Behind that: a reload ends the sessions of those that it removes, and this session may have begun before it.
         let visitor = visitor.and_then(|visitor| match self.config().accounts.has(user) {

@@ -177,9 +177,11 @@ impl Listing {
                 Ok(found) => break found,
                 Err(Errno::ENOENT) => {}
                 Err(errno) => {
-                    // One entry that cannot be looked at (a dead network mount) must not hide the others.
+                    // One entry that cannot be looked at (a dead network mount) must not hide the others; nor may it be missing, for
+                    // a client that mirrors would remove its own.
                     let error = errno.at(&self.name);
-                    log::warn!("a listing leaves out an entry: {error}");
+                    log::warn!("a listing knows nothing of an entry but its name: {error}");
+                    break (Metadata::of_kind(kind.unwrap_or(Kind::File)), None);
                 }
             }
         };

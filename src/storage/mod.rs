@@ -56,6 +56,6 @@ pub use retention::doubt::{Clock, believed, establish};
 pub use retention::prune::{Fate, Pruned, Pruning, prune};
 pub use rules::{Expiry, Quota, Room, Rules, Uploads, Usage};
 pub use upload::copy::Copying;
-pub use upload::sweep::{Partials, count_partials, remove_old_partials};
+pub use upload::sweep::{Partials, count_partials, remove_old_partials, restore_replaced};
 pub use upload::{How, Stored, Upload};
 pub use view::{Download, FolderSpec, View, ViewSpec};

@@ -18,7 +18,7 @@ use crate::observe::printable;
 use crate::os::clock::{Moment, settling, since_boot};
 use crate::storage::{
     Clock, Error, ErrorKind, Partials, Usage, close_counts, establish, is_left_by_the_dead,
-    remove_old_partials, rescan_counts,
+    remove_old_partials, rescan_counts, restore_replaced,
 };
 use areas::{as_owner, counted, directories};
 use prune::{CLOCK_ADVICE, last_believed, prune_all};
@@ -37,6 +37,9 @@ pub fn start(config: impl Fn() -> Arc<Config> + Send + 'static, identities: bool
         .stack_size(256 * 1024)
         .spawn(move || {
             let mut upkeep = Upkeep::begin(&config(), identities);
+            // A server beside this one, or before it, may be at it for as long.
+            sleep(AT_IT);
+            restore(&config(), identities);
             sleep(settling());
             loop {
                 // For a day nobody needs the settings.
@@ -212,6 +215,20 @@ pub fn close(config: &Arc<Config>, identities: bool, deadline: Instant) {
                 area.display()
             );
         }
+    }
+}
+
+/// How long a file is put aside at most while it is replaced.
+const AT_IT: Duration = Duration::from_secs(2);
+
+/// Looks for files that the last server was killed over.
+fn restore(config: &Config, identities: bool) {
+    for directory in directories(config) {
+        as_owner(config, &directory, identities, || {
+            if let Err(error) = restore_replaced(&directory) {
+                log::debug!("cannot look for files that were being replaced: {error}");
+            }
+        });
     }
 }
 

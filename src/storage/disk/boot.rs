@@ -83,6 +83,18 @@ pub fn is_to_replace(file: BorrowedFd<'_>, unfinished: &FileStat, finished: &Fil
     modified(unfinished) >= modified(finished).min(changed)
 }
 
+/// Whether the file has a mark: those that are finished have none.
+pub fn is_marked(file: BorrowedFd<'_>) -> bool {
+    system::attribute(file, MARK, LONGEST).is_ok()
+}
+
+/// Whether the file says that it is to replace the other one; and then, whether it has said so in this boot.
+pub fn says_to_replace(file: BorrowedFd<'_>, other: &FileStat) -> Option<bool> {
+    let mark = system::attribute(file, MARK, LONGEST).ok()?;
+    let (boot, _, replaced) = parsed(&mark)?;
+    (replaced == identity(other)).then(|| Some(boot) == this_boot())
+}
+
 /// By its time of modification, for file systems without attributes: after this boot began, and not in the future, where a
 /// clock that is not set yet would put it.
 fn was_written_in_this_boot(stat: &FileStat) -> bool {

@@ -245,16 +245,18 @@ impl Version {
         let _ = meter.remove(self.kept.directory.as_fd(), self.name.as_bytes());
     }
 
-    /// It stays, and the oldest ones go. What cannot be taken away now is too many the next time.
+    /// It stays, and of the others the oldest ones go: it is the newest, whatever a clock that was ahead has called them. What
+    /// cannot be taken away now is too many the next time.
     pub fn stand(mut self, meter: &Meter) {
         self.stands = true;
         let directory = self.kept.directory.as_fd();
         let names = walk::names(directory).into_iter().flatten().flatten();
         // What is there and no version is the directory of another file.
         let versions = names.filter(|name| name.len() == 23 && name.ends_with(b"Z"));
-        let mut names: Vec<Vec<u8>> = versions.collect();
+        let others = versions.filter(|name| name != self.name.as_bytes());
+        let mut names: Vec<Vec<u8>> = others.collect();
         names.sort_unstable();
-        let too_many = names.len().saturating_sub(self.kept.most);
+        let too_many = (names.len() + 1).saturating_sub(self.kept.most);
         for name in &names[..too_many] {
             let _ = meter.remove(directory, name);
         }

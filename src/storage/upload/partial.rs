@@ -37,6 +37,19 @@ pub fn spare_name(account: &str, target: &[u8]) -> Vec<u8> {
     )
 }
 
+/// Whether the name is one of those. A finished file has one, too, for the moment in which it is replaced.
+pub fn is_spare_name(name: &[u8]) -> bool {
+    let Some(name) = name.strip_suffix(PARTIAL) else {
+        return false;
+    };
+    let mut parts = name.rsplit(|&byte| byte == b'-');
+    let mut is_number = || {
+        let part = parts.next().unwrap_or_default();
+        (1..=12).contains(&part.len()) && part.iter().all(u8::is_ascii_digit)
+    };
+    is_number() && is_number()
+}
+
 fn named(account: &str, target: &[u8], number: &str) -> Vec<u8> {
     let digest = brief(&[account.as_bytes(), b"\0", target].concat());
     let shown = match std::str::from_utf8(target) {
@@ -185,7 +198,9 @@ mod tests {
         for account in ["anna", "berta"] {
             for target in [&long, &long[1..], &wide, "a"] {
                 names.push(name_of(account, target.as_bytes()));
+                assert!(!is_spare_name(&names[names.len() - 1]));
                 names.push(spare_name(account, target.as_bytes()));
+                assert!(is_spare_name(&names[names.len() - 1]));
             }
         }
         for name in &names {

@@ -1,19 +1,27 @@
 //! Finding what uploads have left in a whole tree, and taking it away when it is old.
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, RenameFlags, renameat2};
+use nix::sys::stat::{FileStat, fstat};
+use nix::unistd::fsync;
+
 use crate::os::clock::now;
-use crate::storage::disk::metadata::size_of;
+use crate::storage::disk::boot;
+use crate::storage::disk::metadata::{Kind, kind, size_of};
+use crate::storage::disk::names::{self, HeldName};
 use crate::storage::disk::reserved::is_partial_name;
 use crate::storage::disk::root::Root;
-use crate::storage::disk::walk::walk_all;
+use crate::storage::disk::walk::{self, walk_all};
+use crate::storage::disk::writers::is_written_here;
 use crate::storage::error::{At, Error};
 use crate::storage::quota::meter::Metered;
-use crate::storage::upload::partial;
+use crate::storage::upload::partial::{self, Left};
 
 /// Partial files, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,7 +82,89 @@ pub fn remove_old_partials(
     removed
 }
 
-/// Counts the partial files that `visit` says yes to, which is told the directory, the name and the time of modification.
+/// When it got to be what is left, in seconds since 1970: with the last byte, but for a finished file that was put aside.
+fn left_at(name: &[u8], stat: &FileStat) -> i64 {
+    match partial::is_spare_name(name) {
+        true => stat.st_mtime.max(stat.st_ctime),
+        false => stat.st_mtime,
+    }
+}
+
+/// Gives files their names back whose replacement was under way when the server was killed: then nobody has heard that the new
+/// one is stored. Where the power failed meanwhile this is not known: the new file stays, and so does the one before, until it has
+/// been left for as long as what is cut off. Tells how many have their names back.
+///
+/// # Errors
+/// As [`count_partials`].
+pub fn restore_replaced(top: &Path) -> Result<u64, Error> {
+    let restored = each_partial(top, &mut |directory, name, left| {
+        // What another server replaces just now is its own affair.
+        let is_at_rest = now().saturating_sub(left) > 1;
+        is_at_rest
+            && partial::is_spare_name(name)
+            && restore(directory, name).unwrap_or_else(|errno| {
+                log::error!(
+                    "{}: what was put aside as {} may have to be given its name back by hand: {}",
+                    top.display(),
+                    shown(name),
+                    errno.desc()
+                );
+                false
+            })
+    })?;
+    Ok(restored.files)
+}
+
+fn shown(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).escape_debug().to_string()
+}
+
+fn restore(directory: BorrowedFd<'_>, aside: &[u8]) -> Result<bool, Errno> {
+    let Left::Partial(old) = partial::claim(directory, aside, None)? else {
+        return Ok(false);
+    };
+    if boot::is_marked(old.as_fd()) {
+        return Ok(false);
+    }
+    // Opened again: the walk reads on where it is.
+    let again = names::open(directory, b".", OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    for name in walk::names(again.as_fd())? {
+        let name = name?;
+        let Ok(new) = names::open(directory, &name, OFlag::O_RDONLY) else {
+            continue;
+        };
+        let stat = fstat(&new)?;
+        if kind(&stat) != Kind::File || is_partial_name(&name) {
+            continue;
+        }
+        let Some(in_this_boot) = boot::says_to_replace(new.as_fd(), &old.stat) else {
+            continue;
+        };
+        if !in_this_boot {
+            log::warn!(
+                "{} was being replaced when the power failed; the file before it is kept as {} (setting: keep_partial)",
+                shown(&name),
+                shown(aside)
+            );
+            return Ok(false);
+        }
+        let _held = HeldName::of(directory, &name)?;
+        if is_written_here(&stat) || !partial::has_name(directory, &name, &stat) {
+            return Ok(false);
+        }
+        let flags = RenameFlags::RENAME_EXCHANGE;
+        renameat2(directory, aside, directory, name.as_slice(), flags)?;
+        fsync(directory)?;
+        log::warn!(
+            "{} has its name back: it was being replaced when the server was killed, and nobody had heard that it was",
+            shown(&name)
+        );
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+/// Counts the partial files that `visit` says yes to, which is told the directory, the name and when it was left.
 fn each_partial(
     top: &Path,
     visit: &mut dyn FnMut(BorrowedFd<'_>, &[u8], i64) -> bool,
@@ -84,7 +174,7 @@ fn each_partial(
     walk_all(&root, b"", &|_| true, &mut |met| {
         if let Ok(met) = met
             && is_partial_name(met.name)
-            && visit(met.directory, met.name, met.stat.st_mtime)
+            && visit(met.directory, met.name, left_at(met.name, met.stat))
         {
             found.files += 1;
             found.bytes += size_of(met.stat);
@@ -98,7 +188,6 @@ fn each_partial(
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
-    use std::os::fd::AsFd as _;
     use std::time::SystemTime;
 
     use super::*;
