@@ -378,3 +378,25 @@ fn rclone_that_deletes_after_a_failed_replacement_leaves_the_old_file_among_the_
         "{there:?} {kept:?}"
     );
 }
+
+/// Of a clock that was ahead: what is made now is the newest all the same.
+#[test]
+fn versions_with_names_from_the_future_take_no_new_one_away() {
+    let server = server("versions = 2");
+    let mut client = server.visitor();
+    for contents in ["one", "two", "three"] {
+        client.stor("file", contents.as_bytes());
+    }
+    let directory = server.path(".thriftpd-versions/file");
+    for (number, entry) in fs::read_dir(&directory).unwrap().enumerate() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let later = format!("209{number}{}", &name[4..]);
+        fs::rename(directory.join(&name), directory.join(later)).unwrap();
+    }
+    client.stor("file", b"four");
+    client.expect("DELE file", 250);
+    let contents = |entry: std::io::Result<fs::DirEntry>| fs::read(entry.unwrap().path()).unwrap();
+    let left: Vec<_> = fs::read_dir(&directory).unwrap().map(contents).collect();
+    assert!(left.contains(&b"four".to_vec()), "{left:?}");
+    assert_eq!(left.len(), 2);
+}
