@@ -539,6 +539,10 @@ mod tests {
                 "expected an IPv4 address or a host name",
             ),
             (
+                "external_address = \"0.0.0.0\"",
+                "expected the address of a host",
+            ),
+            (
                 "external_address = { \"lan\" = \"192.168.1.10\" }",
                 "expected a network",
             ),

@@ -1,5 +1,5 @@
 //! Values as people write them in the configuration and on the command line.
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::file::Seconds;
@@ -46,8 +46,13 @@ pub fn parse_ports(text: &str) -> Result<PortRange, String> {
 /// # Errors
 /// What was expected.
 pub fn parse_host(text: &str) -> Result<Host, String> {
-    if let Ok(address) = text.parse() {
-        return Ok(Host::Address(address));
+    if let Ok(address) = text.parse::<Ipv4Addr>() {
+        let is_hosts =
+            !(address.is_unspecified() || address.is_broadcast() || address.is_multicast());
+        return match is_hosts {
+            true => Ok(Host::Address(address)),
+            false => Err("expected the address of a host".into()),
+        };
     }
     let is_label = |label: &str| {
         let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';

@@ -350,7 +350,11 @@ impl<'a> Target<'a> {
             _ => self.credit(Some(&original)),
         };
         let space = self.space(&place.directory, credit);
-        let (file, name) = self.spare_partial(&place, &space)?;
+        let (file, name) = match self.spare_partial(&place, &space) {
+            // Nothing can be made here, but the file itself may be written to.
+            Err(error) if error.kind == ErrorKind::Denied => return Ok(None),
+            other => other?,
+        };
         let cloned = copy::cloned(old.as_fd(), file.as_fd());
         if cloned != Ok(true) {
             partial::remove(place.directory.as_fd(), &name, &file.stat);
