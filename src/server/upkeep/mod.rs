@@ -37,8 +37,6 @@ pub fn start(config: impl Fn() -> Arc<Config> + Send + 'static, identities: bool
         .stack_size(256 * 1024)
         .spawn(move || {
             let mut upkeep = Upkeep::begin(&config(), identities);
-            // A server beside this one, or before it, may be at it for as long.
-            sleep(AT_IT);
             restore(&config(), identities);
             sleep(settling());
             loop {
@@ -217,9 +215,6 @@ pub fn close(config: &Arc<Config>, identities: bool, deadline: Instant) {
         }
     }
 }
-
-/// How long a file is put aside at most while it is replaced.
-const AT_IT: Duration = Duration::from_secs(2);
 
 /// Looks for files that the last server was killed over.
 fn restore(config: &Config, identities: bool) {

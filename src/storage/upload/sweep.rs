@@ -18,7 +18,6 @@ use crate::storage::disk::names::{self, HeldName};
 use crate::storage::disk::reserved::is_partial_name;
 use crate::storage::disk::root::Root;
 use crate::storage::disk::walk::{self, walk_all};
-use crate::storage::disk::writers::is_written_here;
 use crate::storage::error::{At, Error};
 use crate::storage::quota::meter::Metered;
 use crate::storage::upload::partial::{self, Left};
@@ -97,11 +96,8 @@ fn left_at(name: &[u8], stat: &FileStat) -> i64 {
 /// # Errors
 /// As [`count_partials`].
 pub fn restore_replaced(top: &Path) -> Result<u64, Error> {
-    let restored = each_partial(top, &mut |directory, name, left| {
-        // What another server replaces just now is its own affair.
-        let is_at_rest = now().saturating_sub(left) > 1;
-        is_at_rest
-            && partial::is_spare_name(name)
+    let restored = each_partial(top, &mut |directory, name, _| {
+        partial::is_spare_name(name)
             && restore(directory, name).unwrap_or_else(|errno| {
                 log::error!(
                     "{}: what was put aside as {} may have to be given its name back by hand: {}",
@@ -149,9 +145,10 @@ fn restore(directory: BorrowedFd<'_>, aside: &[u8]) -> Result<bool, Errno> {
             return Ok(false);
         }
         let _held = HeldName::of(directory, &name)?;
-        if is_written_here(&stat) || !partial::has_name(directory, &name, &stat) {
+        // An upload that still goes on, here or in another process, holds its file.
+        let Left::Partial(_new) = partial::claim(directory, &name, None)? else {
             return Ok(false);
-        }
+        };
         let flags = RenameFlags::RENAME_EXCHANGE;
         renameat2(directory, aside, directory, name.as_slice(), flags)?;
         fsync(directory)?;
