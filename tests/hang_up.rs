@@ -299,8 +299,18 @@ fn killed(server: &Server, gate: &Gate) -> Server {
     server.restart()
 }
 
+/// What has the name behind the next start: the old file, for nobody has heard that the new one is stored. Without attributes the
+/// two cannot be told apart.
+fn left_by_a_kill<'a>(server: &Server, kind: &str, old: &'a [u8], new: &'a [u8]) -> &'a [u8] {
+    if kind.contains("without attributes") {
+        return new;
+    }
+    server.wait_for_log("old has its name back");
+    old
+}
+
 #[test]
-fn a_server_that_is_killed_in_its_last_flush_has_one_of_both_and_continues_neither_with_the_other()
+fn a_server_that_is_killed_in_its_last_flush_has_the_old_file_and_continues_neither_with_the_other()
 {
     let attempt = |kind: &str, server: &Server, gate: &Gate| {
         eprintln!("on {kind}");
@@ -309,7 +319,8 @@ fn a_server_that_is_killed_in_its_last_flush_has_one_of_both_and_continues_neith
         let mut client = server.client();
         into_the_last_flush(server, &mut client, gate, "old", &contents);
         let server = killed(server, gate);
-        assert_same_bytes(&server.read("old"), &contents);
+        let left = left_by_a_kill(&server, kind, &old, &contents);
+        assert_same_bytes(&server.read("old"), left);
         // Taken away from outside, it is not there any more, nor is anything that could be continued.
         fs::remove_file(server.path("old")).unwrap();
         let mut client = server.client();
@@ -332,15 +343,15 @@ fn a_version_outlives_a_server_that_is_killed_in_its_last_flush() {
         let mut client = server.client();
         into_the_last_flush(server, &mut client, gate, "old", &contents);
         let server = killed(server, gate);
+        let left = left_by_a_kill(&server, kind, &old, &contents);
         server.client().stor("old", b"anew");
         assert_eq!(server.read("old"), b"anew");
         let kept = fs::read_dir(server.path(".thriftpd-versions/old")).unwrap();
         let mut kept: Vec<_> = kept.map(|kept| kept.unwrap().path()).collect();
         kept.sort();
         let kept: Vec<_> = kept.iter().map(|kept| fs::read(kept).unwrap()).collect();
-        assert_eq!(kept.len(), 2, "{kind}");
         assert_same_bytes(&kept[0], &old);
-        assert_same_bytes(&kept[1], &contents);
+        assert_same_bytes(kept.last().unwrap(), left);
     };
     on_each_disk("versions = 3\n", attempt);
     on_each_shelf("versions = 3\n", attempt);
