@@ -339,7 +339,11 @@ fn a_file_that_was_being_replaced_has_its_name_back_after_a_kill() {
     let server = server.restart();
     server.wait_for_log("file has its name back");
     assert_same_bytes(&server.read("file"), &old);
-    assert_eq!(aside.metadata().unwrap().len(), 70_000);
+    assert_eq!(
+        partial.metadata().unwrap().len(),
+        70_000,
+        "it can be continued"
+    );
     server.client().stor("file", &noise(10));
 }
 

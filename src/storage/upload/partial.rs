@@ -50,6 +50,17 @@ pub fn is_spare_name(name: &[u8]) -> bool {
     is_number() && is_number()
 }
 
+/// The name under which what has a spare one can be continued.
+pub fn resumable_name(spare: &[u8]) -> Option<Vec<u8>> {
+    let name = spare
+        .strip_suffix(PARTIAL)
+        .filter(|_| is_spare_name(spare))?;
+    let without = |name: &[u8]| name.iter().rposition(|&byte| byte == b'-');
+    let number = without(name)?;
+    let process = without(&name[..number])?;
+    Some([&name[..process], PARTIAL].concat())
+}
+
 fn named(account: &str, target: &[u8], number: &str) -> Vec<u8> {
     let digest = brief(&[account.as_bytes(), b"\0", target].concat());
     let shown = match std::str::from_utf8(target) {
@@ -201,6 +212,8 @@ mod tests {
                 assert!(!is_spare_name(&names[names.len() - 1]));
                 names.push(spare_name(account, target.as_bytes()));
                 assert!(is_spare_name(&names[names.len() - 1]));
+                let resumable = resumable_name(&names[names.len() - 1]);
+                assert_eq!(resumable.as_ref(), Some(&names[names.len() - 2]));
             }
         }
         for name in &names {

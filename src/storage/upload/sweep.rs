@@ -151,6 +151,10 @@ fn restore(directory: BorrowedFd<'_>, aside: &[u8]) -> Result<bool, Errno> {
         };
         let flags = RenameFlags::RENAME_EXCHANGE;
         renameat2(directory, aside, directory, name.as_slice(), flags)?;
+        // Where it can be continued; another may have begun anew.
+        if let Some(resumable) = partial::resumable_name(aside) {
+            let _ = names::rename_to_new(directory, aside, directory, &resumable);
+        }
         fsync(directory)?;
         log::warn!(
             "{} has its name back: it was being replaced when the server was killed, and nobody had heard that it was",
