@@ -355,11 +355,10 @@ impl View {
         let error = match self.metadata(path) {
             Err(error) if error.kind == ErrorKind::NotFound => error,
             other => {
-                if tells
-                    && !self.told.is_empty()
-                    && let Ok(place) = located.place()
-                {
-                    self.told.set(&place, None);
+                if tells && !self.told.is_empty() {
+                    if let Ok(place) = located.place() {
+                        self.told.set(&place, None);
+                    }
                 }
                 return other;
             }

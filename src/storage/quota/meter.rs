@@ -89,13 +89,15 @@ impl Meter {
     /// `OverQuota`; `Io` where there is a limit and nobody knows what is stored, as the log says then.
     pub fn grow(&self, bytes: u64, files: u64, credit: (u64, u64)) -> Result<(), ErrorKind> {
         for area in &self.own {
-            if self.limit.is_limited()
-                && !locked(&area.counts).is_known()
-                && let Err(errno) = area.usage()
-                && !is_away(errno)
-            {
-                area.warn(errno);
-                return Err(ErrorKind::Io);
+            if !self.limit.is_limited() || locked(&area.counts).is_known() {
+                continue;
+            }
+            match area.usage() {
+                Err(errno) if !is_away(errno) => {
+                    area.warn(errno);
+                    return Err(ErrorKind::Io);
+                }
+                _ => {}
             }
         }
         let is_in =

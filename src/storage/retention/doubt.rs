@@ -178,10 +178,11 @@ pub fn believed<'a>(tops: impl Iterator<Item = &'a Path>) -> Option<Moment> {
 /// stores something by a clock that may be wrong.
 pub fn establish(top: &Path, require_mount: bool, running_since: i64) {
     let root = Root::open_or_guard(top, require_mount).and_then(|root| root.again());
-    if let Ok(root) = root
-        && read(&root).is_none()
-        && let Ok((Some(time), _)) = times_of_files(&root, running_since)
-    {
+    let Ok(root) = root else { return };
+    if read(&root).is_some() {
+        return;
+    }
+    if let Ok((Some(time), _)) = times_of_files(&root, running_since) {
         // Where that cannot be written the files are asked again.
         let _ = remember(&root, &Moment::new(time, 0, ""));
     }

@@ -268,9 +268,8 @@ impl Work<'_> {
                     let (key, stat) = self.look_at(met, &relative);
                     let stay = if key.is_file { self.pruning.spared } else { 0 };
                     youngest.insert(key, stat);
-                    if youngest.len() > stay
-                        && let Some((key, stat)) = youngest.pop_first()
-                    {
+                    let oldest = (youngest.len() > stay).then(|| youngest.pop_first());
+                    if let Some((key, stat)) = oldest.flatten() {
                         self.deal_with(key, stat);
                     }
                 }
@@ -365,8 +364,9 @@ impl Work<'_> {
         let _held = HeldName::of(&directory, &key.name)?;
         let doomed = Doomed::open(directory.as_fd(), &key.name)?;
         let is_gone = remove_unchanged(directory.as_fd(), &key.name, stat)?;
-        if is_gone && let Some((_, meter)) = &self.ledger {
-            meter.lost(doomed);
+        match &self.ledger {
+            Some((_, meter)) if is_gone => meter.lost(doomed),
+            _ => {}
         }
         Ok(is_gone)
     }

@@ -125,10 +125,10 @@ impl<'a> Target<'a> {
     }
 
     fn begin(&self, how: How) -> Result<Upload, Error> {
-        if self.at.rules.uploads == Uploads::Atomic
-            && let Some(upload) = self.begin_beside(how)?
-        {
-            return Ok(upload);
+        if self.at.rules.uploads == Uploads::Atomic {
+            if let Some(upload) = self.begin_beside(how)? {
+                return Ok(upload);
+            }
         }
         // An offset asks for a file that is there.
         let may_be_new = !matches!(how, How::At(offset) if offset > 0);

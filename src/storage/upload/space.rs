@@ -75,9 +75,8 @@ impl Space {
         if more == 0 {
             return Ok(());
         }
-        if more > self.left
-            && let Some(free) = self.free(file)
-        {
+        let free = (more > self.left).then(|| self.free(file));
+        if let Some(free) = free.flatten() {
             if more > free {
                 return Err(ErrorKind::NoSpace { free });
             }

@@ -173,10 +173,11 @@ fn each_partial(
     let root = Root::open(top).at(top.as_os_str().as_encoded_bytes())?;
     let mut found = Partials::default();
     walk_all(&root, b"", &|_| true, &mut |met| {
-        if let Ok(met) = met
-            && is_partial_name(met.name)
-            && visit(met.directory, met.name, left_at(met.name, met.stat))
-        {
+        let Ok(met) = met else {
+            return ControlFlow::Continue(());
+        };
+        let left = left_at(met.name, met.stat);
+        if is_partial_name(met.name) && visit(met.directory, met.name, left) {
             found.files += 1;
             found.bytes += size_of(met.stat);
         }
