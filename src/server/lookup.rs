@@ -1,8 +1,7 @@
 //! Host names that the owner has written where an address is needed: a process beside the server looks them up, again and again,
 //! for the server in its sandbox reaches no name service, and no session is to wait for one.
 //!
-//! The process is forked before the sandbox is entered. It sends what it has found over a pair of sockets, where that is new,
-//! takes nothing from the server, and ends when the server does.
+//! The process sends what it has found where that is new, and takes nothing from the server.
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
@@ -10,12 +9,10 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{MsgFlags, recv, send};
 
+use super::beside;
 use crate::os::ready::{Want, wait};
-use crate::os::system;
 
 /// Between two look-ups: names of dynamic DNS are to be found again soon.
 const AGAIN: Duration = Duration::from_secs(300);
@@ -43,21 +40,10 @@ impl Lookup {
         if names.is_empty() {
             return Ok(Self::default());
         }
-        let (server, helper) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
-        if system::fork()? {
-            drop(server);
-            look_up(&names, &helper);
-            // Nothing of the server's is to be undone here.
-            system::leave();
-        }
+        let answers = beside::start(c"lookup", |server| look_up(&names, server))?;
         Ok(Self {
             names,
-            answers: Some(server),
+            answers: Some(answers),
             found: Mutex::default(),
         })
     }
@@ -97,14 +83,6 @@ pub fn first_v4(name: &str) -> io::Result<Ipv4Addr> {
 
 /// The life of the process beside the server.
 fn look_up(names: &[String], server: &OwnedFd) {
-    // The listeners above all: they must not outlive the server.
-    system::close_all_but(server.as_fd());
-    let _ = prctl::set_name(c"lookup");
-    // Told to the whole group or unit, they are the server's affair. It ends, and then we do.
-    let of_server: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
-        .into_iter()
-        .collect();
-    let _ = of_server.thread_block();
     let mut told: HashMap<usize, Ipv4Addr> = HashMap::new();
     let mut failed = vec![false; names.len()];
     loop {

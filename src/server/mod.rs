@@ -7,6 +7,7 @@
 //! | `acceptor` | the one loop that accepts, admits, hands over and obeys signals |
 //! | `admission` | who may come in |
 //! | `sessions` | the table of live connections and sessions |
+//! | `beside` | a process beside the server, which the sandbox does not hold |
 //! | `bans`, `ban_file` | failed logins by address, and who is kept out for them |
 //! | `lobby` | connections whose clients have said nothing yet |
 //! | `pool` | worker threads |
@@ -23,6 +24,7 @@ pub mod acceptor;
 pub mod admission;
 pub mod ban_file;
 pub mod bans;
+pub mod beside;
 pub mod environment;
 pub mod hooks;
 pub mod identity;

@@ -1,22 +1,16 @@
 //! A process beside the server that can start programs, which the server in its sandbox cannot.
 //!
-//! It is forked before the sandbox is entered and outside of it, and takes orders over a pair of sockets. An order names one of
-//! the programs that were known at that time by its number, and brings values for it: whoever takes the server over can have
-//! those run, and no other. It ends when the server does, however that ends.
+//! An order names one of the programs that were known when it was forked by its number, and brings values for it: whoever takes
+//! the server over can have those run, and no other.
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
-};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
-use crate::observe::log_lines;
 use crate::os::ready::{Want, wait};
-use crate::os::system;
+use crate::server::beside;
 
 /// Bytes of one order: less than what a socket takes at once.
 const LONGEST: usize = 128 * 1024;
@@ -32,22 +26,11 @@ impl Helper {
     /// # Errors
     /// Those of socketpair(2) and fork(2).
     pub fn start(run: impl FnMut(usize, Vec<Vec<u8>>), end: impl FnOnce()) -> io::Result<Self> {
-        // Orders stay apart from each other, and the end of the one side is seen by the other.
-        let (server, helper) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
-        if system::fork()? {
-            drop(server);
-            obey(&helper, run);
+        let life = |orders: &OwnedFd| {
+            obey(orders, run);
             end();
-            log_lines::end();
-            // Nothing of the server's is to be undone here.
-            system::leave();
-        }
-        Ok(Self(server))
+        };
+        beside::start(c"hooks", life).map(Self)
     }
 
     /// Has the program of this number run. Never waits.
@@ -80,16 +63,6 @@ impl Helper {
 
 /// The helper's life.
 fn obey(orders: &OwnedFd, mut run: impl FnMut(usize, Vec<Vec<u8>>)) {
-    // The listeners above all: they must not outlive the server.
-    system::close_all_but(orders.as_fd());
-    let _ = prctl::set_name(c"hooks");
-    // Told to the whole group or unit, they are the server's affair. It ends, and then we do.
-    let of_server: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
-        .into_iter()
-        .collect();
-    let _ = of_server.thread_block();
-    // What programs say is limited as what the server says.
-    log_lines::write_behind();
     let mut order = vec![0; LONGEST];
     loop {
         match recv(orders.as_raw_fd(), &mut order, MsgFlags::empty()) {
