@@ -158,20 +158,25 @@ fn a_clock_that_is_set_neither_lifts_a_ban_nor_prolongs_it() {
     }
 }
 
-#[test]
-fn a_file_on_a_disk_that_hangs_holds_up_no_connection_no_login_no_reload_and_no_ban() {
+/// A server, and the file system that its file of bans is in; None where there are no mounts.
+fn with_its_file_on_a_shelf() -> Option<(Server, Shelf)> {
     if !may_mount() {
-        return;
+        return None;
     }
     let builder = Server::build()
         .configuration(&BANS.replace("{home}", "{root}/slow"))
         .with_flag_user();
     let slow = builder.root().join("slow");
     std::fs::create_dir(&slow).unwrap();
-    let Some(shelf) = Shelf::mount(&slow, Abilities::ALL) else {
+    let shelf = Shelf::mount(&slow, Abilities::ALL)?;
+    Some((builder.start(), shelf))
+}
+
+#[test]
+fn a_file_on_a_disk_that_hangs_holds_up_no_connection_no_login_no_reload_and_no_ban() {
+    let Some((server, shelf)) = with_its_file_on_a_shelf() else {
         return;
     };
-    let server = builder.start();
     let held = shelf.hold();
     for _ in 0..20 {
         server.client();
@@ -196,18 +201,9 @@ fn a_file_on_a_disk_that_hangs_holds_up_no_connection_no_login_no_reload_and_no_
 
 #[test]
 fn a_server_ends_though_its_file_of_bans_hangs() {
-    if !may_mount() {
-        return;
-    }
-    let builder = Server::build()
-        .configuration(&BANS.replace("{home}", "{root}/slow"))
-        .with_flag_user();
-    let slow = builder.root().join("slow");
-    std::fs::create_dir(&slow).unwrap();
-    let Some(shelf) = Shelf::mount(&slow, Abilities::ALL) else {
+    let Some((server, shelf)) = with_its_file_on_a_shelf() else {
         return;
     };
-    let server = builder.start();
     let _held = shelf.hold();
     fail_to_log_in(&server, attacker());
     fail_to_log_in(&server, attacker());
